@@ -1,0 +1,227 @@
+"""Who this process is, who else takes part, and the connection between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+import os
+import platform
+import re
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdist.errors import UsageError
+from jaxdist.peers import Peers
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The place of this process in a run.
+
+    Attributes:
+      role: 'worker', 'server' or 'evaluator'.
+      process_id, num_processes: among the workers.
+      coordinator_address: 'host:port' at which process 0 meets the others; '' for a run of one process.
+      server_addresses, server_index: of the parameter servers.
+    """
+
+    role: str = "worker"
+    process_id: int = 0
+    num_processes: int = 1
+    coordinator_address: str = ""
+    server_addresses: tuple[str, ...] = ()
+    server_index: int = 0
+
+    @property
+    def is_chief(self) -> bool:
+        return self.role == "worker" and self.process_id == 0
+
+
+def detect(
+    *,
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    environ: Mapping[str, str] = os.environ,
+    **others: Any,
+) -> Cluster:
+    """The cluster from flags, then JAX_* variables, then what Slurm, Open MPI or Kubernetes say; else one process.
+
+    Raises:
+      UsageError: incomplete or contradictory.
+    """
+    found: dict[str, Any] = {}
+    for source in (_from_jax, _from_kubernetes, _from_open_mpi, _from_slurm):
+        found = source(environ)
+        if found:
+            break
+    given = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    found |= {k: v for k, v in given.items() if v is not None}
+    n = found.get("num_processes", 1)
+    if n < 1:
+        raise UsageError(f"--num_processes={n} must be at least 1.")
+    missing = [k for k in ("coordinator_address", "num_processes", "process_id") if k not in found]
+    if n > 1 or found.get("process_id", 0) != 0:
+        if missing:
+            flags = ", ".join(f"--{k}" for k in missing)
+            raise UsageError(
+                f"A run of several processes needs {flags} too (or the variables JAX_{missing[0].upper()}, ...)."
+            )
+        if not 0 <= found["process_id"] < n:
+            raise UsageError(
+                f"--process_id={found['process_id']} is out of range: with --num_processes={n} ids are 0 to {n - 1}."
+            )
+        if not re.fullmatch(r"\S+:\d+", found["coordinator_address"]):
+            raise UsageError(f"--coordinator_address={found['coordinator_address']!r} is not HOST:PORT.")
+    return Cluster(
+        process_id=found.get("process_id", 0),
+        num_processes=n,
+        coordinator_address=found.get("coordinator_address", "") if n > 1 else "",
+        **others,
+    )
+
+
+def _integer(environ: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environ[name])
+    except ValueError:
+        raise UsageError(f"The variable {name}={environ[name]!r} is not a whole number.") from None
+
+
+def _from_jax(environ: Mapping[str, str]) -> dict[str, Any]:
+    return _from_names(environ, "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def _from_names(environ: Mapping[str, str], address: str, count: str, index: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if address in environ:
+        found["coordinator_address"] = environ[address]
+    if count in environ:
+        found["num_processes"] = _integer(environ, count)
+    if index in environ:
+        found["process_id"] = _integer(environ, index)
+    return found
+
+
+def _from_kubernetes(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Kubeflow's variables, or an indexed Job whose manifest sets COORDINATOR_ADDRESS and NUM_PROCESSES."""
+    if "KUBERNETES_SERVICE_HOST" not in environ or "COORDINATOR_ADDRESS" not in environ:
+        return {}
+    index = "PROCESS_ID" if "PROCESS_ID" in environ else "JOB_COMPLETION_INDEX"
+    return _from_names(environ, "COORDINATOR_ADDRESS", "NUM_PROCESSES", index)
+
+
+def _from_open_mpi(environ: Mapping[str, str]) -> dict[str, Any]:
+    if environ.get("OMPI_COMM_WORLD_SIZE", "1") == "1":
+        return {}
+    found = _from_names(environ, "", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+    # '1531576320.0;tcp://10.0.0.1,172.17.0.1:48887': where mpirun runs, which need not be where rank 0 runs but is
+    # with the default mapping; Open MPI 5 does not set it, then --coordinator_address must be given.
+    uri = re.search(r"tcp://\[?([^,:\]]+)", environ.get("OMPI_MCA_orte_hnp_uri", ""))
+    if uri:
+        job = int(environ["OMPI_MCA_orte_hnp_uri"].split(".", 1)[0])
+        found["coordinator_address"] = f"{uri.group(1)}:{61440 + job % 4096}"
+    return found
+
+
+def _from_slurm(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Inside `srun` alone: an interactive allocation sets SLURM_* too, without being one of several tasks."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+    if any(n not in environ for n in names) or environ["SLURM_STEP_NUM_TASKS"] == "1":
+        return {}
+    host = re.sub(r"\[(\d+).*", r"\1", environ["SLURM_STEP_NODELIST"].split(",")[0])
+    port = 61440 + _integer(environ, "SLURM_JOB_ID") % 4096  # the same on all, rarely shared between jobs
+    return _from_names(environ, "", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID") | {"coordinator_address": f"{host}:{port}"}
+
+
+def versions() -> dict[str, str]:
+    """What must be equal on all processes for their numbers to be equal."""
+    packages = ("jaxdist", "jax", "jaxlib", "flax", "optax", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def connect(cluster: Cluster, *, facts: dict[str, Any], settings: Mapping[str, Any], collectives: bool) -> Peers | None:
+    """Collective: meets the other processes, checks that all agree on `facts`, and starts the collectives' runtime.
+
+    Must come before anything else uses JAX's devices. None for a run of one process.
+
+    Args:
+      facts: what must be equal everywhere (configuration); the versions are added.
+      settings: timeout_seconds, connect_timeout_seconds, compile_timeout_seconds, evaluate_timeout_seconds.
+      collectives: whether the strategy needs `jax.distributed`.
+
+    Raises:
+      UsageError: somebody is missing, twice there, unreachable or different.
+    """
+    if cluster.num_processes == 1:
+        return None
+    slow = settings["compile_timeout_seconds"]
+    peers = Peers(
+        cluster.coordinator_address,
+        cluster.process_id,
+        cluster.num_processes,
+        connect_timeout=settings["connect_timeout_seconds"],
+        timeout_seconds=settings["timeout_seconds"],
+        limits={
+            "start": slow,
+            "compile": slow,
+            "checkpoint": slow,
+            "evaluate": settings["evaluate_timeout_seconds"],
+        },
+    )
+    logging.info(
+        "Process %d of %d, meeting at %s.", cluster.process_id, cluster.num_processes, cluster.coordinator_address
+    )
+    peers.agree("versions and configuration", facts | versions() | {"num_processes": cluster.num_processes})
+    if collectives:
+        _start_collectives(cluster, peers, settings)
+    peers.start_watch()
+    return peers
+
+
+def _start_collectives(cluster: Cluster, peers: Peers, settings: Mapping[str, Any]) -> None:
+    import jax
+
+    host = cluster.coordinator_address.rpartition(":")[0]
+    address = f"{host}:{_free_port()}" if cluster.is_chief else ""
+    address = peers.gather("the address of the collectives", address)[0]
+    # Two things of JAX's that would race with ours: its own SIGTERM handler, and its heartbeats, which abort the
+    # process without a name for what went wrong. They stay as the last resort.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        address,
+        cluster.num_processes,
+        cluster.process_id,
+        initialization_timeout=int(settings["connect_timeout_seconds"]),
+        heartbeat_timeout_seconds=int(max(100, 3 * settings["timeout_seconds"])),
+    )
+
+
+def disconnect(peers: Peers | None) -> None:
+    """Collective: ends the collectives' runtime and the watch; the processes must all have finished their work."""
+    if peers is None:
+        return
+    import jax
+
+    peers.gather("the end", True, timeout=60.0)
+    peers.close()
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]

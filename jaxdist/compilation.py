@@ -1,0 +1,66 @@
+"""The persistent compilation cache, for every process, and a count of what it saved."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+_events: collections.Counter[str] = collections.Counter()
+
+
+def enable_cache(folder: str) -> None:
+    """Keeps compiled programs in `folder` (default $JAX_COMPILATION_CACHE_DIR, then ~/.cache/jaxdist/compilation).
+
+    'off' disables it.
+    """
+    if not _events:
+        jax.monitoring.register_event_listener(lambda event, **_: _events.update([event]))
+        _events["listening"] += 1
+    if folder == "off":
+        return
+    path = pathlib.Path(folder or os.environ.get("JAX_COMPILATION_CACHE_DIR") or "~/.cache/jaxdist/compilation")
+    jax.config.update("jax_compilation_cache_dir", str(path.expanduser()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    _write_from_every_process()
+
+
+def counts() -> dict[str, int]:
+    """Programs this process needed so far: compiled here, and loaded from the cache."""
+    asked, loaded = (_events[f"/jax/compilation_cache/{e}"] for e in ("compile_requests_use_cache", "cache_hits"))
+    return {"compiled": asked - loaded, "loaded": loaded}
+
+
+def _write_from_every_process() -> None:
+    """Makes processes other than 0 write their entries too.
+
+    JAX writes entries from process 0 alone, to spare shared file systems. On CPU the key of an entry contains the
+    process's own topology, so the others would never find anything and compile on every start. JAX has no setting for
+    it; this wraps the one private function that decides, and says so where a JAX version has moved it.
+    """
+    try:
+        from jax._src import compiler, distributed
+
+        write, state = compiler._cache_write, distributed.global_state  # type: ignore[attr-defined]
+        state.process_id  # noqa: B018 - must exist
+    except (ImportError, AttributeError):
+        logging.warning("This JAX hides its compilation cache; processes other than 0 will compile on every start.")
+        return
+    if hasattr(write, "__wrapped__"):
+        return
+
+    @functools.wraps(write)
+    def write_as_process_0(*args: Any, **kwargs: Any) -> Any:
+        own, state.process_id = state.process_id, 0
+        try:
+            return write(*args, **kwargs)
+        finally:
+            state.process_id = own
+
+    compiler._cache_write = write_as_process_0  # type: ignore[attr-defined]

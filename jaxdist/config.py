@@ -1,0 +1,162 @@
+"""Every knob once, with its default and meaning; and what values they may take. Imports no jax."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from jaxdist.errors import UsageError, nearest
+
+
+def default_config() -> ConfigDict:
+    """The defaults, to be overridden by an experiment file and then by `--config.KEY=VALUE`. Locked."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "num_epochs": 40.0,  # passes over the training set; may be a fraction
+            "max_updates": 0,  # stop after so many updates; 0 = no cap (for trials: the schedule stays num_epochs')
+            "global_batch_size": 128,  # examples an update, over all workers
+            "eval_every_epochs": 1.0,
+            "eval_batch_size": 0,  # 0 = global_batch_size
+            "log_every_steps": 50,
+            "early_stopping_patience": 0,  # evaluations without a lower holdout loss before stopping; 0 = off
+            "compilation_cache": "",  # folder; '' = $JAX_COMPILATION_CACHE_DIR or ~/.cache/jaxdist; 'off'
+            "data": {
+                "name": "fashion_mnist",  # fashion_mnist | cifar10 | mnist | digits | synthetic | 'package.module:function'
+                "data_dir": "",  # TFDS folder; '' = $TFDS_DATA_DIR, then ~/tensorflow_datasets
+                "train_examples": 0,  # use the first so many; 0 = all
+                "eval_examples": 0,
+                "holdout_examples": 0,  # taken off the end of the training set, for decisions (early stopping)
+                "augment": False,  # random horizontal flip, pad by 4 and crop
+                "cache": "file",  # file: decoded once, memory-mapped; memory; none: decoded for each batch
+                "prefetch": 2,  # batches prepared ahead; 0 = off
+                "options": {},  # arguments of 'synthetic' or of a function of your own
+            },
+            "model": {
+                "name": "densenet",  # cnn | resnet | densenet | 'package.module:function'
+                "depth": 40,
+                "version": 1,  # resnet: 1 or 2 (pre-activation bottlenecks)
+                "growth_rate": 12,  # densenet, as are the next three
+                "reduction": 0.5,
+                "bottleneck": True,
+                "dropout": 0.0,
+                "param_dtype": "float32",  # float32 | float64, of parameters and computation
+                "options": {},  # further arguments of the family, or all those of a function of your own
+            },
+            "optim": {
+                "name": "sgd",  # sgd | adadelta | adagrad | adam
+                "learning_rate": 0.1,
+                "momentum": 0.9,  # sgd
+                "weight_decay": 0.0,  # L2 penalty on kernels
+                "drop_epochs": (),  # the learning rate is multiplied by drop_factor at each
+                "drop_factor": 0.1,
+            },
+            "strategy": {
+                "name": "allreduce",  # single | allreduce
+                "spmd": "shard_map",  # allreduce: shard_map | jit | pmap
+                "fusion_megabytes": 64.0,  # largest buffer of one all-reduce; 0 = one all-reduce per array
+                "sync_batch_norm": placeholder(bool),  # BatchNorm over the global batch; unset: False, True with jit
+            },
+            "checkpoint": {
+                "every_epochs": 1.0,  # 0 = only at the end
+                "every_updates": 0,  # for trials
+                "keep": 3,
+            },
+            "cluster": {
+                "timeout_seconds": 60.0,  # a silent or stuck peer is given up after this, and named
+                "connect_timeout_seconds": 300.0,  # waiting for the others at the start
+                "compile_timeout_seconds": 900.0,  # limits of the phases in which no update is made
+                "evaluate_timeout_seconds": 900.0,
+            },
+        }
+    ).lock()
+
+
+# What does not change the numbers and may differ between the processes of a run.
+LOCAL_KEYS = ("data.data_dir", "data.cache", "data.prefetch", "compilation_cache")
+
+_CHOICES = {
+    "data.cache": ("file", "memory", "none"),
+    "model.param_dtype": ("float32", "float64"),
+    "optim.name": ("sgd", "adadelta", "adagrad", "adam"),
+    "strategy.name": ("single", "allreduce"),
+    "strategy.spmd": ("shard_map", "jit", "pmap"),
+}
+_CHOICES_OR_DOTTED = {
+    "data.name": ("fashion_mnist", "cifar10", "mnist", "digits", "synthetic"),
+    "model.name": ("cnn", "resnet", "densenet"),
+}
+_AT_LEAST_ZERO = (
+    "max_updates", "early_stopping_patience", "eval_batch_size", "data.train_examples", "data.eval_examples",
+    "data.holdout_examples", "data.prefetch", "optim.momentum", "optim.weight_decay", "strategy.fusion_megabytes",
+    "checkpoint.every_epochs", "checkpoint.every_updates", "seed",
+)  # fmt: skip
+_ABOVE_ZERO = (
+    "num_epochs", "global_batch_size", "eval_every_epochs", "log_every_steps", "optim.learning_rate",
+    "optim.drop_factor", "checkpoint.keep", "cluster.timeout_seconds", "cluster.connect_timeout_seconds",
+    "cluster.compile_timeout_seconds", "cluster.evaluate_timeout_seconds",
+)  # fmt: skip
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{'optim.learning_rate': 0.1, ...}; `options` dictionaries are kept whole."""
+    found: dict[str, Any] = {}
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict) and key != "options":
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value.to_dict() if isinstance(value, ConfigDict) else value
+    return found
+
+
+def known_keys() -> list[str]:
+    """All dotted keys a user may set, those of `options` dictionaries excepted."""
+    return list(flatten(default_config()))
+
+
+def check_override(key: str) -> None:
+    """Refuses `--config.KEY=...` with an unknown key, naming the nearest.
+
+    Raises:
+      UsageError: no such key.
+    """
+    if key in known_keys() or ".options." in key:
+        return
+    raise UsageError(f"There is no configuration key {key!r}{nearest(key, known_keys())}.")
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuses values that cannot mean anything, whatever the cluster and the data.
+
+    Raises:
+      UsageError: which key, its value and what is allowed.
+    """
+    flat = flatten(config)
+    for key in flat:
+        check_override(key)
+    for key, choices in (_CHOICES | _CHOICES_OR_DOTTED).items():
+        value = flat[key]
+        if value in choices or (key in _CHOICES_OR_DOTTED and ":" in str(value)):
+            continue
+        also = " or 'package.module:function'" if key in _CHOICES_OR_DOTTED else ""
+        raise UsageError(
+            f"{key}={value!r} is not known{nearest(str(value), choices)}; one of {', '.join(choices)}{also}."
+        )
+    for keys, low, words in ((_AT_LEAST_ZERO, 0, "at least 0"), (_ABOVE_ZERO, math.ulp(0.0), "above 0")):
+        for key in keys:
+            if not flat[key] >= low:
+                raise UsageError(f"{key}={flat[key]} must be {words}.")
+    if flat["early_stopping_patience"] and not flat["data.holdout_examples"]:
+        raise UsageError(
+            f"early_stopping_patience={flat['early_stopping_patience']} decides by the loss on held-out training "
+            "examples: set data.holdout_examples above 0 (the test set is only reported)."
+        )
+
+
+def comparable(config: ConfigDict) -> dict[str, Any]:
+    """The values that must be equal on all processes."""
+    return {k: v for k, v in flatten(config).items() if k not in LOCAL_KEYS}

@@ -1,0 +1,78 @@
+"""A data set in memory (or mapped from a file): what every source returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples of one split.
+
+    Attributes:
+      images: [n, ...], any numeric dtype; `None` where examples are decoded one at a time by `read`.
+      labels: int32 [n].
+      read: row -> image; for sources that keep nothing (data.cache = 'none').
+    """
+
+    images: np.ndarray | None
+    labels: np.ndarray
+    read: Callable[[int], np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Images of `rows`, stacked: a fresh array."""
+        if self.images is not None:
+            return self.images[rows]
+        assert self.read is not None
+        return np.stack([self.read(int(row)) for row in rows])
+
+    def select(self, start: int, stop: int) -> Split:
+        """Rows [start, stop) as a split of its own, without copying the images."""
+        images = None if self.images is None else self.images[start:stop]
+        read = self.read
+        return Split(images, self.labels[start:stop], None if read is None else lambda row: read(start + row))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Training and evaluation examples of a classification problem.
+
+    Attributes:
+      scale: images are divided by this after the training set's mean was subtracted (255 for 8-bit images).
+    """
+
+    name: str
+    train: Split
+    evaluation: Split
+    num_classes: int
+    scale: float = 255.0
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.take(np.array([0])).shape[1:])
+
+    def fingerprint(self) -> str:
+        """Digest of sizes, labels and some images, equal on processes that hold the same data."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.evaluation):
+            digest.update(np.ascontiguousarray(split.labels, dtype="<i4").tobytes())
+            rows = np.unique(np.linspace(0, len(split) - 1, 16).astype(np.int64))
+            digest.update(np.ascontiguousarray(split.take(rows)).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def mean_image(split: Split, chunk: int = 1024) -> np.ndarray:
+    """Per-pixel mean of the images, float32 [...]; one pass, in chunks."""
+    total = None
+    for start in range(0, len(split), chunk):
+        part = split.take(np.arange(start, min(start + chunk, len(split)))).sum(axis=0, dtype=np.float64)
+        total = part if total is None else total + part
+    assert total is not None
+    return (total / len(split)).astype(np.float32)

@@ -1,0 +1,104 @@
+"""Batches from ranges of the stream, prepared and placed on devices while the step runs."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxdist.data.augment import flip_and_crop
+from jaxdist.data.dataset import Split
+from jaxdist.data.stream import ExampleStream
+
+HostBatch = dict[str, np.ndarray]
+
+
+class Loader:
+    """Makes normalised batches of a data set's splits.
+
+    Args:
+      mean: per-pixel mean, subtracted; scale: divisor after it.
+      augment: random flip and crop of training images ([h, w, c]).
+      dtype: of the images handed out.
+    """
+
+    def __init__(self, *, mean: np.ndarray, scale: float, seed: int, augment: bool, dtype: Any = np.float32) -> None:
+        self._mean = mean.astype(dtype)
+        self._factor = np.asarray(1.0 / scale, dtype)
+        self._seed = seed
+        self._augment = augment
+        self._dtype = dtype
+
+    def train_batch(self, split: Split, stream: ExampleStream, positions: range) -> HostBatch:
+        """image [b, ...], label int32 [b], position uint32 [b] of the positions [start, stop) of the stream."""
+        rows = stream.rows(positions.start, positions.stop)
+        image = self._normalise(split.take(rows))
+        where = np.arange(positions.start, positions.stop)
+        if self._augment:
+            image = flip_and_crop(image, where, self._seed)
+        return {"image": image, "label": split.labels[rows], "position": where.astype(np.uint32)}
+
+    def eval_batches(self, split: Split, batch_size: int, part: int, parts: int) -> Iterator[HostBatch]:
+        """Part `part` of `parts` of each batch of `batch_size`, in order, padded with mask 0 to equal shapes.
+
+        Every part yields the same number of batches; `batch_size` is a multiple of `parts`.
+        """
+        share = batch_size // parts
+        for start in range(0, len(split), batch_size):
+            wanted = np.arange(start + part * share, start + (part + 1) * share)
+            rows = np.minimum(wanted, len(split) - 1)
+            yield {
+                "image": self._normalise(split.take(rows)),
+                "label": split.labels[rows],
+                "mask": (wanted < len(split)).astype(self._dtype),
+            }
+
+    def _normalise(self, images: np.ndarray) -> np.ndarray:
+        return (images.astype(self._dtype) - self._mean) * self._factor
+
+
+def prefetch(make: Callable[[Any], Any], items: Iterable[Any], depth: int) -> Iterator[Any]:
+    """Yields make(item) for each item, made up to `depth` ahead by a thread; depth 0 makes them when asked.
+
+    An exception in `make` or `items` is raised where its result was due. Closing the iterator ends the thread.
+    """
+    if depth <= 0:
+        yield from map(make, items)
+        return
+    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=depth)
+    end = object()
+    stopped = threading.Event()
+
+    def put(entry: tuple[Any, BaseException | None]) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                if stopped.is_set():
+                    return
+                put((make(item), None))
+            put((end, None))
+        except BaseException as e:  # handed over to the consumer
+            put((end, e))
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            value, error = ready.get()
+            if error is not None:
+                raise error
+            if value is end:
+                return
+            yield value
+    finally:
+        stopped.set()
+        thread.join()

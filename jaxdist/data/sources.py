@@ -1,0 +1,93 @@
+"""Where data sets come from: TFDS directories, scikit-learn's digits, made-up images, a function of the user's."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxdist.data.dataset import Dataset, Split
+from jaxdist.data.tfds_reader import TFDS_NAMES, read_tfds
+from jaxdist.errors import UsageError, nearest
+
+
+def load(
+    name: str, *, data_dir: str = "", cache: str = "file", seed: int = 0, options: Mapping[str, Any] | None = None
+) -> Dataset:
+    """Loads a data set.
+
+    Args:
+      name: one of `NAMES`, or 'package.module:function' for a function `f(**options) -> Dataset` of the user's.
+      data_dir: TFDS directory; default $TFDS_DATA_DIR, then ~/tensorflow_datasets.
+      cache: for TFDS: 'memory', 'file' (decoded once, mapped from a file beside the data) or 'none'.
+      seed: for `synthetic` alone.
+      options: keyword arguments of `synthetic` and of a user's function.
+
+    Raises:
+      UsageError: unknown name, or data that are missing, incomplete or damaged (with the remedy).
+    """
+    options = dict(options or {})
+    if ":" in name:
+        module, _, function = name.partition(":")
+        try:
+            loader = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as e:
+            raise UsageError(f"data.name={name!r} cannot be imported: {e}.") from e
+        dataset = loader(**options)
+        if not isinstance(dataset, Dataset):
+            raise UsageError(f"data.name={name!r} returned {type(dataset).__name__}, not a jaxdist.data.Dataset.")
+        return dataset
+    if name in _EMBEDDED:
+        try:
+            return _EMBEDDED[name](seed=seed, **options)
+        except TypeError as e:
+            raise UsageError(f"data.options does not fit data.name={name!r}: {e}.") from e
+    if name in TFDS_NAMES:
+        root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        return read_tfds(name, pathlib.Path(root).expanduser(), cache)
+    raise UsageError(f"data.name={name!r} is not known{nearest(name, NAMES)}; one of {', '.join(NAMES)}.")
+
+
+def _digits(*, seed: int) -> Dataset:
+    """1,797 real handwritten digits, 8x8 (UCI 'Optical recognition of handwritten digits', test part).
+
+    Every fifth is for evaluation: 1,437 training and 360 evaluation examples, the same in every run.
+    """
+    del seed
+    from sklearn.datasets import load_digits  # a second to import, and only this source needs it
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = bunch.target.astype(np.int32)
+    held = np.arange(len(labels)) % 5 == 4
+    held[-1] = True
+    return Dataset("digits", Split(images[~held], labels[~held]), Split(images[held], labels[held]), 10)
+
+
+def _synthetic(
+    *,
+    seed: int,
+    num_train: int = 512,
+    num_eval: int = 128,
+    shape: tuple[int, ...] = (16, 16, 1),
+    num_classes: int = 10,
+    noise: float = 40.0,
+) -> Dataset:
+    """8-bit images, one random pattern a class plus noise: learnable, of any size, made from the seed."""
+    rng = np.random.default_rng([seed, 7])
+    patterns = rng.uniform(64, 192, size=(num_classes, *shape))
+
+    def split(n: int) -> Split:
+        labels = rng.integers(num_classes, size=n).astype(np.int32)
+        images = patterns[labels] + rng.normal(0, noise, size=(n, *shape))
+        return Split(np.clip(np.rint(images), 0, 255).astype(np.uint8), labels)
+
+    return Dataset("synthetic", split(num_train), split(num_eval), num_classes)
+
+
+_EMBEDDED: dict[str, Callable[..., Dataset]] = {"digits": _digits, "synthetic": _synthetic}
+NAMES = (*TFDS_NAMES, *_EMBEDDED)

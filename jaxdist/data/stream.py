@@ -1,0 +1,36 @@
+"""The one deterministic stream of training examples, the same for any number of processes.
+
+    epoch 0                epoch 1                epoch 2
+    |--- permutation 0 ---|--- permutation 1 ---|--- ...
+    0                     n                     2n            position in the stream
+
+A batch is a range of positions and may cross an epoch's end. Which process reads which range is the strategy's affair.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+
+class ExampleStream:
+    """Maps positions in the stream to rows of the training set."""
+
+    def __init__(self, num_examples: int, seed: int) -> None:
+        self.num_examples = num_examples
+        self._permutation = lru_cache(maxsize=2)(lambda epoch: _permutation(num_examples, seed, epoch))
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows at positions [start, stop): int64 [stop - start]."""
+        parts = []
+        while start < stop:
+            epoch, offset = divmod(start, self.num_examples)
+            count = min(stop - start, self.num_examples - offset)
+            parts.append(self._permutation(epoch)[offset : offset + count])
+            start += count
+        return np.concatenate(parts)
+
+
+def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(num_examples)

@@ -1,0 +1,108 @@
+"""`python -m jaxdist.main --config=FILE --workdir=DIR`: one process of a run."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from jaxdist import cluster as cluster_lib
+from jaxdist import config as config_lib
+from jaxdist.errors import PeerError, Preempted, UsageError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, then --config.KEY=VALUE.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a run in it is resumed.")
+_ROLE = flags.DEFINE_enum("role", "worker", ["worker"], "What this process is.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of workers.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which worker this is, from 0.")
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one process; returns its exit code (0 done, 1 failed, 2 bad input, 75 stopped after saving)."""
+    faulthandler.enable()
+    name = "worker"
+    try:
+        _parse_flags(argv)
+        cluster = cluster_lib.detect(
+            role=_ROLE.value,
+            coordinator_address=_COORDINATOR.value,
+            num_processes=_NUM_PROCESSES.value,
+            process_id=_PROCESS_ID.value,
+        )
+        name = f"worker-{cluster.process_id}"
+        config_lib.validate(_CONFIG.value)
+        _start_logging(_WORKDIR.value, name)
+        from jaxdist.train import train_and_evaluate  # after the flags: a typing error need not wait for JAX
+
+        summary = train_and_evaluate(_CONFIG.value, _WORKDIR.value, cluster)
+    except UsageError as e:
+        return _report(str(e), 2)
+    except PeerError as e:
+        return _report(str(e), 1)
+    except Preempted as e:
+        logging.info("%s", e)
+        return 75
+    except Exception as e:
+        logging.error("%s", traceback.format_exc())
+        return _report(f"{type(e).__name__}: {e}", 1)
+    if cluster.is_chief:
+        print(
+            f"Validation accuracy {100 * summary['validation_accuracy']:.2f} % after {summary['elapsed_seconds']:.0f} s; "
+            f"results are in {pathlib.Path(_WORKDIR.value).resolve()} (summary.json, metrics.jsonl).",
+            flush=True,
+        )
+    return 0
+
+
+def _parse_flags(argv: Sequence[str]) -> None:
+    for argument in argv[1:]:
+        if argument.startswith(("--config.", "-config.")):
+            config_lib.check_override(argument.lstrip("-").removeprefix("config.").partition("=")[0])
+    try:
+        flags.FLAGS(list(argv))
+    except flags.Error as e:
+        raise UsageError(" ".join(str(e).split())) from e
+    except (OSError, ImportError, SyntaxError, AttributeError, KeyError, TypeError, ValueError) as e:
+        raise UsageError(f"--config: {type(e).__name__}: {' '.join(str(e).split())}") from e
+    for flag in (_CONFIG, _WORKDIR):
+        if flag.value is None:
+            raise UsageError(f"--{flag.name} is missing.")
+
+
+def _start_logging(workdir: str, name: str) -> None:
+    """To standard error, and to a file of this process's own in the run directory."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    logs = pathlib.Path(workdir) / "logs"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(logs / f"{name}.log"))
+    except OSError as e:
+        raise UsageError(f"--workdir={workdir} cannot be written: {e.strerror or e}.") from e
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
+    )
+    for chatty in ("absl", "orbax", "jax", "etils"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.info("jaxdist process %s, pid %d", name, os.getpid())
+
+
+def _report(message: str, code: int) -> int:
+    logging.error("%s", message) if logging.getLogger().handlers else None
+    print(f"jaxdist: error: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    code = main(sys.argv)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A failed run may have threads in C++ that never return; nothing is left to be done here.
+    os._exit(code) if code else sys.exit(0)

@@ -1,0 +1,107 @@
+"""Sums and counts of metrics, and where they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import tensorboardX
+
+
+@dataclasses.dataclass
+class Sums:
+    """Metrics as sums over examples: divided once, when asked for; exact under any sharding and padding."""
+
+    loss_sum: float = 0.0
+    correct: float = 0.0
+    count: float = 0.0
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Adds one step's sums; waits for the device if they are still being computed."""
+        self.loss_sum += float(metrics["loss_sum"])
+        self.correct += float(metrics["correct"])
+        self.count += float(metrics["count"])
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / max(self.count, 1.0)
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / max(self.count, 1.0)
+
+
+class PhaseTimer:
+    """Seconds spent in each phase of a run: read, compile, train, evaluate, checkpoint."""
+
+    def __init__(self, before: dict[str, float] | None = None) -> None:
+        self.seconds = dict.fromkeys(("read", "compile", "train", "evaluate", "checkpoint"), 0.0) | (before or {})
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.monotonic() - begin
+
+
+class Writer:
+    """Writes the run directory's `metrics.jsonl`, `summary.json` and TensorBoard events.
+
+    Only the chief writes (`enabled`); on other processes every method does nothing.
+    """
+
+    def __init__(self, workdir: str, enabled: bool, started: float) -> None:
+        """`started`: `time.monotonic()` at the beginning of the run, earlier parts of it included."""
+        self._started = started
+        self._folder = pathlib.Path(workdir)
+        self._lines: TextIO | None = None
+        if enabled:
+            _end_with_a_whole_line(self._folder / "metrics.jsonl")
+            self._lines = open(self._folder / "metrics.jsonl", "a")
+            self._events = tensorboardX.SummaryWriter(str(self._folder / "tensorboard"), flush_secs=30)
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def write(self, kind: str, **row: Any) -> None:
+        """Appends one line; numbers of train and eval rows go to TensorBoard too."""
+        if self._lines is None:
+            return
+        line = {"kind": kind, "time": round(self.elapsed(), 3)} | row
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        if kind != "event":
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "updates":
+                    self._events.add_scalar(f"{kind}/{name}", value, row["updates"])
+
+    def summarise(self, summary: dict[str, Any]) -> None:
+        """Writes `summary.json` in one piece."""
+        if self._lines is None:
+            return
+        part = self._folder / "summary.json.tmp"
+        part.write_text(json.dumps(summary, indent=2) + "\n")
+        os.replace(part, self._folder / "summary.json")
+
+    def close(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
+            self._events.close()
+            self._lines = None
+
+
+def _end_with_a_whole_line(path: pathlib.Path) -> None:
+    """Cuts off what a killed run left of an unfinished line."""
+    if path.exists():
+        text = path.read_bytes()
+        if text and not text.endswith(b"\n"):
+            with open(path, "r+b") as f:
+                f.truncate(text.rfind(b"\n") + 1)

@@ -1,0 +1,58 @@
+"""Model families: each a function that returns a chain of named Flax blocks."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxdist.models import cnn, densenet, resnet
+from jaxdist.models.chain import Chain as Chain
+from jaxdist.models.context import Context as Context
+from jaxdist.models.layers import BatchNorm as BatchNorm
+from jaxdist.models.layers import Dropout as Dropout
+
+FAMILIES: dict[str, Callable[..., Sequence[tuple[str, Any]]]] = {
+    "cnn": cnn.build,
+    "resnet": resnet.build,
+    "densenet": densenet.build,
+}
+
+
+def build(
+    name: str,
+    *,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Chain:
+    """Builds a model.
+
+    Args:
+      name: a family of `FAMILIES`, or 'package.module:function' for a function `f(num_classes, **options)` of the
+        user's that returns [(block name, Flax module called as `module(x, context)`), ...].
+      input_shape: shape of one example.
+      settings: values a family may ask for by name (depth, growth_rate, ...); those it does not know are left out.
+      options: keyword arguments passed on as they are, to families too.
+
+    Raises:
+      ValueError: unknown name, or the family refuses the values.
+    """
+    if ":" in name:
+        module, _, function = name.partition(":")
+        try:
+            family = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as e:
+            raise ValueError(f"model.name={name!r} cannot be imported: {e}.") from e
+        arguments = dict(options)
+    else:
+        family = FAMILIES[name]
+        known = inspect.signature(family).parameters
+        arguments = {k: v for k, v in settings.items() if k in known} | dict(options)
+    try:
+        blocks = family(num_classes, **arguments)
+    except TypeError as e:
+        raise ValueError(f"model.name={name!r} does not accept these options: {e}.") from e
+    return Chain(tuple(blocks), tuple(input_shape))

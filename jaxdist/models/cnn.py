@@ -1,0 +1,60 @@
+"""The small convolutional network of many MNIST tutorials (and of Keras's first example).
+
+    conv 3x3x32 ReLU - conv 3x3x64 ReLU - max-pool 2 - dropout - dense 128 ReLU - dropout - dense
+
+Convolutions are 'valid' and have biases; on 28x28x1 with ten classes it has 1,199,882 parameters.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from jaxdist.models.context import Context
+from jaxdist.models.layers import Dropout
+
+
+class ConvRelu(nn.Module):
+    """A 3x3 'valid' convolution and ReLU, then optional 2x2 max-pooling and dropout."""
+
+    features: int
+    pool: bool = False
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        x = nn.relu(nn.Conv(self.features, (3, 3), padding="VALID", name="conv")(x))
+        if self.pool:
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        return Dropout(self.dropout, name="dropout")(x, context)
+
+
+class DenseRelu(nn.Module):
+    """Flatten, dense, ReLU, dropout."""
+
+    features: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        x = nn.relu(nn.Dense(self.features, name="dense")(x.reshape(x.shape[0], -1)))
+        return Dropout(self.dropout, name="dropout")(x, context)
+
+
+class Logits(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        del context
+        return nn.Dense(self.num_classes, name="dense")(x)
+
+
+def build(num_classes: int, *, width: int = 32) -> list[tuple[str, nn.Module]]:
+    """Blocks of the network; `width` is the number of channels of the first convolution."""
+    return [
+        ("conv1", ConvRelu(width)),
+        ("conv2", ConvRelu(2 * width, pool=True, dropout=0.25)),
+        ("dense", DenseRelu(4 * width, dropout=0.5)),
+        ("head", Logits(num_classes)),
+    ]

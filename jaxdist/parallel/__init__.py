@@ -1,0 +1,1 @@
+"""Mechanism of parallel training: arrays, meshes and collectives, without knowledge of training."""

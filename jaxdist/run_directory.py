@@ -1,0 +1,58 @@
+"""The run directory: one run, described by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdist import config as config_lib
+from jaxdist.errors import UsageError
+
+# A run may go on with another strategy, another number of processes and another budget; not with these changed.
+_IDENTITY = (
+    "model.",
+    "data.name",
+    "data.train_examples",
+    "data.holdout_examples",
+    "data.options",
+    "optim.name",
+    "seed",
+)
+
+
+def prepare_run_directory(workdir: str, config: ConfigDict) -> None:
+    """Creates the directory and writes `config.json`; only the chief calls it.
+
+    Raises:
+      UsageError: it cannot be written, or holds a run of another model or data set.
+    """
+    folder = pathlib.Path(workdir)
+    new = json.loads(json.dumps(config_lib.flatten(config), default=str))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / "config.json.tmp"
+        part.write_text(json.dumps(new, indent=2) + "\n")
+        old = _read(folder / "config.json")
+        if (folder / "checkpoints").is_dir():
+            _check_same_run(folder, old, new)
+        os.replace(part, folder / "config.json")
+    except OSError as e:
+        raise UsageError(f"--workdir={workdir} cannot be written: {e.strerror or e}.") from e
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _check_same_run(folder: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    differing = [
+        f"{key} is {old[key]!r} there and {new.get(key)!r} here"
+        for key in sorted(old)
+        if key.startswith(_IDENTITY) and old[key] != new.get(key)
+    ]
+    if differing:
+        raise UsageError(f"--workdir={folder} holds another run: {'; '.join(differing)}. Choose another --workdir.")

@@ -1,0 +1,172 @@
+"""What is trained, as pure functions over plain dicts: model, loss, metrics and the canonical state.
+
+The canonical state is the one layout that initialisation, checkpoints, strategies and tests share:
+
+    params       {block: {layer: {name: array}}}
+    model_state  {block: {layer: {mean, var}}}             BatchNorm's running statistics
+    opt_state    {slot: <tree like params>, ...}           and 'count' where the optimizer counts its updates
+    updates, examples_seen                                 Python integers
+
+Its leaves are arrays or `Leaf`s, which make their array when asked, so that no process needs more than its share of a
+model plus one block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdist.models import Chain, Context
+from jaxdist.optim import Optimizer
+
+Tree = dict[str, Any]
+Batch = dict[str, Any]  # image [b, ...], label int32 [b], position uint32 [b]; in evaluation also mask float [b]
+Metrics = dict[str, Any]  # sums over examples: loss_sum, correct, count
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """An array that is made, read or fetched only when `np.asarray` asks for it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    make: Callable[[], np.ndarray]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy
+        made = np.asarray(self.make(), dtype=dtype or self.dtype)
+        if made.shape != self.shape:
+            raise ValueError(f"A leaf of shape {self.shape} was made with shape {made.shape}.")
+        return made
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """The canonical state (see the module's docstring)."""
+
+    params: Tree
+    model_state: Tree
+    opt_state: Tree
+    updates: int = 0
+    examples_seen: int = 0
+
+    def arrays(self) -> Tree:
+        """The three trees in one dict: what is placed on devices and written to disk."""
+        return {"params": self.params, "model_state": self.model_state, "opt_state": self.opt_state}
+
+    @classmethod
+    def of(cls, arrays: Tree, updates: int, examples_seen: int) -> TrainState:
+        return cls(arrays["params"], arrays["model_state"], arrays.get("opt_state", {}), updates, examples_seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A classifier to train.
+
+    Attributes:
+      chain: the model.
+      optimizer: the update rule.
+      learning_rate: examples_seen -> learning rate.
+      seed: of initialisation and dropout.
+      dtype: of parameters, statistics and computation.
+    """
+
+    chain: Chain
+    optimizer: Optimizer
+    learning_rate: Callable[[int], float]
+    seed: int = 0
+    dtype: Any = np.float32
+
+    def init(self) -> TrainState:
+        """The initial canonical state; its leaves are made block by block, when asked for."""
+        last: dict[str, tuple[Tree, Tree]] = {}  # the block whose leaves are being read
+
+        def block(name: str) -> tuple[Tree, Tree]:
+            if name not in last:
+                last.clear()
+                last[name] = self.chain.init_block(name, self.seed)
+            return last[name]
+
+        def leaves(name: str, which: int, shapes: Tree) -> Tree:
+            def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> Leaf:
+                def make() -> np.ndarray:
+                    found: Any = block(name)[which]
+                    for key in path:
+                        found = found[key.key]
+                    return found
+
+                return Leaf(tuple(shape.shape), np.dtype(self.dtype), make)
+
+            return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+        params = {n: leaves(n, 0, p) for n, (p, _) in self.chain.shapes.items() if p}
+        stats = {n: leaves(n, 1, s) for n, (_, s) in self.chain.shapes.items() if s}
+        return TrainState(params, stats, self.optimizer.init(params))
+
+    def apply(self, params: Tree, stats: Tree, batch: Batch, context: Context) -> tuple[jax.Array, Tree]:
+        """Logits [b, classes] and new statistics; `context` needs no positions, they come from the batch."""
+        image = batch["image"].astype(self.dtype)
+        context = context._replace(positions=batch.get("position"))
+        return self.chain.apply(params, stats, image, context, seed=self.seed)
+
+    def loss(
+        self, params: Tree, stats: Tree, batch: Batch, batch_axis: str | None = None
+    ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
+        """Mean cross-entropy over the batch, with (new statistics, metrics)."""
+        logits, stats = self.apply(params, stats, batch, Context(train=True, batch_axis=batch_axis))
+        losses, metrics = _score(logits, batch["label"], None)
+        return jnp.mean(losses), (stats, metrics)
+
+    def gradient(
+        self, params: Tree, stats: Tree, batch: Batch, batch_axis: str | None = None
+    ) -> tuple[Tree, Tree, Metrics]:
+        """(gradient of the mean loss, new statistics, metrics) of one batch."""
+        differentiated = jax.grad(functools.partial(self.loss, batch_axis=batch_axis), has_aux=True)
+        grads, (stats, metrics) = differentiated(params, stats, batch)
+        return grads, stats, metrics
+
+    def evaluate(self, params: Tree, stats: Tree, batch: Batch) -> Metrics:
+        """Metrics of one batch with the running statistics; examples whose mask is 0 do not count."""
+        logits, _ = self.apply(params, stats, batch, Context(train=False))
+        return _score(logits, batch["label"], batch["mask"])[1]
+
+
+def _score(logits: jax.Array, label: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Metrics]:
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    weight = jnp.ones_like(losses) if mask is None else mask.astype(losses.dtype)
+    hits = (jnp.argmax(logits, -1) == label).astype(losses.dtype)
+    return losses, {
+        "loss_sum": jnp.sum(losses * weight),
+        "correct": jnp.sum(hits * weight),
+        "count": jnp.sum(weight),
+    }
+
+
+def flatten(tree: Any, prefix: Sequence[str] = ()) -> dict[str, Any]:
+    """{'params/stem/conv/kernel': leaf, ...} of nested dicts, in sorted order."""
+    if not isinstance(tree, dict):
+        return {"/".join(prefix): tree}
+    found: dict[str, Any] = {}
+    for key in sorted(tree):
+        found |= flatten(tree[key], (*prefix, key))
+    return found
+
+
+def unflatten(flat: dict[str, Any]) -> Tree:
+    """The inverse of `flatten`."""
+    tree: Tree = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree

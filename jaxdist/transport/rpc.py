@@ -1,0 +1,124 @@
+"""Named calls from bytes to bytes over gRPC, without generated code.
+
+A method is a plain function; what the bytes mean is the caller's affair. Every call has a deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+
+import grpc
+
+_SERVICE = "jaxdist"
+_MAX_BYTES = 64 * 2**20
+_OPTIONS = [("grpc.max_receive_message_length", _MAX_BYTES), ("grpc.max_send_message_length", _MAX_BYTES)]
+
+Method = Callable[[bytes], bytes]
+Stream = Callable[[bytes], Iterator[bytes]]
+
+
+class CallError(Exception):
+    """A call failed: `lost` says whether the other side could not be reached (or went away), else it refused."""
+
+    def __init__(self, message: str, lost: bool, late: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
+        self.late = late
+
+
+class Server:
+    """Serves methods at an address until closed.
+
+    Args:
+      address: 'host:port'; port 0 takes a free one (see `port`).
+      methods: name -> function, called on one of `threads` threads; what it raises is sent to the caller as text.
+      streams: name -> function that yields replies for as long as the caller listens.
+
+    Raises:
+      OSError: the address cannot be bound.
+    """
+
+    def __init__(
+        self, address: str, methods: Mapping[str, Method], streams: Mapping[str, Stream] | None = None, threads: int = 8
+    ) -> None:
+        # Without SO_REUSEPORT a second server at the same address is an error instead of a silent half of the calls.
+        options = [*_OPTIONS, ("grpc.so_reuseport", 0)]
+        self._server = grpc.server(futures.ThreadPoolExecutor(threads, "rpc"), options=options)
+        handlers = {name: grpc.unary_unary_rpc_method_handler(_answer(method)) for name, method in methods.items()}
+        for name, stream in (streams or {}).items():
+            handlers[name] = grpc.unary_stream_rpc_method_handler(_answer_stream(stream))
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as e:
+            raise OSError(f"{address} cannot be bound (in use, or not an address of this host)") from e
+        self._server.start()
+
+    def close(self, grace: float = 0.5) -> None:
+        """Refuses new calls, waits `grace` seconds for those in flight, then ends them."""
+        self._server.stop(grace).wait()
+
+
+class Client:
+    """Calls the methods of a `Server`; thread-safe."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        # Back-off starts small: peers come up within seconds of each other.
+        options = [*_OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+        self._channel = grpc.insecure_channel(address, options=options)
+
+    def call(self, name: str, payload: bytes = b"", *, timeout: float, wait: bool = False) -> bytes:
+        """Blocks for the reply, `timeout` seconds at most; with `wait`, also until the server is up.
+
+        Raises:
+          CallError: no reply in time, the server cannot be reached, or the method raised.
+        """
+        method = self._channel.unary_unary(f"/{_SERVICE}/{name}")
+        try:
+            return method(payload, timeout=timeout, wait_for_ready=wait)
+        except grpc.RpcError as e:
+            raise _call_error(e) from None
+
+    def listen(self, name: str, payload: bytes = b"") -> Iterator[bytes]:
+        """Yields the replies of a stream; raises `CallError` when the server goes away."""
+        try:
+            yield from self._channel.unary_stream(f"/{_SERVICE}/{name}")(payload, wait_for_ready=True)
+        except grpc.RpcError as e:
+            raise _call_error(e) from None
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def _call_error(error: grpc.RpcError) -> CallError:
+    code, details = error.code(), error.details()
+    late = code == grpc.StatusCode.DEADLINE_EXCEEDED
+    lost = late or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    return CallError(details or code.name, lost, late)
+
+
+def _answer(method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    def answer(payload: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            return method(payload)
+        except Exception as e:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(e))
+            raise
+
+    return answer
+
+
+def _answer_stream(stream: Stream) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
+    def answer(payload: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        replies = stream(payload)
+        try:
+            for reply in replies:
+                if not context.is_active():
+                    return
+                yield reply
+        finally:
+            replies.close()  # type: ignore[attr-defined]
+
+    return answer

@@ -1,0 +1,163 @@
+"""Starts a whole run on this machine: N workers, each with cores of its own where there are enough.
+
+    python tools/launch.py --num_workers=2 -- --config=experiments/densenet_digits.py --workdir=/tmp/digits
+
+Every line of output is prefixed with its process. Exits with the first failure's code, after repeating its message.
+SIGINT and SIGTERM are forwarded; what has not ended after the grace period is killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+STOPPED_AFTER_SAVING = 75  # not a failure
+REMEMBERED_LINES = 15
+
+
+class Child:
+    """One process of the run, its output copied line by line with a prefix."""
+
+    def __init__(self, name: str, command: list[str], cpus: set[int] | None, environ: dict[str, str]) -> None:
+        self.name = name
+        self.last_lines: collections.deque[str] = collections.deque(maxlen=REMEMBERED_LINES)
+        self.error_lines: list[str] = []
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environ,
+            start_new_session=True,  # Ctrl-C reaches the launcher alone, which forwards it once
+        )
+        if cpus:
+            os.sched_setaffinity(self.process.pid, cpus)
+        self._reader = threading.Thread(target=self._copy, daemon=True)
+        self._reader.start()
+
+    def _copy(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.last_lines.append(line)
+            if line.startswith("jaxdist: error:"):
+                self.error_lines.append(line)
+            sys.stdout.write(f"[{self.name}] {line}")
+            sys.stdout.flush()
+
+    def finish(self) -> int:
+        """Exit code as a shell would give it; the output has been copied by then."""
+        code = self.process.wait()
+        self._reader.join(timeout=5)
+        return 128 - code if code < 0 else code
+
+    def reason(self) -> str:
+        """What the process said last, or the signal that ended it."""
+        code = self.process.returncode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            return f"{self.name} was ended by {name}{hint}\n"
+        return "".join(self.error_lines[-1:] or self.last_lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_workers", type=int, default=1)
+    parser.add_argument(
+        "--cpus_per_worker", type=int, default=0, help="default: an equal share, 0 where there are too few"
+    )
+    parser.add_argument("--keep_going", action="store_true", help="do not stop the others when one fails")
+    parser.add_argument("--grace_seconds", type=float, default=60.0, help="between a forwarded signal and SIGKILL")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and what jaxdist.main gets")
+    options = parser.parse_args(argv)
+    rest = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
+    if options.num_workers < 1:
+        parser.error("--num_workers must be at least 1")
+    children = start(options.num_workers, options.cpus_per_worker, rest)
+    asked_at: list[float] = []
+
+    def forward(number: int, _frame: object) -> None:
+        asked_at.append(time.monotonic())
+        _signal_all(children, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, forward)
+    signal.signal(signal.SIGINT, forward)
+    first = wait(children, options.keep_going, options.grace_seconds, asked_at)
+    if first is not None:
+        print(f"\nFirst failure ({first.name}):\n{first.reason()}", end="", file=sys.stderr, flush=True)
+        return first.finish()
+    codes = {child.finish() for child in children}
+    return STOPPED_AFTER_SAVING if STOPPED_AFTER_SAVING in codes else 0
+
+
+def start(num_workers: int, cpus_per_worker: int, arguments: list[str]) -> list[Child]:
+    """Starts the workers; worker i takes the i-th share of the cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    share = cpus_per_worker or len(cores) // num_workers
+    if share * num_workers > len(cores):
+        print(f"{num_workers} workers of {share} cores do not fit the {len(cores)} there are: not pinned.", flush=True)
+        share = 0
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environ = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH", ""))))
+    command = [sys.executable, "-m", "jaxdist.main", *arguments]
+    address = f"127.0.0.1:{free_port()}"
+    children = []
+    for i in range(num_workers):
+        place = []
+        if num_workers > 1:
+            place = [f"--num_processes={num_workers}", f"--process_id={i}", f"--coordinator_address={address}"]
+        cpus = set(cores[i * share : (i + 1) * share]) if share else None
+        children.append(Child(f"worker {i}", command + place, cpus, environ))
+    return children
+
+
+def wait(children: list[Child], keep_going: bool, grace: float, asked_at: list[float]) -> Child | None:
+    """Waits for all; returns the one that failed first, after which the others are stopped."""
+    first: Child | None = None
+    running = list(children)
+    deadline = float("inf")
+    while running:
+        for child in list(running):
+            code = child.process.poll()
+            if code is None:
+                continue
+            running.remove(child)
+            if code not in (0, STOPPED_AFTER_SAVING) and first is None:
+                first = child
+                if not keep_going:
+                    # The others find out by themselves and say what they know; then they are told.
+                    deadline = time.monotonic() + grace
+        if asked_at and deadline == float("inf"):
+            deadline = asked_at[0] + grace
+        if time.monotonic() > deadline:
+            _signal_all(running, signal.SIGTERM if first is not None and not asked_at else signal.SIGKILL)
+            deadline = time.monotonic() + 10
+            asked_at.append(time.monotonic())
+        time.sleep(0.05)
+    return first
+
+
+def _signal_all(children: list[Child], number: int) -> None:
+    for child in children:
+        if child.process.poll() is None:
+            child.process.send_signal(number)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
