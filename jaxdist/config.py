@@ -25,7 +25,8 @@ def default_config() -> ConfigDict:
             "early_stopping_patience": 0,  # evaluations without a lower holdout loss before stopping; 0 = off
             "compilation_cache": "",  # folder; '' = $JAX_COMPILATION_CACHE_DIR or ~/.cache/jaxdist; 'off'
             "data": {
-                "name": "fashion_mnist",  # fashion_mnist | cifar10 | mnist | digits | synthetic | 'package.module:function'
+                # fashion_mnist | cifar10 | mnist | digits | synthetic | 'package.module:function'
+                "name": "fashion_mnist",
                 "data_dir": "",  # TFDS folder; '' = $TFDS_DATA_DIR, then ~/tensorflow_datasets
                 "train_examples": 0,  # use the first so many; 0 = all
                 "eval_examples": 0,

@@ -59,7 +59,7 @@ class Faults:
 
 def _parse(text: str) -> _Fault:
     action, _, rest = text.strip().partition("@")
-    fields = {f.name: type(f.default) for f in dataclasses.fields(_Fault) if f.name != "action"}
+    fields: dict[str, type] = {"process": int, "update": int, "point": str, "probability": float, "seconds": float}
     try:
         pairs = dict(part.split("=", 1) for part in rest.split(",") if part)
         values = {key: fields[key](value) for key, value in pairs.items()}

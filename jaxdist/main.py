@@ -28,21 +28,19 @@ _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of pr
 def main(argv: Sequence[str]) -> int:
     """Runs one process; returns its exit code (0 done, 1 failed, 2 bad input, 75 stopped after saving)."""
     faulthandler.enable()
-    name = "worker"
     try:
-        _parse_flags(argv)
+        workdir = _parse_flags(argv)
         cluster = cluster_lib.detect(
             role=_ROLE.value,
             coordinator_address=_COORDINATOR.value,
             num_processes=_NUM_PROCESSES.value,
             process_id=_PROCESS_ID.value,
         )
-        name = f"worker-{cluster.process_id}"
         config_lib.validate(_CONFIG.value)
-        _start_logging(_WORKDIR.value, name)
+        _start_logging(workdir, f"worker-{cluster.process_id}")
         from jaxdist.train import train_and_evaluate  # after the flags: a typing error need not wait for JAX
 
-        summary = train_and_evaluate(_CONFIG.value, _WORKDIR.value, cluster)
+        summary = train_and_evaluate(_CONFIG.value, workdir, cluster)
     except UsageError as e:
         return _report(str(e), 2)
     except PeerError as e:
@@ -56,13 +54,14 @@ def main(argv: Sequence[str]) -> int:
     if cluster.is_chief:
         print(
             f"Validation accuracy {100 * summary['validation_accuracy']:.2f} % after {summary['elapsed_seconds']:.0f} s; "
-            f"results are in {pathlib.Path(_WORKDIR.value).resolve()} (summary.json, metrics.jsonl).",
+            f"results are in {pathlib.Path(workdir).resolve()} (summary.json, metrics.jsonl).",
             flush=True,
         )
     return 0
 
 
-def _parse_flags(argv: Sequence[str]) -> None:
+def _parse_flags(argv: Sequence[str]) -> str:
+    """Reads the flags; returns the run directory."""
     for argument in argv[1:]:
         if argument.startswith(("--config.", "-config.")):
             config_lib.check_override(argument.lstrip("-").removeprefix("config.").partition("=")[0])
@@ -72,9 +71,9 @@ def _parse_flags(argv: Sequence[str]) -> None:
         raise UsageError(" ".join(str(e).split())) from e
     except (OSError, ImportError, SyntaxError, AttributeError, KeyError, TypeError, ValueError) as e:
         raise UsageError(f"--config: {type(e).__name__}: {' '.join(str(e).split())}") from e
-    for flag in (_CONFIG, _WORKDIR):
-        if flag.value is None:
-            raise UsageError(f"--{flag.name} is missing.")
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        raise UsageError("Both --config=FILE and --workdir=DIR are needed.")
+    return _WORKDIR.value
 
 
 def _start_logging(workdir: str, name: str) -> None:
@@ -95,7 +94,9 @@ def _start_logging(workdir: str, name: str) -> None:
 
 
 def _report(message: str, code: int) -> int:
-    logging.error("%s", message) if logging.getLogger().handlers else None
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.emit(logging.makeLogRecord({"levelname": "ERROR", "msg": message}))
     print(f"jaxdist: error: {message}", file=sys.stderr, flush=True)
     return code
 

@@ -65,7 +65,9 @@ class Writer:
         self._lines: TextIO | None = None
         if enabled:
             _end_with_a_whole_line(self._folder / "metrics.jsonl")
-            self._lines = open(self._folder / "metrics.jsonl", "a")
+            self._lines = open(  # noqa: SIM115 - closed by close()
+                self._folder / "metrics.jsonl", "a"
+            )
             self._events = tensorboardX.SummaryWriter(str(self._folder / "tensorboard"), flush_secs=30)
 
     def elapsed(self) -> float:

@@ -106,8 +106,9 @@ class Chief:
         with self._change:
             now = time.monotonic()
             before = self._beats.get(beat["process"])
-            moved = before is None or (before["update"], before["phase"]) != (beat["update"], beat["phase"])
-            self._beats[beat["process"]] = beat | {"seen": now, "moved": now if moved else before["moved"]}
+            stands = before is not None and (before["update"], before["phase"]) == (beat["update"], beat["phase"])
+            moved = before["moved"] if before is not None and stands else now
+            self._beats[beat["process"]] = beat | {"seen": now, "moved": moved}
             self._judge(now)
             return self._failure.encode()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import resource
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,7 +32,7 @@ from jaxdist.peers import Peers
 from jaxdist.run_directory import prepare_run_directory
 from jaxdist.run_log import RunLog
 from jaxdist.strategies import Strategy
-from jaxdist.task import Leaf, Task
+from jaxdist.task import Leaf, Task, TrainState, flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +138,11 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
             """Writes the evaluation; True when early stopping says that it is enough."""
             with timed_phase("evaluate"):
                 reported = evaluate(strategy, state, examples.evaluation, examples, config)
-                held = examples.holdout and evaluate(strategy, state, examples.holdout, examples, config)
+                held = None
+                if examples.holdout is not None:
+                    held = evaluate(strategy, state, examples.holdout, examples, config)
             row = {"loss": reported.loss, "accuracy": reported.accuracy}
-            if held:
+            if held is not None:
                 row |= {"holdout_loss": held.loss, "holdout_accuracy": held.accuracy}
             log.last_evaluation = row
             writer.write("eval", updates=updates, examples_seen=seen, epoch=seen / num_train, **row)
@@ -148,7 +152,7 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
                 row["loss"],
                 100 * row["accuracy"],
             )
-            return bool(held) and log.early_stopping.should_stop(held.loss)
+            return held is not None and log.early_stopping.should_stop(held.loss)
 
         def save_now() -> None:
             with timed_phase("checkpoint"):
@@ -343,7 +347,7 @@ def restore(
             "leaves": {n: [str(x.dtype), list(x.shape)] for n, x in found.leaves.items()},
         }
         if peers is not None and peers.chief is not None:
-            peers.chief.serve_leaves({n: (lambda x=x: np.asarray(x).tobytes()) for n, x in found.leaves.items()})
+            peers.chief.serve_leaves({n: partial(_bytes_of, x) for n, x in found.leaves.items()})
     if peers is not None:
         facts = peers.gather("the restored checkpoint", facts)[0]
     initial = task.init()
@@ -361,8 +365,11 @@ def restore(
     return checkpoint.state_of(leaves, facts["progress"]), facts["progress"]
 
 
-def _check_same_leaves(stored: dict[str, Any], initial: Any) -> None:
-    from jaxdist.task import flatten
+def _bytes_of(leaf: Leaf) -> bytes:
+    return np.asarray(leaf).tobytes()
+
+
+def _check_same_leaves(stored: dict[str, Any], initial: TrainState) -> None:
 
     expected = {n: [str(np.dtype(x.dtype)), list(x.shape)] for n, x in flatten(initial.arrays()).items()}
     if stored == expected:
@@ -421,8 +428,6 @@ def examples_fingerprint(examples: Examples) -> str:
 
 def model_fingerprint(task: Task) -> str:
     shapes = {n: [jax.tree.map(lambda x: list(x.shape), t) for t in pair] for n, pair in task.chain.shapes.items()}
-    import hashlib
-
     return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:16]
 
 

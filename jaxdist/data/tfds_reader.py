@@ -72,8 +72,8 @@ def _check_complete(name: str, folder: pathlib.Path) -> None:
         info = json.loads((folder / "dataset_info.json").read_text())
         if info.get("fileFormat", "tfrecord") != "array_record":
             raise UsageError(
-                f"The data set {name!r} under {folder} is in the format {info.get('fileFormat', 'tfrecord')!r}, which only "
-                f"TensorFlow reads; jaxdist reads array_record. {_remedy(name, folder.parent.parent)}"
+                f"The data set {name!r} under {folder} is in the format {info.get('fileFormat', 'tfrecord')!r}, which "
+                f"only TensorFlow reads; jaxdist reads array_record. {_remedy(name, folder.parent.parent)}"
             )
         for split in info["splits"]:
             shards = len(split["shardLengths"])
@@ -153,6 +153,10 @@ def _cache_folder(folder: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
+def _crc(array: np.ndarray) -> int:
+    return zlib.crc32(array.data)
+
+
 def _load_cached(place: pathlib.Path, split: str, stamp: list[Any]) -> Split | None:
     try:
         meta = json.loads((place / f"{split}.json").read_text())
@@ -160,7 +164,7 @@ def _load_cached(place: pathlib.Path, split: str, stamp: list[Any]) -> Split | N
         labels = np.load(place / f"{split}-labels.npy")
     except (OSError, ValueError):
         return None
-    if meta["source"] != stamp or meta["crc32"] != [zlib.crc32(images), zlib.crc32(labels)]:
+    if meta["source"] != stamp or meta["crc32"] != [_crc(images), _crc(labels)]:
         return None
     return Split(images, labels)
 
@@ -171,7 +175,7 @@ def _save_cached(place: pathlib.Path, split: str, stamp: list[Any], images: np.n
             np.save(f, array)
         os.replace(f.name, place / f"{split}-{kind}.npy")
     meta = place / f"{split}.json.tmp"
-    meta.write_text(json.dumps({"source": stamp, "crc32": [zlib.crc32(images), zlib.crc32(labels)]}))
+    meta.write_text(json.dumps({"source": stamp, "crc32": [_crc(images), _crc(labels)]}))
     os.replace(meta, place / f"{split}.json")
 
 

@@ -93,7 +93,7 @@ class Chain:
         self,
         params: Tree,
         stats: Tree,
-        x: jax.Array,
+        x: Any,
         context: Context,
         *,
         seed: int = 0,

@@ -43,7 +43,8 @@ def check(settings: Mapping[str, Any], *, global_batch_size: int, num_processes:
         near = f"{down} or {up}" if down else f"{up}"
         raise UsageError(
             f"global_batch_size={global_batch_size} is not divisible by the {num_devices} devices of {num_processes} "
-            f"process(es) ({global_batch_size} = {num_devices} x {global_batch_size // num_devices} + {rest}); nearest: {near}."
+            f"process(es) ({global_batch_size} = {num_devices} x {global_batch_size // num_devices} + {rest}); "
+            f"nearest: {near}."
         )
 
 

@@ -143,8 +143,15 @@ class AllReducePmap(AllReduce):
     """The same body under `jax.pmap`: each array has a leading dimension, one entry a local device."""
 
     def _compile(self) -> None:
-        self._step = jax.pmap(self._replica_step, AXIS, in_axes=(0, 0, None, 0), out_axes=(0, None), donate_argnums=0)
-        self._evaluate = jax.pmap(self._replica_evaluate, AXIS, out_axes=None)
+        self._step = jax.pmap(
+            self._replica_step,
+            AXIS,
+            in_axes=(0, 0, None, 0),
+            out_axes=(0, None),
+            donate_argnums=0,
+            devices=jax.devices(),
+        )
+        self._evaluate = jax.pmap(self._replica_evaluate, AXIS, out_axes=None, devices=jax.devices())
 
     def _put_everywhere(self, leaf: Any) -> jax.Array:
         value = np.array(leaf)

@@ -1,0 +1,32 @@
+"""Eight fake CPU devices, strict numerics, and a compilation cache shared by the tests and their subprocesses."""
+
+import os
+import pathlib
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CACHE = os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / f"jaxdist-tests-{os.getuid()}")
+)
+sys.path.insert(0, str(ROOT))  # experiments/ and tools/ are not part of the package
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "allow")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compilation_cache():
+    from jaxdist import compilation
+
+    compilation.enable_cache(CACHE)
+
+
+@pytest.fixture
+def x64():
+    """float64 for one test."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,122 @@
+"""Runs of several real processes over loopback, each with a deadline."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# A tiny DenseNet on made-up images: seconds to compile, 48 updates at most.
+TINY = {
+    "data.name": "synthetic",
+    "data.options.num_train": 240,
+    "data.options.num_eval": 50,
+    "data.options.shape": (8, 8, 1),
+    "model.name": "densenet",
+    "model.depth": 10,
+    "model.growth_rate": 4,
+    "model.dropout": 0.2,
+    "global_batch_size": 12,
+    "num_epochs": 2.0,
+    "log_every_steps": 3,
+    "optim.learning_rate": 0.05,
+    "optim.drop_epochs": (1.5,),
+    "cluster.timeout_seconds": 15.0,
+    "cluster.connect_timeout_seconds": 60.0,
+}
+
+
+@dataclasses.dataclass
+class Ended:
+    code: int
+    output: str
+
+    @property
+    def error(self) -> str:
+        """The last error message, or an empty string."""
+        found = [line for line in self.output.splitlines() if line.startswith("jaxdist: error:")]
+        return found[-1] if found else ""
+
+
+class Run:
+    """N processes of one run; those left are ended by id on leaving the `with`."""
+
+    def __init__(self, workdir, n=1, *, fault="", config="tests/tiny_config.py", address=None, env=None, **overrides):
+        values = {k.replace("__", "."): v for k, v in overrides.items()}
+        port = free_port()
+        self.processes = []
+        for i in range(n):
+            command = [sys.executable, "-m", "jaxdist.main", f"--config={config}", f"--workdir={workdir}"]
+            command += [f"--config.{k}={v}" for k, v in values.items()]
+            if n > 1 or address:
+                command += [f"--num_processes={max(n, 2)}", f"--process_id={i}"]
+                command += [f"--coordinator_address={address or f'127.0.0.1:{port}'}"]
+            self.processes.append(start(command, {"JAXDIST_FAULT": fault} | (env or {})))
+
+    def wait(self, seconds: float = 120) -> list[Ended]:
+        deadline = time.monotonic() + seconds
+        ended = []
+        for p in self.processes:
+            out, _ = p.communicate(timeout=max(deadline - time.monotonic(), 0.1))
+            ended.append(Ended(p.returncode, out))
+        return ended
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for p in self.processes:
+            if p.poll() is None:
+                p.send_signal(signal.SIGCONT)
+                p.kill()
+            p.communicate()
+
+
+def start(command: list[str], env: dict[str, str]) -> subprocess.Popen:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_FLAGS", "JAX_NUM_CPU"))}
+    environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "PYTHONUNBUFFERED": "1"} | env
+    return subprocess.Popen(command, cwd=ROOT, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(workdir, n=1, *, seconds: float = 120, **overrides) -> dict:
+    """Runs to the end, which must be good; returns the summary."""
+    with Run(workdir, n, **overrides) as run:
+        for i, ended in enumerate(run.wait(seconds)):
+            assert ended.code == 0, f"process {i} ended with {ended.code}:\n{ended.output[-3000:]}"
+    return json.loads((pathlib.Path(workdir) / "summary.json").read_text())
+
+
+def rows(workdir, kind: str) -> dict[int, dict]:
+    """updates -> the last row of a kind, without times."""
+    found = {}
+    for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["kind"] == kind:
+            timed = ("time", "images_per_second", "step_ms", "data_wait_ms")
+            found[row["updates"]] = {k: v for k, v in row.items() if k not in timed}
+    return found
+
+
+def wait_for_update(workdir, update: int, seconds: float = 90) -> None:
+    """Blocks until the run has logged an update at or after `update`."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if path.exists() and max(rows(workdir, "train"), default=0) >= update:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"update {update} was not reached in {seconds} s")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

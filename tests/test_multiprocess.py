@@ -1,0 +1,139 @@
+"""Real processes over loopback: transparency, exact resume, lost and stopped peers, SIGTERM."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from processes import Run, finish, rows, wait_for_update
+from reference import assert_same, train_reference
+
+from jaxdist import checkpoint, train
+from jaxdist.task import TrainState, flatten
+
+
+def final_state(workdir) -> TrainState:
+    found = checkpoint.Checkpoints(str(workdir), keep=1).restore()
+    assert found is not None
+    arrays = {n: np.asarray(leaf) for n, leaf in found.leaves.items()}
+    return checkpoint.state_of(arrays, found.progress)
+
+
+def reference_state(updates: int, *, replicas: int, batch: int = 12) -> TrainState:
+    import tiny_config
+
+    config = tiny_config.get_config()
+    config.global_batch_size = batch
+    examples = train.load_examples(config)
+    batches = [
+        examples.loader.train_batch(examples.train, examples.stream, range(k * batch, (k + 1) * batch))
+        for k in range(updates)
+    ]
+    return train_reference(train.make_task(config, examples), batches, replicas=replicas)
+
+
+@pytest.mark.parametrize(
+    ("n", "spmd"), [(2, "shard_map"), (3, "shard_map"), (2, "jit"), (2, "pmap"), (3, "jit"), (3, "pmap")]
+)
+def test_processes_equal_the_single_device_run(x64, tmp_path, n, spmd):
+    finish(tmp_path, n, max_updates=20, strategy__spmd=spmd)
+    assert_same(final_state(tmp_path), reference_state(20, replicas=1 if spmd == "jit" else n), 1e-9)
+
+
+def test_processes_of_several_devices_each(x64, tmp_path):
+    finish(tmp_path, 2, max_updates=10, env={"JAX_NUM_CPU_DEVICES": "3"})
+    assert_same(final_state(tmp_path), reference_state(10, replicas=6), 1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_killed_and_resumed_is_bit_identical(tmp_path, n):
+    kill_at = random.randrange(12, 38)
+    print("killed at", kill_at)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = {"checkpoint__every_updates": 7, "checkpoint__every_epochs": 0.0}
+    finish(whole, n, **settings)
+    with Run(parts, n, fault=f"kill@process={n - 1},update={kill_at}", **settings) as run:
+        codes = [e.code for e in run.wait()]
+    assert codes[-1] == -signal.SIGKILL and 0 not in codes
+    finish(parts, n, **settings)
+    a, b = flatten(final_state(whole).arrays()), flatten(final_state(parts).arrays())
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert rows(whole, "train") == rows(parts, "train")
+    assert rows(whole, "eval") == rows(parts, "eval")
+
+
+def test_resumes_with_other_processes_and_another_spelling(tmp_path):
+    finish(tmp_path, 2, max_updates=20)
+    before = rows(tmp_path, "eval")[20]
+    finish(tmp_path, 3, max_updates=20, strategy__spmd="jit")  # nothing left to train
+    finish(tmp_path, 3, max_updates=24, strategy__spmd="jit")
+    after = rows(tmp_path, "eval")
+    assert after[20] == before and 24 in after
+    finish(tmp_path, 1, max_updates=30, strategy__name="single")
+    assert 30 in rows(tmp_path, "eval")
+
+
+@pytest.mark.parametrize(("victim", "action"), [(1, "kill"), (0, "kill"), (1, "stop"), (0, "stop"), (2, "raise")])
+def test_a_lost_peer_is_named_in_time(tmp_path, victim, action):
+    fault = f"{action}@process={victim},update=5"
+    with Run(tmp_path, 3, fault=fault, cluster__timeout_seconds=6.0) as run:
+        wait_for_update(tmp_path, 3)
+        begin = time.monotonic()
+        for i, p in enumerate(run.processes):
+            if i == victim and action == "stop":
+                continue
+            output, _ = p.communicate(timeout=40)
+            if i == victim and action == "kill":
+                assert p.returncode == -signal.SIGKILL
+                continue
+            assert p.returncode == 1, output[-2000:]
+            if i != victim:
+                assert f"process {victim} " in output.splitlines()[-1], output[-2000:]
+        assert time.monotonic() - begin < 25
+
+
+def test_sigterm_to_one_process_saves_one_common_update(tmp_path):
+    with Run(tmp_path, 3, num_epochs=200.0, fault="delay@process=2,seconds=0.05") as run:
+        wait_for_update(tmp_path, 6)
+        run.processes[1].send_signal(signal.SIGTERM)
+        ended = run.wait(60)
+    assert [e.code for e in ended] == [75, 75, 75], ended[0].output[-2000:]
+    saved = {e.output.split("after saving update ")[1].split()[0] for e in ended}
+    assert len(saved) == 1
+    assert final_state(tmp_path).updates == int(saved.pop())
+
+
+def test_a_warm_start_compiles_nothing_on_any_process(tmp_path):
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    cold = finish(tmp_path / "cold", 2, max_updates=3, env=cache)
+    warm = finish(tmp_path / "warm", 2, max_updates=3, env=cache)
+    assert min(cold["programs_compiled"]) > 0
+    assert warm["programs_compiled"] == [0, 0]
+
+
+def test_the_launcher_runs_and_reports_the_first_failure(tmp_path):
+    import os
+    import sys
+
+    from processes import ROOT
+
+    command = [sys.executable, "tools/launch.py", "--num_workers=2", "--", "--config=tests/tiny_config.py"]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    good = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'good'}", "--config.max_updates=3"],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "[worker 0] Validation accuracy" in good.stdout
+    bad = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'bad'}"],
+        cwd=ROOT, env=env | {"JAXDIST_FAULT": "kill@process=1,update=3"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert bad.returncode == 128 + signal.SIGKILL
+    assert bad.stderr.splitlines()[-1].startswith("worker 1 was ended by SIGKILL")

@@ -1,0 +1,76 @@
+"""Each strategy, from the same bits and in the same data order, equals the single-device run."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from reference import assert_same, make_batches, make_task, train_reference
+
+from jaxdist import strategies
+
+BATCH = 16
+
+
+def run_strategy(task, batches, *, devices: int, **settings):
+    defaults = {"name": "allreduce", "spmd": "shard_map", "fusion_megabytes": 64.0, "sync_batch_norm": None}
+    some = jax.devices()[:devices]
+    with mock.patch.object(jax, "devices", lambda: some), mock.patch.object(jax, "local_devices", lambda: some):
+        strategy = strategies.build(defaults | settings, task, global_batch_size=BATCH, process_id=0, num_processes=1)
+        state = strategy.import_state(task.init())
+        for batch in batches:
+            state, metrics = strategy.train_step(state, strategy.place(batch))
+        assert float(metrics["count"]) == BATCH
+        return strategy.export_state(state)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("spmd", ["shard_map", "jit", "pmap"])
+@pytest.mark.parametrize("model", ["densenet", "resnet"])
+def test_allreduce_equals_the_single_device_run(x64, model, spmd, devices):
+    task = make_task(model)
+    batches = make_batches(20, BATCH)
+    replicas = 1 if spmd == "jit" else devices
+    expected = train_reference(task, batches, replicas=replicas)
+
+    assert_same(run_strategy(task, batches, devices=devices, spmd=spmd), expected, 1e-9)
+
+
+@pytest.mark.parametrize("model", ["densenet", "resnet_v2"])
+def test_sync_batch_norm_sees_the_global_batch(x64, model):
+    task = make_task(model)
+    batches = make_batches(20, BATCH)
+    expected = train_reference(task, batches, replicas=1)
+    assert_same(run_strategy(task, batches, devices=4, sync_batch_norm=True), expected, 1e-9)
+
+
+def test_single_equals_the_reference(x64):
+    task = make_task("densenet")
+    batches = make_batches(20, BATCH)
+    assert_same(run_strategy(task, batches, devices=1, name="single"), train_reference(task, batches, replicas=1), 1e-9)
+
+
+@pytest.mark.parametrize("optimizer", ["adadelta", "adagrad", "adam"])
+def test_every_optimizer(x64, optimizer):
+    task = make_task("resnet", optimizer=optimizer)
+    batches = make_batches(5, BATCH)
+    assert_same(run_strategy(task, batches, devices=2), train_reference(task, batches, replicas=2), 1e-9)
+
+
+@pytest.mark.parametrize("megabytes", [0.0, 0.001])
+def test_fusion_does_not_change_the_result(x64, megabytes):
+    task = make_task("resnet")
+    batches = make_batches(3, BATCH)
+    whole = run_strategy(task, batches, devices=4)
+    assert_same(run_strategy(task, batches, devices=4, fusion_megabytes=megabytes), whole, 1e-12)
+
+
+@pytest.mark.parametrize("model", ["densenet", "resnet"])
+@pytest.mark.parametrize("spmd", ["shard_map", "jit"])
+def test_one_float32_update(model, spmd):
+    task = make_task(model, np.float32)
+    batches = make_batches(1, BATCH, np.float32)
+    expected = train_reference(task, batches, replicas=1 if spmd == "jit" else 4)
+    assert_same(run_strategy(task, batches, devices=4, spmd=spmd), expected, 1e-5)
