@@ -52,11 +52,10 @@ def main(argv: Sequence[str]) -> int:
         logging.error("%s", traceback.format_exc())
         return _report(f"{type(e).__name__}: {e}", 1)
     if cluster.is_chief:
-        print(
-            f"Validation accuracy {100 * summary['validation_accuracy']:.2f} % after {summary['elapsed_seconds']:.0f} s; "
-            f"results are in {pathlib.Path(workdir).resolve()} (summary.json, metrics.jsonl).",
-            flush=True,
-        )
+        accuracy, seconds = 100 * summary["validation_accuracy"], summary["elapsed_seconds"]
+        place = pathlib.Path(workdir).resolve()
+        print(f"Validation accuracy {accuracy:.2f} % after {seconds:.0f} s.", flush=True)
+        print(f"Results are in {place} (summary.json, metrics.jsonl, tensorboard/).", flush=True)
     return 0
 
 

@@ -1,0 +1,41 @@
+"""The cluster from flags, variables and schedulers."""
+
+from __future__ import annotations
+
+from jaxdist import cluster
+
+
+def test_one_process_without_anything():
+    assert cluster.detect(environ={}) == cluster.Cluster()
+
+
+def test_jax_variables_and_flags_over_them():
+    env = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}
+    assert cluster.detect(environ=env) == cluster.Cluster("worker", 2, 4, "a:1")
+    assert cluster.detect(environ=env, process_id=3).process_id == 3
+
+
+def test_slurm_step_but_not_an_interactive_allocation():
+    env = {"SLURM_JOB_ID": "4097", "SLURM_NTASKS": "3", "SLURM_PROCID": "0"}
+    assert cluster.detect(environ=env).num_processes == 1
+    env |= {"SLURM_STEP_NODELIST": "node[03-05,09]", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "1"}
+    assert cluster.detect(environ=env) == cluster.Cluster("worker", 1, 3, "node03:61441")
+
+
+def test_open_mpi():
+    env = {
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": "1",
+        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://10.0.0.1,172.17.0.1:48887",
+    }
+    assert cluster.detect(environ=env) == cluster.Cluster("worker", 1, 2, "10.0.0.1:61440")
+
+
+def test_kubernetes_indexed_job():
+    env = {
+        "KUBERNETES_SERVICE_HOST": "10.96.0.1",
+        "COORDINATOR_ADDRESS": "train-0.train:8476",
+        "NUM_PROCESSES": "5",
+        "JOB_COMPLETION_INDEX": "4",
+    }
+    assert cluster.detect(environ=env) == cluster.Cluster("worker", 4, 5, "train-0.train:8476")

@@ -1,0 +1,152 @@
+"""Parameter counts from a derivation, shapes, and initialisation."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdist import models
+
+
+def chain(name, shape, **settings):
+    return models.build(name, input_shape=shape, num_classes=10, settings=settings, options={})
+
+
+def count(model) -> int:
+    return sum(int(np.prod(x.shape)) for params, _ in model.shapes.values() for x in jax.tree.leaves(params))
+
+
+def densenet_bc_params(depth: int, k: int, reduction: float, inputs: int) -> int:
+    """Written out from the paper: kernels have no biases, BatchNorm has two parameters a channel."""
+    layers = (depth - 4) // 6
+    channels = 2 * k
+    total = 9 * inputs * channels  # stem
+    for block in range(3):
+        for _ in range(layers):
+            total += 2 * channels + channels * 4 * k  # norm, 1x1
+            total += 2 * 4 * k + 9 * 4 * k * k  # norm, 3x3
+            channels += k
+        if block < 2:
+            out = int(channels * reduction)
+            total += 2 * channels + channels * out
+            channels = out
+    return total + 2 * channels + channels * 10 + 10
+
+
+def test_densenet_bc_40_12_has_175690_parameters():
+    assert densenet_bc_params(40, 12, 0.5, 1) == 175_690
+    assert count(chain("densenet", (28, 28, 1), depth=40)) == 175_690
+
+
+@pytest.mark.parametrize(("depth", "k"), [(22, 12), (40, 24), (100, 12)])
+def test_densenet_bc_counts(depth, k):
+    assert count(chain("densenet", (32, 32, 3), depth=depth, growth_rate=k)) == densenet_bc_params(depth, k, 0.5, 3)
+
+
+def test_plain_densenet_40_12_has_the_papers_million():
+    channels, total = 16, 9 * 3 * 16
+    for block in range(3):
+        for _ in range(12):
+            total += 2 * channels + 9 * channels * 12
+            channels += 12
+        if block < 2:
+            total += 2 * channels + channels * channels
+    total += 2 * channels + channels * 10 + 10
+    assert total == 1_019_722  # the paper's table says 1.0M
+    assert count(chain("densenet", (32, 32, 3), depth=40, bottleneck=False, reduction=1.0)) == total
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 50, 56, 110])
+def test_resnet_v1_counts(depth):
+    n = (depth - 2) // 6
+    total, before = 9 * 3 * 16 + 2 * 16, 16
+    for width in (16, 32, 64):
+        for _ in range(n):
+            total += 9 * before * width + 9 * width * width + 4 * width
+            before = width
+    assert count(chain("resnet", (32, 32, 3), depth=depth)) == total + 64 * 10 + 10
+
+
+@pytest.mark.parametrize("depth", [20, 29, 47, 56, 110])
+def test_resnet_v2_counts(depth):
+    n = (depth - 2) // 9
+    total, before = 9 * 3 * 16, 16
+    for width in (64, 128, 256):
+        inner = width // 4
+        for k in range(n):
+            total += 2 * before + before * inner + 2 * inner + 9 * inner * inner + 2 * inner + inner * width
+            total += before * width if k == 0 else 0
+            before = width
+    assert count(chain("resnet", (32, 32, 3), depth=depth, version=2)) == total + 2 * 256 + 256 * 10 + 10
+
+
+def test_cnn_count():
+    assert count(chain("cnn", (28, 28, 1))) == (9 * 32 + 32) + (9 * 32 * 64 + 64) + (9216 * 128 + 128) + 1290
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("resnet", {"depth": 51}, "Nearest: [50, 56]"),
+        ("resnet", {"depth": 50, "version": 2}, "9n+2"),
+        ("densenet", {"depth": 41}, "6n+4"),
+        ("densenet", {"depth": 40, "reduction": 0.0}, "(0, 1]"),
+        ("densenet", {"depth": 40, "dropout": 1.0}, "[0, 1)"),
+    ],
+)
+def test_impossible_shapes_are_refused_with_numbers(name, settings, words):
+    with pytest.raises(ValueError) as e:
+        chain(name, (32, 32, 3), **settings)
+    assert words in str(e.value)
+
+
+def test_initialisation_is_a_function_of_seed_and_block():
+    small, large = chain("densenet", (8, 8, 1), depth=10), chain("densenet", (8, 8, 1), depth=16)
+    one, _ = small.init_block("dense1_layer1", 5)
+    same, _ = large.init_block("dense1_layer1", 5)
+    other, _ = small.init_block("dense1_layer1", 6)
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert not np.array_equal(one["conv1"]["kernel"], other["conv1"]["kernel"])
+
+
+def test_he_initialisation_has_the_papers_variance():
+    params, _ = chain("resnet", (32, 32, 3), depth=20).init_block("stage3_block2", 0)
+    kernel = params["conv1"]["kernel"]
+    assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+
+
+def test_a_cut_chain_gives_the_same_output():
+    model = chain("densenet", (8, 8, 1), depth=10, growth_rate=4, dropout=0.3)
+    made = {n: model.init_block(n, 0) for n in model.names}
+    params = {n: p for n, (p, _) in made.items() if p}
+    stats = {n: s for n, (_, s) in made.items() if s}
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    context = models.Context(train=True, positions=np.arange(4, dtype=np.uint32))
+    whole, _ = model.apply(params, stats, x, context, seed=1)
+    for cut in range(1, len(model.names)):
+        y, _ = model.apply(params, stats, x, context, seed=1, names=model.names[:cut])
+        y, _ = model.apply(params, stats, y, context, seed=1, names=model.names[cut:])
+        np.testing.assert_array_equal(y, whole)
+
+
+def test_dropout_bits_follow_the_position_and_nothing_else():
+    class Probe(models.chain.nn.Module):
+        @models.chain.nn.compact
+        def __call__(self, x, context):
+            return models.Dropout(0.25)(x, context)
+
+    model = models.Chain((("probe", Probe()),), (1000,))
+    x = np.ones((8, 1000), np.float32)
+
+    def drop(positions, seed=0):
+        context = models.Context(train=True, positions=np.asarray(positions, np.uint32))
+        return np.asarray(model.apply({}, {}, x[: len(positions)], context, seed=seed)[0])
+
+    whole = drop(range(100, 108))
+    np.testing.assert_array_equal(whole[3:5], drop([103, 104]))
+    assert not np.array_equal(whole, drop(range(100, 108), seed=1))
+    kept = drop(range(8)) != 0
+    assert kept.mean() == pytest.approx(0.75, abs=0.02)
+    assert abs(np.corrcoef(kept[0], kept[1])[0, 1]) < 0.1
+    np.testing.assert_allclose(whole[whole != 0], 1 / 0.75, rtol=1e-6)

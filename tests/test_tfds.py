@@ -1,0 +1,102 @@
+"""TFDS directories, read without TensorFlow: a small one made here by hand, with array_record and TFDS's features."""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
+
+from jaxdist import data
+from jaxdist.errors import UsageError
+
+# What TFDS's own builder writes for a data set of 6x6 grey images.
+FEATURES = {
+    "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+    "featuresDict": {
+        "features": {
+            "image": {
+                "pythonClassName": "tensorflow_datasets.core.features.image_feature.Image",
+                "image": {"shape": {"dimensions": ["6", "6", "1"]}, "dtype": "uint8", "encodingFormat": "png"},
+            },
+            "label": {
+                "pythonClassName": "tensorflow_datasets.core.features.class_label_feature.ClassLabel",
+                "classLabel": {"numClasses": "10"},
+            },
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> pathlib.Path:
+    """A directory like those of `tools/prepare_data.py`, with 30 training and 10 test images."""
+    root = tmp_path_factory.mktemp("tfds")
+    folder = root / "mnist" / "3.0.1"
+    folder.mkdir(parents=True)
+    splits = []
+    for name, n in (("train", 30), ("test", 10)):
+        write_split(folder, name, n)
+        pattern = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        splits.append({"name": name, "filepathTemplate": pattern, "numBytes": "1", "shardLengths": [str(n)]})
+    info = {"name": "mnist", "version": "3.0.1", "fileFormat": "array_record", "splits": splits}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "features.json").write_text(json.dumps(FEATURES))
+    (folder / "label.labels.txt").write_text("\n".join(map(str, range(10))))
+    return root
+
+
+def image(k: int) -> np.ndarray:
+    return np.random.default_rng(k).integers(0, 256, size=(6, 6, 1), dtype=np.uint8)
+
+
+def write_split(folder, split, n):
+    writer = ArrayRecordWriter(str(folder / f"mnist-{split}.array_record-00000-of-00001"), "group_size:1")
+    for k in range(n):
+        png = io.BytesIO()
+        Image.fromarray(image(k)[..., 0]).save(png, format="png")
+        example = tf_example_pb2.Example()
+        example.features.feature["image"].bytes_list.value.append(png.getvalue())
+        example.features.feature["label"].int64_list.value.append(k % 10)
+        writer.write(example.SerializeToString())
+    writer.close()
+
+
+@pytest.mark.parametrize("cache", ["memory", "file", "none"])
+def test_reads_what_was_written(prepared, cache):
+    for _ in range(2):  # the second time from the cache
+        dataset = data.load("mnist", data_dir=str(prepared), cache=cache)
+        assert (len(dataset.train), len(dataset.evaluation), dataset.num_classes) == (30, 10, 10)
+        np.testing.assert_array_equal(dataset.train.take(np.array([3, 0, 29])), [image(3), image(0), image(29)])
+        assert dataset.evaluation.labels.tolist() == list(range(10))
+        assert dataset.train.select(10, 20).take(np.array([1])).tolist() == [image(11).tolist()]
+
+
+def test_a_damaged_cache_is_made_again(prepared):
+    before = data.load("mnist", data_dir=str(prepared)).fingerprint()
+    stored = prepared / "mnist" / "3.0.1" / "jaxdist-cache" / "train-images.npy"
+    content = bytearray(stored.read_bytes())
+    content[-5] ^= 1
+    stored.write_bytes(content)
+    assert data.load("mnist", data_dir=str(prepared)).fingerprint() == before
+
+
+def test_a_damaged_record_file_is_named(prepared, tmp_path):
+    shutil.copytree(prepared / "mnist", tmp_path / "mnist", ignore=shutil.ignore_patterns("jaxdist-cache"))
+    record = tmp_path / "mnist" / "3.0.1" / "mnist-train.array_record-00000-of-00001"
+    content = bytearray(record.read_bytes())
+    image_data = content.find(b"IDAT")
+    assert image_data > 0
+    content[image_data + 6] ^= 1  # one bit inside the first image
+    record.write_bytes(content)
+    with pytest.raises(UsageError, match=r"mnist-train\.array_record-00000-of-00001 is damaged"):
+        data.load("mnist", data_dir=str(tmp_path))
+    record.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UsageError, match="is damaged"):
+        data.load("mnist", data_dir=str(tmp_path), cache="none")
