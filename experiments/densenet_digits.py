@@ -1,6 +1,8 @@
-"""DenseNet-BC-22-12 on scikit-learn's handwritten digits: real data, embedded, offline, minutes on a laptop.
+"""DenseNet-BC-22-12 on scikit-learn's handwritten digits: real data, embedded, offline, a minute on a laptop.
 
-python tools/launch.py --num_workers=2 -- --config=experiments/densenet_digits.py --workdir=/tmp/digits
+    python tools/launch.py --num_workers=2 -- --config=experiments/densenet_digits.py --workdir=/tmp/digits
+
+Expected: above 95 % validation accuracy (measured figures in BUILD_NOTES.md).
 """
 
 from jaxdist.config import default_config

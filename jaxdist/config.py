@@ -139,6 +139,9 @@ def validate(config: ConfigDict) -> None:
     flat = flatten(config)
     for key in flat:
         check_override(key)
+    missing = [key for key in known_keys() if key not in flat]
+    if missing:
+        raise UsageError(f"The configuration lacks {missing[0]!r}: start from jaxdist.config.default_config().")
     for key, choices in (_CHOICES | _CHOICES_OR_DOTTED).items():
         value = flat[key]
         if value in choices or (key in _CHOICES_OR_DOTTED and ":" in str(value)):

@@ -27,7 +27,6 @@ _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of pr
 
 def main(argv: Sequence[str]) -> int:
     """Runs one process; returns its exit code (0 done, 1 failed, 2 bad input, 75 stopped after saving)."""
-    faulthandler.enable()
     try:
         workdir = _parse_flags(argv)
         cluster = cluster_lib.detect(
@@ -66,6 +65,8 @@ def _parse_flags(argv: Sequence[str]) -> str:
             config_lib.check_override(argument.lstrip("-").removeprefix("config.").partition("=")[0])
     try:
         flags.FLAGS(list(argv))
+        if _CONFIG.value is not None:
+            list(_CONFIG.value)  # an experiment file that failed to load says so when it is first looked at
     except flags.Error as e:
         raise UsageError(" ".join(str(e).split())) from e
     except (OSError, ImportError, SyntaxError, AttributeError, KeyError, TypeError, ValueError) as e:
@@ -101,6 +102,7 @@ def _report(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     code = main(sys.argv)
     sys.stdout.flush()
     sys.stderr.flush()

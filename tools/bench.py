@@ -1,0 +1,204 @@
+"""Measurements; one JSON line each on standard output.
+
+    python tools/bench.py allreduce --processes=2 [--model=densenet|resnet]    fused against one collective a leaf
+    python tools/bench.py step [--pairs=10]                                    single against allreduce on one process
+    python tools/bench.py input                                                cache and prefetch on against off; Grain
+
+Timings on shared machines drift: the variants alternate in one run, and the ratio is taken pair by pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+MODELS: dict[str, dict[str, Any]] = {
+    "densenet": {"name": "densenet", "input_shape": (28, 28, 1), "settings": {"depth": 40, "dropout": 0.1}},
+    "resnet": {"name": "resnet", "input_shape": (32, 32, 3), "settings": {"depth": 50}},
+}
+
+
+def say(**line: Any) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """min, median and max, rounded."""
+    return {"min": round(min(values), 4), "median": round(statistics.median(values), 4), "max": round(max(values), 4)}
+
+
+def alternate(a: Callable[[], Any], b: Callable[[], Any], pairs: int) -> tuple[list[float], list[float]]:
+    """Seconds of a and b, in turn, after one warm-up each."""
+    a(), b()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(pairs):
+        for run, into in zip((a, b), times, strict=True):
+            begin = time.perf_counter()
+            run()
+            into.append(time.perf_counter() - begin)
+    return times
+
+
+def allreduce(options: argparse.Namespace) -> None:
+    """Starts the processes of `allreduce_worker`, each pinned to a core of its own where there are enough."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    from launch import free_port
+
+    address = f"127.0.0.1:{free_port()}"
+    cores = sorted(os.sched_getaffinity(0))
+    workers = []
+    for i in range(options.processes):
+        command = [sys.executable, __file__, "allreduce_worker", f"--processes={options.processes}", f"--id={i}"]
+        command += [f"--address={address}", f"--model={options.model}", f"--pairs={options.pairs}"]
+        worker = subprocess.Popen(command)
+        if options.processes <= len(cores):
+            os.sched_setaffinity(worker.pid, {cores[i]})
+        workers.append(worker)
+    codes = [worker.wait() for worker in workers]
+    if any(codes):
+        raise SystemExit("a worker failed")
+
+
+def allreduce_worker(options: argparse.Namespace) -> None:
+    import jax
+    from jax.sharding import AxisType
+    from jax.sharding import PartitionSpec as P
+
+    from jaxdist import models
+    from jaxdist.parallel.fused import fused_psum
+
+    jax.distributed.initialize(options.address, options.processes, options.id)
+    chain = models.build(num_classes=10, options={}, **MODELS[options.model])
+    shapes = [params for params, _ in chain.shapes.values()]
+    tree = jax.tree.map(lambda s: np.ones(s.shape, np.float32), shapes)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+    def make(megabytes: float) -> Callable[[], Any]:
+        body = jax.shard_map(
+            lambda t: fused_psum(t, "data", megabytes), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
+        )
+        step = jax.jit(body)
+        placed = jax.device_put(tree, jax.sharding.NamedSharding(mesh, P()))
+        return lambda: jax.block_until_ready(step(placed))
+
+    fused, leaves = alternate(make(64.0), make(0.0), options.pairs)
+    if options.id == 0:
+        arrays = jax.tree.leaves(tree)
+        say(
+            bench="allreduce", model=options.model, processes=options.processes, arrays=len(arrays),
+            megabytes=round(sum(a.nbytes for a in arrays) / 1e6, 2),
+            fused_ms=summary([1e3 * t for t in fused]), per_leaf_ms=summary([1e3 * t for t in leaves]),
+            per_leaf_over_fused=summary([b / a for a, b in zip(fused, leaves, strict=True)]),
+        )  # fmt: skip
+    jax.distributed.shutdown()
+
+
+def step(options: argparse.Namespace) -> None:
+    """Ten steps of `single` and of `allreduce` on one device, in turn."""
+    import jax
+
+    from jaxdist import compilation, models, optim, strategies
+    from jaxdist.config import default_config
+    from jaxdist.task import Task
+
+    compilation.enable_cache("")
+    spec = MODELS[options.model]
+    chain = models.build(num_classes=10, options={}, **spec)
+    task = Task(chain, optim.build("sgd"), lambda seen: 0.1)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.normal(size=(options.batch, *spec["input_shape"])).astype(np.float32),
+        "label": rng.integers(10, size=options.batch).astype(np.int32),
+        "position": np.arange(options.batch, dtype=np.uint32),
+    }
+
+    def make(name: str) -> Callable[[], Any]:
+        settings = default_config().strategy
+        settings.name = name
+        strategy = strategies.build(settings, task, global_batch_size=options.batch, process_id=0, num_processes=1)
+        held = [strategy.import_state(task.init())]
+
+        def run() -> None:
+            for _ in range(10):
+                held[0], metrics = strategy.train_step(held[0], strategy.place(batch))
+            jax.block_until_ready(metrics)
+
+        return run
+
+    single, spread = alternate(make("single"), make("allreduce"), options.pairs)
+    say(
+        bench="step", model=options.model, batch=options.batch, single_ms=summary([100 * t for t in single]),
+        allreduce_ms=summary([100 * t for t in spread]),
+        allreduce_over_single=summary([b / a for a, b in zip(single, spread, strict=True)]),
+    )  # fmt: skip
+
+
+def input_(options: argparse.Namespace) -> None:
+    """Milliseconds to prepare one batch: decoded at each use, from the cache, and by Grain if it is installed."""
+    from jaxdist import data
+
+    lots = {cache: data.load(options.data, cache=cache) for cache in ("none", "file")}
+    stream = data.ExampleStream(len(lots["file"].train), 0)
+    mean = data.mean_image(lots["file"].train)
+    loader = data.Loader(mean=mean, scale=255.0, seed=0, augment=False)
+
+    def make(cache: str) -> Callable[[], Any]:
+        return lambda: [
+            loader.train_batch(lots[cache].train, stream, range(k * options.batch, (k + 1) * options.batch))
+            for k in range(20)
+        ]
+
+    on, off = alternate(make("file"), make("none"), options.pairs)
+    line = {"bench": "input", "data": options.data, "batch": options.batch}
+    line |= {"cached_ms": summary([50 * t for t in on]), "decoded_ms": summary([50 * t for t in off])}
+    line |= {"decoded_over_cached": summary([b / a for a, b in zip(on, off, strict=True)])}
+    try:
+        import grain
+    except ImportError:
+        say(**line, grain="not installed")
+        return
+    images, labels = lots["file"].train.images, lots["file"].train.labels
+    assert images is not None
+
+    def example(k: int) -> dict[str, Any]:
+        return {"image": (images[k].astype(np.float32) - mean) / 255.0, "label": labels[k]}
+
+    made = grain.MapDataset.range(len(labels)).shuffle(seed=0).map(example).batch(options.batch).repeat()
+
+    def run() -> None:
+        iterator = iter(made.to_iter_dataset())
+        for _ in range(20):
+            next(iterator)
+
+    own, grains = alternate(make("file"), run, options.pairs)
+    line |= {"grain_ms": summary([50 * t for t in grains])}
+    say(**line, grain_over_cached=summary([b / a for a, b in zip(own, grains, strict=True)]))
+
+
+def main(argv: Sequence[str]) -> int:
+    benches = {"allreduce": allreduce, "allreduce_worker": allreduce_worker, "step": step, "input": input_}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(benches))
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--model", choices=sorted(MODELS), default="densenet")
+    parser.add_argument("--batch", type=int, default=26)
+    parser.add_argument("--data", default="fashion_mnist")
+    parser.add_argument("--id", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--address", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    benches[options.name](options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""Downloads a TFDS data set and prepares it in the format that jaxdist reads (array_record).
+
+    pip install 'jaxdist[prepare]'
+    python tools/prepare_data.py fashion_mnist --data_dir=DIR
+    python tools/prepare_data.py fashion_mnist --data_dir=DIR --manual_dir=FOLDER     # without a network
+
+With --manual_dir the original files, fetched by hand, are taken from FOLDER. Training itself needs no TensorFlow;
+TFDS's own builders of these data sets do. When several processes ask at once, one prepares and the others wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from jaxdist.data.tfds_reader import TFDS_NAMES, exclusive, read_tfds
+from jaxdist.errors import UsageError
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=TFDS_NAMES)
+    parser.add_argument("--data_dir", default=os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    parser.add_argument("--manual_dir", help="folder with the original files")
+    options = parser.parse_args(argv)
+    folder = pathlib.Path(options.data_dir).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / f".{options.name}.lock"):
+        try:
+            dataset = read_tfds(options.name, folder, "none")
+            print(f"{options.name} is there already: {len(dataset.train)} + {len(dataset.evaluation)} examples.")
+            return 0
+        except UsageError:
+            pass
+        try:
+            prepare(options.name, folder, options.manual_dir)
+        except ImportError as e:
+            print(f"Preparing needs the extra 'prepare' (pip install 'jaxdist[prepare]'): {e}.", file=sys.stderr)
+            return 2
+        dataset = read_tfds(options.name, folder, "none")
+    print(f"{options.name}: {len(dataset.train)} + {len(dataset.evaluation)} examples under {folder}.")
+    return 0
+
+
+def prepare(name: str, folder: pathlib.Path, manual_dir: str | None) -> None:
+    """Runs TFDS's own builder; files of `manual_dir` with the registered checksums replace the downloads."""
+    import tensorflow  # noqa: F401 - said early and clearly where it is missing
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=str(folder), file_format="array_record")
+    manual = str(pathlib.Path(manual_dir).expanduser().resolve()) if manual_dir else None
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
