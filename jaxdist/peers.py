@@ -43,6 +43,7 @@ class Chief:
         self._beats: dict[int, dict[str, Any]] = {}
         self._left: set[int] = set()
         self._failure = ""
+        self._code = 1
         self._refused = ""
         self._leaves: dict[str, Callable[[], bytes]] = {}
         self._last_leaf: tuple[str, bytes] = ("", b"")
@@ -110,7 +111,7 @@ class Chief:
             moved = before["moved"] if before is not None and stands else now
             self._beats[beat["process"]] = beat | {"seen": now, "moved": moved}
             self._judge(now)
-            return self._failure.encode()
+            return self._told()
 
     def _judge(self, now: float) -> None:
         """Names the process that stopped beating, or the one that holds everybody up."""
@@ -131,15 +132,19 @@ class Chief:
                 "(raise cluster.timeout_seconds if that is its ordinary pace)"
             )
 
-    def _set_failure(self, text: str) -> None:
-        self._failure = self._failure or text
+    def _set_failure(self, text: str, code: int = 1) -> None:
+        if not self._failure:
+            self._failure, self._code = text, code
         self._change.notify_all()
+
+    def _told(self) -> bytes:
+        return json.dumps({"code": self._code, "text": self._failure}).encode() if self._failure else b""
 
     def _fail(self, payload: bytes) -> bytes:
         said = json.loads(payload)
         with self._change:
             self._left.add(said["process"])
-            self._set_failure(f"process {said['process']} failed: {said['text']}")
+            self._set_failure(f"process {said['process']} failed: {said['text']}", said["code"])
         return b""
 
     def _leave(self, payload: bytes) -> bytes:
@@ -156,8 +161,8 @@ class Chief:
                 with self._change:
                     if not self._failure:
                         self._change.wait(0.2)
-                    said = self._failure
-                yield said.encode()
+                    said = self._told()
+                yield said
                 if said:
                     return
         finally:
@@ -267,11 +272,12 @@ class Peers:
         finally:
             self._phase = before
 
-    def fail(self, text: str) -> None:
-        """Tells the others why this process is about to end."""
+    def fail(self, text: str, code: int = 1) -> None:
+        """Tells the others why this process is about to end, and with which exit code; they end with the same."""
         self._closing.set()
+        said = {"process": self.process_id, "text": text, "code": code}
         with contextlib.suppress(CallError):
-            self._client.call("fail", json.dumps({"process": self.process_id, "text": text}).encode(), timeout=5)
+            self._client.call("fail", json.dumps(said).encode(), timeout=5)
         if self.chief is not None:
             time.sleep(2 * BEAT_SECONDS)  # for the others to hear it from this process before it is gone
 
@@ -315,10 +321,10 @@ class Peers:
                 "limit": self._limits.get(self._phase, self._timeout),
             }
             try:
-                said = self._client.call("beat", json.dumps(beat).encode(), timeout=self._timeout).decode()
+                said = self._client.call("beat", json.dumps(beat).encode(), timeout=self._timeout)
                 heard = time.monotonic()
                 if said:
-                    self._end(said)
+                    self._end(**json.loads(said))
             except CallError as e:
                 if e.late or time.monotonic() - heard > self._timeout:
                     self._end(f"process 0 was lost: nothing heard from {self._address} for {self._timeout:g} s")
@@ -328,24 +334,24 @@ class Peers:
         try:
             for said in self._client.listen("watch", json.dumps({"process": self.process_id}).encode()):
                 if said and not self._closing.is_set():
-                    self._end(said.decode())
+                    self._end(**json.loads(said))
         except CallError:
             self._end(f"process 0 was lost: the connection to {self._address} ended")
 
-    def _end(self, why: str) -> None:
+    def _end(self, text: str, code: int = 1) -> None:
         """Ends the process from a watching thread: the main thread may be blocked in C++ for good."""
         if self._closing.is_set():
             return
-        self._found = why
+        self._found = text
         if self.chief is not None:
             self._closing.wait(3 * BEAT_SECONDS)  # the others must hear the reason before the connection ends
             if self._closing.is_set():
                 return
         where = f"update {self._update}, {self._phase}" if self._phase != "train" else f"update {self._update}"
-        message = f"jaxdist: error: process {self.process_id} ends at {where}: {why}."
+        message = f"jaxdist: error: process {self.process_id} ends at {where}: {text.rstrip('.')}."
         logging.error(message)
         print(message, file=sys.stderr, flush=True)
-        os._exit(1)
+        os._exit(code)
 
 
 def _processes(ids: list[int]) -> str:

@@ -79,7 +79,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
             if named is not None:
                 raise named from e
             if not isinstance(e, Preempted):
-                peers.fail(f"{type(e).__name__}: {e}")
+                if isinstance(e, UsageError):
+                    peers.fail(str(e), code=2)
+                else:
+                    peers.fail(f"{type(e).__name__}: {e}")
                 raise
         cluster_lib.disconnect(peers)
         raise
