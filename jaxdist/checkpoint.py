@@ -125,6 +125,8 @@ class Checkpoints:
         Raises:
           UsageError: there are checkpoints, and all of them are damaged.
         """
+        for left in sorted(self._folder.glob("*.tmp-*")):
+            logging.warning("%s was not finished when its run ended; going back to the one before it.", left)
         numbers = self._numbers()
         for number in reversed(numbers):
             folder = self._folder / str(number)

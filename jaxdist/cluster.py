@@ -215,7 +215,7 @@ def disconnect(peers: Peers | None) -> None:
         return
     import jax
 
-    peers.gather("the end", True, timeout=60.0)
+    peers.gather("the end", True, timeout=600.0)
     peers.close()
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()

@@ -18,11 +18,15 @@ class EarlyStopping:
     best: float = float("inf")
     evaluations_since_best: int = 0
 
+    @property
+    def stopped(self) -> bool:
+        return 0 < self.patience <= self.evaluations_since_best
+
     def should_stop(self, loss: float) -> bool:
         improved = loss < self.best
         self.best = min(self.best, loss)
         self.evaluations_since_best = 0 if improved else self.evaluations_since_best + 1
-        return 0 < self.patience <= self.evaluations_since_best
+        return self.stopped
 
 
 class RunLog:

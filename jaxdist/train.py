@@ -129,6 +129,8 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
         if before is not None:
             writer.write("event", event="resumed", updates=updates, examples_seen=seen, epoch=seen / num_train)
             logging.info("Resumed at update %d of %d.", updates, total)
+            if log.early_stopping.stopped:
+                total = updates
 
         def timed_phase(name: str) -> contextlib.ExitStack:
             phases = contextlib.ExitStack()
@@ -170,7 +172,7 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
         batches = data.prefetch(prepare, strategy.ranges(seen, total - updates), config.data.prefetch)
         stack.callback(batches.close)  # type: ignore[attr-defined]
         bar = stack.enter_context(_progress_bar(strategy.is_chief, total, updates))
-        stop, evaluated, saved, first = False, before is not None, before is not None, True
+        stop, saved, first = False, before is not None, True
         if updates < total:
             logging.info("Compiling the training step (%d parameters); the first run takes longest.", num_params(task))
         while updates < total and not stop:
@@ -201,11 +203,10 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
                 row = log.window_row() | {"learning_rate": task.learning_rate(was)}
                 writer.write("train", updates=updates, examples_seen=seen, epoch=seen / num_train, **row)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.3f}")
-            evaluated = saved = False
+            saved = False
             if crossed(config.eval_every_epochs) or is_last:
                 stop_log = log.take_late()
                 enough = evaluate_now()
-                evaluated = True
                 if enough:
                     logging.info(
                         "Stopping early: the holdout loss has not fallen for %d evaluations.",
@@ -226,14 +227,16 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
         if stop and updates < total:
             if not saved:
                 save_now()
+            with timed_phase("checkpoint"):
+                if checkpoints is not None:
+                    checkpoints.close()
+            raise Preempted(f"Stopped by SIGTERM after saving update {updates} of {total}; start again to go on.")
+        if not log.last_evaluation:
+            evaluate_now()
+        with timed_phase("checkpoint"):  # the chief finishes writing, the others wait for it
             if checkpoints is not None:
                 checkpoints.close()
-            raise Preempted(f"Stopped by SIGTERM after saving update {updates} of {total}; start again to go on.")
-        if not evaluated and not log.last_evaluation:
-            evaluate_now()
-        if checkpoints is not None:
-            checkpoints.close()
-        summary = summarise(config, cluster, strategy, state, log, peers, task)
+            summary = summarise(config, cluster, strategy, state, log, peers, task)
         writer.summarise(summary)
         return summary
 
@@ -396,7 +399,9 @@ def summarise(
         for shard in getattr(leaf, "addressable_shards", [])
     )
     own = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, params, compilation.counts()["compiled"]]
-    per_worker = peers.gather("memory", own, timeout=60.0) if peers is not None else [own]
+    per_worker = (
+        peers.gather("memory", own, timeout=config.cluster.compile_timeout_seconds) if peers is not None else [own]
+    )
     # A run ends up to one update before its last epoch does; a mere beginning of an epoch is not "the last epoch".
     last = log.epoch if 2 * log.epoch.count >= log.last_epoch.count else log.last_epoch
     return {

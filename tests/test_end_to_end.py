@@ -62,6 +62,7 @@ def test_early_stopping_ends_the_run(tmp_path):
     config.optim.momentum = 0.0
     summary = jaxdist.train_and_evaluate(config, str(tmp_path))
     assert summary["updates"] < 40 * 208 // 16
+    assert jaxdist.train_and_evaluate(config, str(tmp_path))["updates"] == summary["updates"]  # and stays so
     assert any('"stopped_early"' in line for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
 
 

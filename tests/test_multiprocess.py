@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import tiny_config
 from processes import Run, finish, rows, wait_for_update
 from reference import assert_same, train_reference
 
@@ -23,10 +24,9 @@ def final_state(workdir) -> TrainState:
     return checkpoint.state_of(arrays, found.progress)
 
 
-def reference_state(updates: int, *, replicas: int, batch: int = 12) -> TrainState:
-    import tiny_config
-
+def reference_state(updates: int, *, replicas: int, batch: int = 12, **model) -> TrainState:
     config = tiny_config.get_config()
+    config.model.update(model)
     config.global_batch_size = batch
     examples = train.load_examples(config)
     batches = [
@@ -42,6 +42,11 @@ def reference_state(updates: int, *, replicas: int, batch: int = 12) -> TrainSta
 def test_processes_equal_the_single_device_run(x64, tmp_path, n, spmd):
     finish(tmp_path, n, max_updates=20, strategy__spmd=spmd)
     assert_same(final_state(tmp_path), reference_state(20, replicas=1 if spmd == "jit" else n), 1e-9)
+
+
+def test_a_resnet_over_processes(x64, tmp_path):
+    finish(tmp_path, 2, max_updates=20, model__name="resnet", model__depth=8)
+    assert_same(final_state(tmp_path), reference_state(20, replicas=2, name="resnet", depth=8), 1e-9)
 
 
 def test_processes_of_several_devices_each(x64, tmp_path):
