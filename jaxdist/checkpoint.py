@@ -20,6 +20,7 @@ import logging
 import os
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -145,12 +146,14 @@ class Checkpoints:
         manifest = json.loads((folder / "MANIFEST.json").read_text())
         progress = json.loads((folder / "progress.json").read_text())
         loaded: dict[int, dict[str, np.ndarray]] = {}  # the one part that is in memory
+        lock = threading.Lock()  # the chief reads its own leaves while it serves them to the others
 
         def part(number: int) -> dict[str, np.ndarray]:
-            if number not in loaded:
-                loaded.clear()
-                loaded[number] = flatten(self._orbax.restore(folder / f"part-{number}"))
-            return loaded[number]
+            with lock:
+                if number not in loaded:
+                    loaded.clear()
+                    loaded[number] = flatten(self._orbax.restore(folder / f"part-{number}"))
+                return loaded[number]
 
         def leaf(name: str, number: int, dtype: str, shape: list[int]) -> Leaf:
             return Leaf(tuple(shape), np.dtype(dtype), lambda: part(number)[name])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
-import json
 import logging
 import resource
 import signal
@@ -21,11 +18,20 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from jaxdist import checkpoint, compilation, data, models, optim, strategies
+from jaxdist import checkpoint, compilation, data, strategies
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
 from jaxdist.cluster import Cluster
 from jaxdist.errors import Preempted, UsageError
+from jaxdist.experiment import (
+    Examples,
+    examples_fingerprint,
+    load_examples,
+    make_task,
+    model_fingerprint,
+    num_params,
+    total_updates,
+)
 from jaxdist.faults import Faults
 from jaxdist.metrics import Sums, Writer
 from jaxdist.peers import Peers
@@ -33,19 +39,6 @@ from jaxdist.run_directory import prepare_run_directory
 from jaxdist.run_log import RunLog
 from jaxdist.strategies import Strategy
 from jaxdist.task import Leaf, Task, TrainState, flatten
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """The data set, cut into what is trained on, what decides and what is only reported."""
-
-    name: str
-    num_classes: int
-    train: data.Split
-    holdout: data.Split | None
-    evaluation: data.Split
-    stream: data.ExampleStream
-    loader: data.Loader
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None = None) -> dict[str, Any]:
@@ -112,6 +105,7 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
     )
     faults = Faults(cluster.process_id)
     with contextlib.ExitStack() as stack:
+        stop_asked = stack.enter_context(_sigterm_sets_a_flag())
         stack.callback(strategy.close)
         checkpoints = None
         if strategy.is_chief:
@@ -124,7 +118,6 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
         log.timer.seconds["read"] += time.monotonic() - begin
         writer = Writer(workdir, strategy.is_chief, log.started)
         stack.callback(writer.close)
-        stop_asked = stack.enter_context(_sigterm_sets_a_flag())
         updates, seen = strategy.progress(state)
         if before is not None:
             writer.write("event", event="resumed", updates=updates, examples_seen=seen, epoch=seen / num_train)
@@ -241,86 +234,6 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
         return summary
 
 
-def load_examples(config: ConfigDict) -> Examples:
-    """Reads the data set and cuts it as `config.data` says.
-
-    Raises:
-      UsageError: the data are not there, damaged or too few.
-    """
-    d = config.data
-    dataset = data.load(d.name, data_dir=d.data_dir, cache=d.cache, seed=config.seed, options=d.options.to_dict())
-    available = len(dataset.train)
-    wanted = d.train_examples or available
-    for key, asked, there in (
-        ("data.train_examples", wanted, available),
-        ("data.eval_examples", d.eval_examples, len(dataset.evaluation)),
-    ):
-        if asked > there:
-            raise UsageError(f"{key}={asked}, but {dataset.name!r} has only {there}.")
-    num_train = wanted - d.holdout_examples
-    if num_train < config.global_batch_size:
-        raise UsageError(
-            f"global_batch_size={config.global_batch_size} is more than the {max(num_train, 0)} training examples left "
-            f"({wanted} - {d.holdout_examples} held out): lower it, or train on more examples."
-        )
-    train = dataset.train.select(0, num_train)
-    holdout = dataset.train.select(num_train, wanted) if d.holdout_examples else None
-    if d.augment and len(dataset.example_shape) != 3:
-        raise UsageError(
-            f"data.augment=True flips and crops images [h, w, c]; {dataset.name!r} has {dataset.example_shape}."
-        )
-    loader = data.Loader(
-        mean=data.mean_image(train),
-        scale=dataset.scale,
-        seed=config.seed,
-        augment=d.augment,
-        dtype=np.dtype(config.model.param_dtype),
-    )
-    evaluation = dataset.evaluation.select(0, d.eval_examples or len(dataset.evaluation))
-    stream = data.ExampleStream(num_train, config.seed)
-    return Examples(dataset.name, dataset.num_classes, train, holdout, evaluation, stream, loader)
-
-
-def make_task(config: ConfigDict, examples: Examples) -> Task:
-    """The model, its optimizer and schedule, as `config` describes them.
-
-    Raises:
-      UsageError: the model does not exist with these values.
-    """
-    m, o = config.model, config.optim
-    try:
-        chain = models.build(
-            m.name,
-            input_shape=tuple(examples.train.take(np.array([0])).shape[1:]),
-            num_classes=examples.num_classes,
-            settings=m.to_dict(),
-            options=m.options.to_dict(),
-        )
-        chain.shapes  # noqa: B018 - traces the blocks: a model that does not fit the data is refused here
-    except (ValueError, TypeError) as e:
-        raise UsageError(f"The model cannot be built: {e}") from e
-    rate = optim.step_decay(
-        o.learning_rate, drop_epochs=o.drop_epochs, drop_factor=o.drop_factor, examples_per_epoch=len(examples.train)
-    )
-    rule = optim.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
-    return Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype))
-
-
-def total_updates(config: ConfigDict, num_train: int) -> int:
-    """Updates of the whole run: floor(num_epochs * examples / global batch), or `max_updates` if that is less.
-
-    Raises:
-      UsageError: not even one.
-    """
-    total = int(config.num_epochs * num_train // config.global_batch_size)
-    if total < 1:
-        raise UsageError(
-            f"num_epochs={config.num_epochs} of {num_train} examples are less than one update of "
-            f"global_batch_size={config.global_batch_size}."
-        )
-    return min(total, config.max_updates or total)
-
-
 def evaluate(strategy: Strategy, state: Any, split: data.Split, examples: Examples, config: ConfigDict) -> Sums:
     """Exact metrics over a split: the last batch is padded and masked. Collective where `eval_step` is."""
     multiple = strategy.eval_multiple
@@ -423,20 +336,6 @@ def summarise(
         "param_bytes_per_process": [w[1] for w in per_worker],
         "programs_compiled": [w[2] for w in per_worker],
     }
-
-
-def num_params(task: Task) -> int:
-    return sum(int(np.prod(leaf.shape)) for params, _ in task.chain.shapes.values() for leaf in jax.tree.leaves(params))
-
-
-def examples_fingerprint(examples: Examples) -> str:
-    whole = data.Dataset(examples.name, examples.train, examples.evaluation, examples.num_classes)
-    return f"{len(examples.train)} + {len(examples.evaluation)} examples, {whole.fingerprint()}"
-
-
-def model_fingerprint(task: Task) -> str:
-    shapes = {n: [jax.tree.map(lambda x: list(x.shape), t) for t in pair] for n, pair in task.chain.shapes.items()}
-    return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import tiny_config
 from processes import Run, finish, rows, wait_for_update
 from reference import assert_same, train_reference
 
-from jaxdist import checkpoint, train
+from jaxdist import checkpoint, experiment
 from jaxdist.task import TrainState, flatten
 
 
@@ -28,12 +28,12 @@ def reference_state(updates: int, *, replicas: int, batch: int = 12, **model) ->
     config = tiny_config.get_config()
     config.model.update(model)
     config.global_batch_size = batch
-    examples = train.load_examples(config)
+    examples = experiment.load_examples(config)
     batches = [
         examples.loader.train_batch(examples.train, examples.stream, range(k * batch, (k + 1) * batch))
         for k in range(updates)
     ]
-    return train_reference(train.make_task(config, examples), batches, replicas=replicas)
+    return train_reference(experiment.make_task(config, examples), batches, replicas=replicas)
 
 
 @pytest.mark.parametrize(

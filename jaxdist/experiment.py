@@ -1,0 +1,122 @@
+"""What a configuration describes: the examples to train on and the task to train."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdist import data, models, optim
+from jaxdist.errors import UsageError
+from jaxdist.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The data set, cut into what is trained on, what decides and what is only reported."""
+
+    name: str
+    num_classes: int
+    train: data.Split
+    holdout: data.Split | None
+    evaluation: data.Split
+    stream: data.ExampleStream
+    loader: data.Loader
+
+
+def load_examples(config: ConfigDict) -> Examples:
+    """Reads the data set and cuts it as `config.data` says.
+
+    Raises:
+      UsageError: the data are not there, damaged or too few.
+    """
+    d = config.data
+    dataset = data.load(d.name, data_dir=d.data_dir, cache=d.cache, seed=config.seed, options=d.options.to_dict())
+    available = len(dataset.train)
+    wanted = d.train_examples or available
+    for key, asked, there in (
+        ("data.train_examples", wanted, available),
+        ("data.eval_examples", d.eval_examples, len(dataset.evaluation)),
+    ):
+        if asked > there:
+            raise UsageError(f"{key}={asked}, but {dataset.name!r} has only {there}.")
+    num_train = wanted - d.holdout_examples
+    if num_train < config.global_batch_size:
+        raise UsageError(
+            f"global_batch_size={config.global_batch_size} is more than the {max(num_train, 0)} training examples left "
+            f"({wanted} - {d.holdout_examples} held out): lower it, or train on more examples."
+        )
+    train = dataset.train.select(0, num_train)
+    holdout = dataset.train.select(num_train, wanted) if d.holdout_examples else None
+    if d.augment and len(dataset.example_shape) != 3:
+        raise UsageError(
+            f"data.augment=True flips and crops images [h, w, c]; {dataset.name!r} has {dataset.example_shape}."
+        )
+    loader = data.Loader(
+        mean=data.mean_image(train),
+        scale=dataset.scale,
+        seed=config.seed,
+        augment=d.augment,
+        dtype=np.dtype(config.model.param_dtype),
+    )
+    evaluation = dataset.evaluation.select(0, d.eval_examples or len(dataset.evaluation))
+    stream = data.ExampleStream(num_train, config.seed)
+    return Examples(dataset.name, dataset.num_classes, train, holdout, evaluation, stream, loader)
+
+
+def make_task(config: ConfigDict, examples: Examples) -> Task:
+    """The model, its optimizer and schedule, as `config` describes them.
+
+    Raises:
+      UsageError: the model does not exist with these values.
+    """
+    m, o = config.model, config.optim
+    try:
+        chain = models.build(
+            m.name,
+            input_shape=tuple(examples.train.take(np.array([0])).shape[1:]),
+            num_classes=examples.num_classes,
+            settings=m.to_dict(),
+            options=m.options.to_dict(),
+        )
+        chain.shapes  # noqa: B018 - traces the blocks: a model that does not fit the data is refused here
+    except (ValueError, TypeError) as e:
+        raise UsageError(f"The model cannot be built: {e}") from e
+    rate = optim.step_decay(
+        o.learning_rate, drop_epochs=o.drop_epochs, drop_factor=o.drop_factor, examples_per_epoch=len(examples.train)
+    )
+    rule = optim.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
+    return Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype))
+
+
+def total_updates(config: ConfigDict, num_train: int) -> int:
+    """Updates of the whole run: floor(num_epochs * examples / global batch), or `max_updates` if that is less.
+
+    Raises:
+      UsageError: not even one.
+    """
+    total = int(config.num_epochs * num_train // config.global_batch_size)
+    if total < 1:
+        raise UsageError(
+            f"num_epochs={config.num_epochs} of {num_train} examples are less than one update of "
+            f"global_batch_size={config.global_batch_size}."
+        )
+    return min(total, config.max_updates or total)
+
+
+def num_params(task: Task) -> int:
+    return sum(int(np.prod(leaf.shape)) for params, _ in task.chain.shapes.values() for leaf in jax.tree.leaves(params))
+
+
+def examples_fingerprint(examples: Examples) -> str:
+    whole = data.Dataset(examples.name, examples.train, examples.evaluation, examples.num_classes)
+    return f"{len(examples.train)} + {len(examples.evaluation)} examples, {whole.fingerprint()}"
+
+
+def model_fingerprint(task: Task) -> str:
+    shapes = {n: [jax.tree.map(lambda x: list(x.shape), t) for t in pair] for n, pair in task.chain.shapes.items()}
+    return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:16]
