@@ -59,16 +59,17 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
+    def save(self, state: TrainState, progress: dict[str, Any], done: Callable[[], None] = lambda: None) -> None:
         """Writes a checkpoint in the background; blocks only while an earlier one is still being written.
 
-        `state` must be safe from later steps (`Strategy.export_state` sees to it).
+        `state` must be safe from later steps (`Strategy.export_state` sees to it). `done` is called from the writing
+        thread once the checkpoint has its name.
 
         Raises:
           OSError: the previous checkpoint could not be written.
         """
         self.wait()
-        self._pending = self._writer.submit(self._write, state, progress)
+        self._pending = self._writer.submit(self._write, state, progress, done)
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk; raises what went wrong there."""
@@ -80,7 +81,7 @@ class Checkpoints:
         self.wait()
         self._writer.shutdown()
 
-    def _write(self, state: TrainState, progress: dict[str, Any]) -> None:
+    def _write(self, state: TrainState, progress: dict[str, Any], done: Callable[[], None]) -> None:
         target = self._folder / str(state.updates)
         part_of: dict[str, int] = {}
         parts: list[dict[str, np.ndarray]] = []
@@ -112,8 +113,12 @@ class Checkpoints:
             shutil.rmtree(target)
         os.replace(building, target)
         _sync_folder(self._folder)
-        for old in self._numbers()[: -self._keep]:
+        # Numbers above this one are damaged checkpoints that the run went back past; they must not count as kept.
+        numbers = self._numbers()
+        kept = [n for n in numbers if n <= state.updates][-self._keep :]
+        for old in set(numbers) - set(kept):
             shutil.rmtree(self._folder / str(old), ignore_errors=True)
+        done()
 
     def _numbers(self) -> list[int]:
         if not self._folder.is_dir():

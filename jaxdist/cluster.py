@@ -12,7 +12,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdist.errors import UsageError
+from jaxdist.errors import PeerError, UsageError
 from jaxdist.peers import Peers
 
 
@@ -186,7 +186,11 @@ def connect(cluster: Cluster, *, facts: dict[str, Any], settings: Mapping[str, A
     )
     peers.agree("versions and configuration", facts | versions() | {"num_processes": cluster.num_processes})
     if collectives:
-        _start_collectives(cluster, peers, settings)
+        try:
+            _start_collectives(cluster, peers, settings)
+        except Exception as e:
+            peers.fail(f"the collectives did not start: {e}")
+            raise
     peers.start_watch()
     return peers
 
@@ -215,7 +219,12 @@ def disconnect(peers: Peers | None) -> None:
         return
     import jax
 
-    peers.gather("the end", True, timeout=600.0)
+    try:
+        peers.gather("the end", True, timeout=600.0)
+    except (PeerError, UsageError) as e:
+        logging.warning("The work is done and saved, but not all processes came to the end: %s", e)
+        peers.close()
+        return
     peers.close()
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()

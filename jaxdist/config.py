@@ -150,9 +150,9 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(
             f"{key}={value!r} is not known{nearest(str(value), choices)}; one of {', '.join(choices)}{also}."
         )
-    for keys, low, words in ((_AT_LEAST_ZERO, 0, "at least 0"), (_ABOVE_ZERO, math.ulp(0.0), "above 0")):
+    for keys, low, words in ((_AT_LEAST_ZERO, 0, "at least 0"), (_ABOVE_ZERO, math.ulp(0.0), "above 0 and finite")):
         for key in keys:
-            if not flat[key] >= low:
+            if not low <= flat[key] < math.inf:
                 raise UsageError(f"{key}={flat[key]} must be {words}.")
     if flat["early_stopping_patience"] and not flat["data.holdout_examples"]:
         raise UsageError(

@@ -47,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
     except Preempted as e:
         logging.info("%s", e)
         return 75
+    except KeyboardInterrupt:
+        return _report("interrupted", 130)
     except Exception as e:
         logging.error("%s", traceback.format_exc())
         return _report(f"{type(e).__name__}: {e}", 1)
@@ -106,5 +108,5 @@ if __name__ == "__main__":
     code = main(sys.argv)
     sys.stdout.flush()
     sys.stderr.flush()
-    # A failed run may have threads in C++ that never return; nothing is left to be done here.
-    os._exit(code) if code else sys.exit(0)
+    # Not sys.exit: threads in C++ may never return, and everything worth keeping is written and closed by now.
+    os._exit(code)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -63,6 +64,7 @@ class Writer:
         self._started = started
         self._folder = pathlib.Path(workdir)
         self._lines: TextIO | None = None
+        self._lock = threading.Lock()
         if enabled:
             _end_with_a_whole_line(self._folder / "metrics.jsonl")
             self._lines = open(  # noqa: SIM115 - closed by close()
@@ -78,8 +80,9 @@ class Writer:
         if self._lines is None:
             return
         line = {"kind": kind, "time": round(self.elapsed(), 3)} | row
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
+        with self._lock:  # the checkpoint thread says when it has saved
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
         if kind != "event":
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "updates":

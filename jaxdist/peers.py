@@ -45,8 +45,10 @@ class Chief:
         self._failure = ""
         self._code = 1
         self._refused = ""
+        self._started = False  # everybody has met once; from then on a stranger is refused alone
         self._leaves: dict[str, Callable[[], bytes]] = {}
         self._last_leaf: tuple[str, bytes] = ("", b"")
+        self._reading = threading.Lock()  # a slow disk must not hold up the heartbeats
         self._server = Server(
             address,
             {
@@ -79,27 +81,35 @@ class Chief:
         name, who, timeout = asked["name"], asked["process"], asked["timeout"]
         deadline = time.monotonic() + timeout
         with self._change:
-            if self._tokens.setdefault(who, asked["token"]) != asked["token"]:
-                self._refused = f"two processes were started with --process_id={who}"
+            problem = ""
             if not 0 <= who < self._n:
-                self._refused = f"a process has the id {who}, but ids run from 0 to {self._n - 1}"
+                problem = f"a process has the id {who}, but ids run from 0 to {self._n - 1}"
+            elif self._tokens.setdefault(who, asked["token"]) != asked["token"]:
+                problem = f"two processes were started with --process_id={who}"
+            if problem:
+                if not self._started:
+                    self._refused = problem
+                    self._change.notify_all()
+                raise _refusal(problem, 2)
             table = self._gathered.setdefault(name, {})
             table[who] = asked["value"]
             self._change.notify_all()
             while len(table) < self._n:
                 if self._refused:
-                    raise ValueError(self._refused)
+                    raise _refusal(self._refused, 2)
                 if self._failure:
-                    raise ValueError(self._failure)
+                    raise _refusal(self._failure, self._code)
                 left = deadline - time.monotonic()
                 if left <= 0:
                     absent = sorted(set(range(self._n)) - set(table))
-                    raise TimeoutError(
-                        f"{_processes(absent)} of {self._n} did not come to {name!r} within {timeout:g} s"
+                    raise _refusal(
+                        f"{_processes(absent)} of {self._n} did not come to {name!r} within {timeout:g} s",
+                        1 if self._started else 2,
                     )
                 self._change.wait(min(left, 1.0))
             if self._refused:
-                raise ValueError(self._refused)
+                raise _refusal(self._refused, 2)
+            self._started = True
             return json.dumps([table[i] for i in range(self._n)]).encode()
 
     def _beat(self, payload: bytes) -> bytes:
@@ -175,8 +185,9 @@ class Chief:
         asked = json.loads(payload)
         with self._change:
             make = self._leaves.get(asked["name"])
-            if make is None:
-                raise KeyError(f"the chief has no leaf {asked['name']!r}")
+        if make is None:
+            raise KeyError(f"the chief has no leaf {asked['name']!r}")
+        with self._reading:
             if self._last_leaf[0] != asked["name"]:
                 self._last_leaf = (asked["name"], make())
             return self._last_leaf[1][asked["offset"] : asked["offset"] + _CHUNK]
@@ -216,6 +227,7 @@ class Peers:
         self._update, self._phase = 0, "start"
         self._closing = threading.Event()
         self._found: str = ""
+        self._watching = False
         self.chief: Chief | None = None
         if process_id == 0:
             try:
@@ -228,7 +240,8 @@ class Peers:
         """Collective: every process's JSON value, in order of process id. Blocks until all have come.
 
         Raises:
-          UsageError: somebody did not come in time, or the chief cannot be reached.
+          UsageError: at the start, somebody did not come in time or the chief cannot be reached.
+          PeerError: the same later, or another process failed or was lost.
         """
         timeout = self._connect_timeout if timeout is None else timeout
         payload = {"name": name, "process": self.process_id, "token": self._token, "value": value, "timeout": timeout}
@@ -236,12 +249,18 @@ class Peers:
         try:
             reply = self._client.call("gather", json.dumps(payload).encode(), timeout=timeout + 5, wait=True)
         except CallError as e:
+            if self._watching and (e.late or e.lost):
+                raise PeerError(f"process 0 was lost: no answer from {self._address} to {name!r}") from None
             if e.late or e.lost:
                 raise UsageError(
                     f"Process 0 could not be reached at --coordinator_address={self._address} within "
                     f"{time.monotonic() - begin:.0f} s: is it running, and is that its address and port?"
                 ) from None
-            raise UsageError(f"The {self.num_processes} processes cannot start together: {e}.") from None
+            said = json.loads(str(e))
+            if said["code"] != 2:
+                raise PeerError(said["text"]) from None
+            text = said["text"].rstrip(".")
+            raise UsageError(f"The {self.num_processes} processes cannot start together: {text}.") from None
         return json.loads(reply)
 
     def agree(self, name: str, facts: dict[str, Any], timeout: float | None = None) -> None:
@@ -256,6 +275,7 @@ class Peers:
 
     def start_watch(self) -> None:
         """From now on this process ends with exit code 1 when a peer is lost, fails or stands still."""
+        self._watching = True
         threading.Thread(target=self._beat_forever, name="beat", daemon=True).start()
         threading.Thread(target=self._listen, name="watch", daemon=True).start()
 
@@ -347,11 +367,20 @@ class Peers:
             self._closing.wait(3 * BEAT_SECONDS)  # the others must hear the reason before the connection ends
             if self._closing.is_set():
                 return
+        # Output may block (a full pipe, a logging lock held elsewhere); the end must not.
+        last_resort = threading.Timer(2.0, os._exit, (code,))
+        last_resort.daemon = True
+        last_resort.start()
         where = f"update {self._update}, {self._phase}" if self._phase != "train" else f"update {self._update}"
         message = f"jaxdist: error: process {self.process_id} ends at {where}: {text.rstrip('.')}."
         logging.error(message)
         print(message, file=sys.stderr, flush=True)
         os._exit(code)
+
+
+def _refusal(text: str, code: int) -> ValueError:
+    """What a caller is told in place of an answer: the text, and the exit code it is worth."""
+    return ValueError(json.dumps({"text": text, "code": code}))
 
 
 def _processes(ids: list[int]) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import logging
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -24,12 +28,30 @@ _IDENTITY = (
 )
 
 
-def prepare_run_directory(workdir: str, config: ConfigDict) -> None:
-    """Creates the directory and writes `config.json`; only the chief calls it.
+@contextlib.contextmanager
+def hold_run_directory(workdir: str, config: ConfigDict) -> Iterator[None]:
+    """Prepares the directory and keeps other runs out of it while open; only the chief calls it.
 
     Raises:
-      UsageError: it cannot be written, or holds a run of another model or data set.
+      UsageError: it cannot be written, is in use, or holds a run of another model or data set.
     """
+    try:
+        pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+        lock = open(pathlib.Path(workdir) / ".lock", "w")  # noqa: SIM115 - held until the end of the run
+    except OSError as e:
+        raise UsageError(f"--workdir={workdir} cannot be written: {e.strerror or e}.") from e
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--workdir={workdir} is in use by a run that is still going: stop it first.") from None
+        except OSError as e:
+            logging.warning("This file system has no locks (%s): make sure that no other run uses %s.", e, workdir)
+        _prepare(workdir, config)
+        yield
+
+
+def _prepare(workdir: str, config: ConfigDict) -> None:
     folder = pathlib.Path(workdir)
     new = json.loads(json.dumps(config_lib.flatten(config), default=str))
     try:
@@ -45,7 +67,10 @@ def prepare_run_directory(workdir: str, config: ConfigDict) -> None:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as e:
+        raise UsageError(f"{path} cannot be read ({e}): it is not a run of jaxdist, choose another --workdir.") from e
 
 
 def _check_same_run(folder: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:

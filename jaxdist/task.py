@@ -40,8 +40,7 @@ class Leaf:
     make: Callable[[], np.ndarray]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        del copy
-        made = np.asarray(self.make(), dtype=dtype or self.dtype)
+        made = np.array(self.make(), dtype=dtype or self.dtype, copy=True if copy else None)
         if made.shape != self.shape:
             raise ValueError(f"A leaf of shape {self.shape} was made with shape {made.shape}.")
         return made

@@ -22,7 +22,7 @@ from jaxdist import checkpoint, compilation, data, strategies
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
 from jaxdist.cluster import Cluster
-from jaxdist.errors import Preempted, UsageError
+from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.experiment import (
     Examples,
     examples_fingerprint,
@@ -35,7 +35,7 @@ from jaxdist.experiment import (
 from jaxdist.faults import Faults
 from jaxdist.metrics import Sums, Writer
 from jaxdist.peers import Peers
-from jaxdist.run_directory import prepare_run_directory
+from jaxdist.run_directory import hold_run_directory
 from jaxdist.run_log import RunLog
 from jaxdist.strategies import Strategy
 from jaxdist.task import Leaf, Task, TrainState, flatten
@@ -56,34 +56,36 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
     config_lib.validate(config)
     jax.config.update("jax_enable_x64", config.model.param_dtype == "float64")
     compilation.enable_cache(config.compilation_cache)
-    if cluster.is_chief:
-        prepare_run_directory(workdir, config)
-    peers = cluster_lib.connect(
-        cluster,
-        facts=config_lib.comparable(config),
-        settings=config.cluster,
-        collectives=strategies.needs_collectives(config.strategy.name),
-    )
-    try:
-        summary = _train(config, workdir, cluster, peers)
-    except Exception as e:
-        if peers is not None:
-            named = peers.diagnose(e) if isinstance(e, jax.errors.JaxRuntimeError) else None
-            if named is not None:
-                raise named from e
-            if not isinstance(e, Preempted):
-                if isinstance(e, UsageError):
-                    peers.fail(str(e), code=2)
-                else:
-                    peers.fail(f"{type(e).__name__}: {e}")
-                raise
+    with contextlib.ExitStack() as stack:
+        # To the very end: a second SIGTERM while the state is being saved must not undo the first one's good work.
+        stop_asked = stack.enter_context(_sigterm_sets_a_flag())
+        peers = cluster_lib.connect(
+            cluster,
+            facts=config_lib.comparable(config),
+            settings=config.cluster,
+            collectives=strategies.needs_collectives(config.strategy.name),
+        )
+        try:
+            with hold_run_directory(workdir, config) if cluster.is_chief else contextlib.nullcontext():
+                summary = _train(config, workdir, cluster, peers, stop_asked)
+        except Preempted:
+            cluster_lib.disconnect(peers)
+            raise
+        except BaseException as e:
+            if peers is not None:
+                named = peers.diagnose(e) if isinstance(e, jax.errors.JaxRuntimeError) else None
+                if named is not None:
+                    raise named from e
+                text = str(e) if isinstance(e, UsageError | PeerError) else f"{type(e).__name__}: {e}"
+                peers.fail(text, code=2 if isinstance(e, UsageError) else 1)
+            raise
         cluster_lib.disconnect(peers)
-        raise
-    cluster_lib.disconnect(peers)
-    return summary
+        return summary
 
 
-def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | None) -> dict[str, Any]:
+def _train(
+    config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | None, stop_asked: _StopAsked
+) -> dict[str, Any]:
     begin = time.monotonic()
     examples = load_examples(config)
     task = make_task(config, examples)
@@ -105,7 +107,6 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
     )
     faults = Faults(cluster.process_id)
     with contextlib.ExitStack() as stack:
-        stop_asked = stack.enter_context(_sigterm_sets_a_flag())
         stack.callback(strategy.close)
         checkpoints = None
         if strategy.is_chief:
@@ -114,6 +115,7 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
             )
         restored, before = restore(checkpoints, task, peers)
         state = strategy.import_state(restored)
+        del restored
         log = RunLog(num_train, config.early_stopping_patience, before, begin)
         log.timer.seconds["read"] += time.monotonic() - begin
         writer = Writer(workdir, strategy.is_chief, log.started)
@@ -122,7 +124,8 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
         if before is not None:
             writer.write("event", event="resumed", updates=updates, examples_seen=seen, epoch=seen / num_train)
             logging.info("Resumed at update %d of %d.", updates, total)
-            if log.early_stopping.stopped:
+            if log.early_stopping.stopped and updates < total:
+                logging.info("It had stopped early, by early_stopping_patience; nothing is left to train.")
                 total = updates
 
         def timed_phase(name: str) -> contextlib.ExitStack:
@@ -132,8 +135,8 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
                 phases.enter_context(peers.phase(name))
             return phases
 
-        def evaluate_now() -> bool:
-            """Writes the evaluation; True when early stopping says that it is enough."""
+        def evaluate_now() -> float | None:
+            """Writes the evaluation; returns the holdout's loss, if there is a holdout."""
             with timed_phase("evaluate"):
                 reported = evaluate(strategy, state, examples.evaluation, examples, config)
                 held = None
@@ -142,7 +145,7 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
             row = {"loss": reported.loss, "accuracy": reported.accuracy}
             if held is not None:
                 row |= {"holdout_loss": held.loss, "holdout_accuracy": held.accuracy}
-            log.last_evaluation = row
+            log.last_evaluation = row | {"updates": updates}
             writer.write("eval", updates=updates, examples_seen=seen, epoch=seen / num_train, **row)
             logging.info(
                 "epoch %.2f: validation loss %.4f, accuracy %.2f %%",
@@ -150,14 +153,14 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
                 row["loss"],
                 100 * row["accuracy"],
             )
-            return held is not None and log.early_stopping.should_stop(held.loss)
+            return None if held is None else held.loss
 
         def save_now() -> None:
             with timed_phase("checkpoint"):
                 canonical = strategy.export_state(state)
                 if checkpoints is not None:
-                    checkpoints.save(canonical, log.to_json())
-            writer.write("event", event="saved", updates=updates, examples_seen=seen, epoch=seen / num_train)
+                    what = {"updates": updates, "examples_seen": seen, "epoch": seen / num_train}
+                    checkpoints.save(canonical, log.to_json(), lambda: writer.write("event", event="saved", **what))
 
         def prepare(positions: range) -> Any:
             return strategy.place(examples.loader.train_batch(examples.train, examples.stream, positions))
@@ -174,7 +177,7 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
                 batch = next(batches)
                 waited = time.monotonic() - asked
                 was = seen
-                state, metrics = strategy.train_step(state, batch, stop_asked.is_set())
+                state, metrics = strategy.train_step(state, batch, stop_asked.said)
                 updates, seen = strategy.progress(state)
                 stop = log.add_step(metrics, was, seen, waited=waited, timed=not first)
                 if first or updates == total:
@@ -199,8 +202,8 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
             saved = False
             if crossed(config.eval_every_epochs) or is_last:
                 stop_log = log.take_late()
-                enough = evaluate_now()
-                if enough:
+                held_loss = evaluate_now()
+                if held_loss is not None and log.early_stopping.should_stop(held_loss) and not is_last:
                     logging.info(
                         "Stopping early: the holdout loss has not fallen for %d evaluations.",
                         config.early_stopping_patience,
@@ -224,7 +227,7 @@ def _train(config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | No
                 if checkpoints is not None:
                     checkpoints.close()
             raise Preempted(f"Stopped by SIGTERM after saving update {updates} of {total}; start again to go on.")
-        if not log.last_evaluation:
+        if log.last_evaluation.get("updates") != updates:  # resumed between evaluations with nothing left to train
             evaluate_now()
         with timed_phase("checkpoint"):  # the chief finishes writing, the others wait for it
             if checkpoints is not None:
@@ -338,14 +341,24 @@ def summarise(
     }
 
 
+class _StopAsked:
+    """Whether SIGTERM has come. Not a threading.Event: its lock must not be taken inside a signal handler."""
+
+    said = False
+
+
 @contextlib.contextmanager
-def _sigterm_sets_a_flag() -> Iterator[threading.Event]:
-    """While open, SIGTERM sets the event instead of ending the process (in the main thread alone)."""
-    asked = threading.Event()
+def _sigterm_sets_a_flag() -> Iterator[_StopAsked]:
+    """While open, SIGTERM sets the flag instead of ending the process (in the main thread alone)."""
+    asked = _StopAsked()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+
+    def note(*_: object) -> None:
+        asked.said = True
+
+    before = signal.signal(signal.SIGTERM, note)
     try:
         yield asked
     finally:

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from processes import Run, finish, free_port
+from processes import Run, finish, free_port, wait_for_update
 
 from jaxdist import cluster, strategies
 from jaxdist import config as config_lib
@@ -41,7 +41,7 @@ def test_missing_config_file(tmp_path):
         ("strategy.name", "all_reduce", "nearest: 'allreduce'"),
         ("model.name", "densnet", "nearest: 'densenet'"),
         ("data.name", "fashion", "nearest: 'fashion_mnist'"),
-        ("optim.learning_rate", -1.0, "optim.learning_rate=-1.0 must be above 0"),
+        ("optim.learning_rate", -1.0, "optim.learning_rate=-1.0 must be above 0 and finite"),
         ("global_batch_size", 0, "above 0"),
         ("data.holdout_examples", -5, "at least 0"),
         ("early_stopping_patience", 3, "set data.holdout_examples above 0"),
@@ -167,6 +167,14 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     with Run(tmp_path / "file" / "run", 1) as run:
         ended = run.wait(60)[0]
     assert ended.code == 2 and "cannot be written" in ended.error
+
+
+def test_a_workdir_in_use(tmp_path):
+    with Run(tmp_path, 1, num_epochs=500.0):
+        wait_for_update(tmp_path, 3)
+        with Run(tmp_path, 1, num_epochs=500.0) as second:
+            ended = second.wait(60)[0]
+    assert ended.code == 2 and "in use by a run that is still going" in ended.error, ended.output
 
 
 def test_main_without_flags():

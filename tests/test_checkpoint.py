@@ -79,6 +79,15 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, caplog, damage):
     assert "checkpoints/2 is damaged" in caplog.text and "going back" in caplog.text
 
 
+def test_a_damaged_checkpoint_does_not_count_as_kept(tmp_path):
+    save(tmp_path, 2, 3, keep=2)
+    (tmp_path / "checkpoints" / "3" / "progress.json").unlink()
+    assert restored(tmp_path).state.updates == 2
+    (tmp_path / "checkpoints" / "3").rename(tmp_path / "checkpoints" / "9")
+    save(tmp_path, 5, keep=1)
+    assert restored(tmp_path).state.updates == 5
+
+
 def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path):
     save(tmp_path, 1)
     (tmp_path / "checkpoints" / "1" / "progress.json").unlink()

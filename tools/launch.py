@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 STOPPED_AFTER_SAVING = 75  # not a failure
 REMEMBERED_LINES = 15
@@ -50,8 +51,9 @@ class Child:
             self.last_lines.append(line)
             if line.startswith("jaxdist: error:"):
                 self.error_lines.append(line)
-            sys.stdout.write(f"[{self.name}] {line}")
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):  # nobody reads our output any more; the child's must still be taken
+                sys.stdout.write(f"[{self.name}] {line}")
+                sys.stdout.flush()
 
     def finish(self) -> int:
         """Exit code as a shell would give it; the output has been copied by then."""
@@ -82,15 +84,19 @@ def main(argv: Sequence[str]) -> int:
     rest = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
     if options.num_workers < 1:
         parser.error("--num_workers must be at least 1")
-    children = start(options.num_workers, options.cpus_per_worker, rest)
+    children: list[Child] = []
     asked_at: list[float] = []
 
     def forward(number: int, _frame: object) -> None:
         asked_at.append(time.monotonic())
         _signal_all(children, signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, forward)
-    signal.signal(signal.SIGINT, forward)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, forward)
+    for child in start(options.num_workers, options.cpus_per_worker, rest):
+        children.append(child)
+    if asked_at:
+        _signal_all(children, signal.SIGTERM)
     first = wait(children, options.keep_going, options.grace_seconds, asked_at)
     if first is not None:
         print(f"\nFirst failure ({first.name}):\n{first.reason()}", end="", file=sys.stderr, flush=True)
@@ -99,8 +105,8 @@ def main(argv: Sequence[str]) -> int:
     return STOPPED_AFTER_SAVING if STOPPED_AFTER_SAVING in codes else 0
 
 
-def start(num_workers: int, cpus_per_worker: int, arguments: list[str]) -> list[Child]:
-    """Starts the workers; worker i takes the i-th share of the cores."""
+def start(num_workers: int, cpus_per_worker: int, arguments: list[str]) -> Iterator[Child]:
+    """Starts the workers, one as each is asked for; worker i takes the i-th share of the cores."""
     cores = sorted(os.sched_getaffinity(0))
     share = cpus_per_worker or len(cores) // num_workers
     if share * num_workers > len(cores):
@@ -111,14 +117,12 @@ def start(num_workers: int, cpus_per_worker: int, arguments: list[str]) -> list[
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH", ""))))
     command = [sys.executable, "-m", "jaxdist.main", *arguments]
     address = f"127.0.0.1:{free_port()}"
-    children = []
     for i in range(num_workers):
         place = []
         if num_workers > 1:
             place = [f"--num_processes={num_workers}", f"--process_id={i}", f"--coordinator_address={address}"]
         cpus = set(cores[i * share : (i + 1) * share]) if share else None
-        children.append(Child(f"worker {i}", command + place, cpus, environ))
-    return children
+        yield Child(f"worker {i}", command + place, cpus, environ)
 
 
 def wait(children: list[Child], keep_going: bool, grace: float, asked_at: list[float]) -> Child | None:
