@@ -44,9 +44,11 @@ def test_processes_equal_the_single_device_run(x64, tmp_path, n, spmd):
     assert_same(final_state(tmp_path), reference_state(20, replicas=1 if spmd == "jit" else n), 1e-9)
 
 
-def test_a_resnet_over_processes(x64, tmp_path):
-    finish(tmp_path, 2, max_updates=20, model__name="resnet", model__depth=8)
-    assert_same(final_state(tmp_path), reference_state(20, replicas=2, name="resnet", depth=8), 1e-9)
+@pytest.mark.parametrize(("n", "spmd"), [(3, "shard_map"), (2, "jit"), (2, "pmap")])
+def test_a_resnet_over_processes(x64, tmp_path, n, spmd):
+    finish(tmp_path, n, max_updates=20, model__name="resnet", model__depth=8, strategy__spmd=spmd)
+    replicas = 1 if spmd == "jit" else n
+    assert_same(final_state(tmp_path), reference_state(20, replicas=replicas, name="resnet", depth=8), 1e-9)
 
 
 def test_processes_of_several_devices_each(x64, tmp_path):
