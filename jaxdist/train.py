@@ -121,8 +121,13 @@ def _train(
         writer = Writer(workdir, strategy.is_chief, log.started)
         stack.callback(writer.close)
         updates, seen = strategy.progress(state)
+
+        def here() -> dict[str, Any]:
+            """Where the run is: the fields that every row begins with."""
+            return {"updates": updates, "examples_seen": seen, "epoch": seen / num_train}
+
         if before is not None:
-            writer.write("event", event="resumed", updates=updates, examples_seen=seen, epoch=seen / num_train)
+            writer.write("event", event="resumed", **here())
             logging.info("Resumed at update %d of %d.", updates, total)
             if log.early_stopping.stopped and updates < total:
                 logging.info("It had stopped early, by early_stopping_patience; nothing is left to train.")
@@ -146,7 +151,7 @@ def _train(
             if held is not None:
                 row |= {"holdout_loss": held.loss, "holdout_accuracy": held.accuracy}
             log.last_evaluation = row | {"updates": updates}
-            writer.write("eval", updates=updates, examples_seen=seen, epoch=seen / num_train, **row)
+            writer.write("eval", **here(), **row)
             logging.info(
                 "epoch %.2f: validation loss %.4f, accuracy %.2f %%",
                 seen / num_train,
@@ -159,7 +164,7 @@ def _train(
             with timed_phase("checkpoint"):
                 canonical = strategy.export_state(state)
                 if checkpoints is not None:
-                    what = {"updates": updates, "examples_seen": seen, "epoch": seen / num_train}
+                    what = here()  # of now, not of when the writing is done
                     checkpoints.save(canonical, log.to_json(), lambda: writer.write("event", event="saved", **what))
 
         def prepare(positions: range) -> Any:
@@ -197,7 +202,7 @@ def _train(
                 with timed_phase("train"):
                     stop = log.take_late() or stop
                 row = log.window_row() | {"learning_rate": task.learning_rate(was)}
-                writer.write("train", updates=updates, examples_seen=seen, epoch=seen / num_train, **row)
+                writer.write("train", **here(), **row)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.3f}")
             saved = False
             if crossed(config.eval_every_epochs) or is_last:
@@ -208,9 +213,7 @@ def _train(
                         "Stopping early: the holdout loss has not fallen for %d evaluations.",
                         config.early_stopping_patience,
                     )
-                    writer.write(
-                        "event", event="stopped_early", updates=updates, examples_seen=seen, epoch=seen / num_train
-                    )
+                    writer.write("event", event="stopped_early", **here())
                     total = updates
                     is_last = True
                 stop = stop or stop_log

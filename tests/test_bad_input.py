@@ -105,14 +105,14 @@ def test_unreachable_coordinator(tmp_path):
     begin = time.monotonic()
     address = f"127.0.0.1:{free_port()}"
     with Run(tmp_path, 0, address=address) as run:
-        from processes import ROOT, start
+        from processes import start
 
         command = [sys.executable, "-m", "jaxdist.main", "--config=tests/tiny_config.py", f"--workdir={tmp_path}"]
         command += ["--num_processes=2", "--process_id=1", f"--coordinator_address={address}"]
         run.processes.append(start([*command, "--config.cluster.connect_timeout_seconds=3"], {}))
         ended = run.wait(40)[0]
     assert ended.code == 2 and address in ended.error, ended.output
-    assert time.monotonic() - begin < 30 and ROOT
+    assert time.monotonic() - begin < 30
 
 
 def test_a_process_that_does_not_come(tmp_path):
