@@ -29,6 +29,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdist.errors import UsageError
+from jaxdist.position import Position
 from jaxdist.task import Leaf, TrainState, Tree, flatten, unflatten
 
 PART_BYTES = 64 * 2**20
@@ -99,7 +100,7 @@ class Checkpoints:
         building = self._folder / f"{state.updates}.tmp-{os.getpid()}"
         for number, part in enumerate(parts):
             self._orbax.save(building / f"part-{number}", unflatten(part))
-        counts = {"updates": state.updates, "examples_seen": state.examples_seen}
+        counts = {"updates": state.updates, "examples_seen": state.examples_seen, "pending": state.pending}
         (building / "progress.json").write_text(json.dumps(counts | progress))
         manifest = {
             "leaves": {
@@ -170,7 +171,8 @@ class Checkpoints:
 def state_of(leaves: dict[str, Leaf], progress: dict[str, Any]) -> TrainState:
     """The canonical state that flat leaves and the stored counts make."""
     tree: Tree = {"params": {}, "model_state": {}, "opt_state": {}} | unflatten(dict(leaves))
-    return TrainState.of(tree, progress["updates"], progress["examples_seen"])
+    pending = tuple((start, stop) for start, stop in progress["pending"])
+    return TrainState.of(tree, progress["updates"], Position(progress["examples_seen"], pending))
 
 
 def _orbax() -> ocp.Checkpointer:

@@ -9,11 +9,13 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdist.errors import PeerError, UsageError
 from jaxdist.peers import Peers
+
+_ADDRESS = r"\S+:\d+"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Cluster:
       process_id, num_processes: among the workers.
       coordinator_address: 'host:port' at which process 0 meets the others; '' for a run of one process.
       server_addresses, server_index: of the parameter servers.
+      token: the secret that they ask for; from the variable JAXDIST_TOKEN.
     """
 
     role: str = "worker"
@@ -33,6 +36,7 @@ class Cluster:
     coordinator_address: str = ""
     server_addresses: tuple[str, ...] = ()
     server_index: int = 0
+    token: str = ""
 
     @property
     def is_chief(self) -> bool:
@@ -44,8 +48,10 @@ def detect(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    server_addresses: Sequence[str] = (),
+    server_index: int | None = None,
+    role: str = "worker",
     environ: Mapping[str, str] = os.environ,
-    **others: Any,
 ) -> Cluster:
     """The cluster from flags, then JAX_* variables, then what Slurm, Open MPI or Kubernetes say; else one process.
 
@@ -66,7 +72,12 @@ def detect(
     n = found.get("num_processes", 1)
     if n < 1:
         raise UsageError(f"--num_processes={n} must be at least 1.")
+    servers = _servers(role, server_addresses, server_index)
+    if role != "worker":
+        return Cluster(role=role, token=environ.get("JAXDIST_TOKEN", ""), **servers)
     missing = [k for k in ("coordinator_address", "num_processes", "process_id") if k not in found]
+    if server_addresses and "coordinator_address" in missing:  # workers of parameter servers meet there
+        missing.remove("coordinator_address")
     if n > 1 or found.get("process_id", 0) != 0:
         if missing:
             flags = ", ".join(f"--{k}" for k in missing)
@@ -77,14 +88,30 @@ def detect(
             raise UsageError(
                 f"--process_id={found['process_id']} is out of range: with --num_processes={n} ids are 0 to {n - 1}."
             )
-        if not re.fullmatch(r"\S+:\d+", found["coordinator_address"]):
+        if not re.fullmatch(_ADDRESS, found.get("coordinator_address", "none:0")):
             raise UsageError(f"--coordinator_address={found['coordinator_address']!r} is not HOST:PORT.")
     return Cluster(
         process_id=found.get("process_id", 0),
         num_processes=n,
         coordinator_address=found.get("coordinator_address", "") if n > 1 else "",
-        **others,
+        token=environ.get("JAXDIST_TOKEN", ""),
+        **servers,
     )
+
+
+def _servers(role: str, addresses: Sequence[str], index: int | None) -> dict[str, Any]:
+    """The fields about parameter servers, checked."""
+    for address in addresses:
+        if not re.fullmatch(_ADDRESS, address):
+            raise UsageError(f"--server_addresses: {address!r} is not HOST:PORT.")
+    twice = sorted({a for a in addresses if list(addresses).count(a) > 1})
+    if twice:
+        raise UsageError(f"--server_addresses names {twice[0]} twice: each server has an address of its own.")
+    if role != "worker" and not addresses:
+        raise UsageError(f"--role={role} needs --server_addresses=HOST:PORT,... (all servers, in order).")
+    if role == "server" and not (index is not None and 0 <= index < len(addresses)):
+        raise UsageError(f"--role=server needs --server_index, from 0 to {len(addresses) - 1}; it is {index}.")
+    return {"server_addresses": tuple(addresses), "server_index": index or 0}
 
 
 def _integer(environ: Mapping[str, str], name: str) -> int:
@@ -152,6 +179,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def shared_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """`facts` with the versions: what all processes of a run must have alike."""
+    return facts | versions()
+
+
 def connect(cluster: Cluster, *, facts: dict[str, Any], settings: Mapping[str, Any], collectives: bool) -> Peers | None:
     """Collective: meets the other processes, checks that all agree on `facts`, and starts the collectives' runtime.
 
@@ -167,6 +199,8 @@ def connect(cluster: Cluster, *, facts: dict[str, Any], settings: Mapping[str, A
     """
     if cluster.num_processes == 1:
         return None
+    if not cluster.coordinator_address:
+        raise UsageError("This strategy's processes meet at process 0: --coordinator_address=HOST:PORT is needed too.")
     slow = settings["compile_timeout_seconds"]
     peers = Peers(
         cluster.coordinator_address,
@@ -184,7 +218,7 @@ def connect(cluster: Cluster, *, facts: dict[str, Any], settings: Mapping[str, A
     logging.info(
         "Process %d of %d, meeting at %s.", cluster.process_id, cluster.num_processes, cluster.coordinator_address
     )
-    peers.agree("versions and configuration", facts | versions() | {"num_processes": cluster.num_processes})
+    peers.agree("versions and configuration", shared_facts(facts) | {"num_processes": cluster.num_processes})
     if collectives:
         try:
             _start_collectives(cluster, peers, settings)

@@ -56,10 +56,17 @@ def default_config() -> ConfigDict:
                 "drop_factor": 0.1,
             },
             "strategy": {
-                "name": "allreduce",  # single | allreduce
+                "name": "allreduce",  # single | allreduce | parameter_server
                 "spmd": "shard_map",  # allreduce: shard_map | jit | pmap
                 "fusion_megabytes": 64.0,  # largest buffer of one all-reduce; 0 = one all-reduce per array
                 "sync_batch_norm": placeholder(bool),  # BatchNorm over the global batch; unset: False, True with jit
+                # parameter_server: -1 unbounded, 0 synchronous rounds, s > 0 a worker's clock lead is at most s
+                "max_staleness": -1,
+                "scale_learning_rate": True,  # divide it by the number of workers, where each push is an update
+                "overlap": True,  # push and pull while computing (not at max_staleness 0)
+                "nonfinite": "refuse",  # a gradient with NaN or Inf: refuse (drop and count it) | stop
+                "lease_seconds": 10.0,  # a worker not heard for so long is dropped
+                "snapshot_seconds": 10.0,  # between the servers' own snapshots, from which a restarted one goes on
             },
             "checkpoint": {
                 "every_epochs": 1.0,  # 0 = only at the end
@@ -83,7 +90,8 @@ _CHOICES = {
     "data.cache": ("file", "memory", "none"),
     "model.param_dtype": ("float32", "float64"),
     "optim.name": ("sgd", "adadelta", "adagrad", "adam"),
-    "strategy.name": ("single", "allreduce"),
+    "strategy.name": ("single", "allreduce", "parameter_server"),
+    "strategy.nonfinite": ("refuse", "stop"),
     "strategy.spmd": ("shard_map", "jit", "pmap"),
 }
 _CHOICES_OR_DOTTED = {
@@ -98,7 +106,8 @@ _AT_LEAST_ZERO = (
 _ABOVE_ZERO = (
     "num_epochs", "global_batch_size", "eval_every_epochs", "log_every_steps", "optim.learning_rate",
     "optim.drop_factor", "checkpoint.keep", "cluster.timeout_seconds", "cluster.connect_timeout_seconds",
-    "cluster.compile_timeout_seconds", "cluster.evaluate_timeout_seconds",
+    "cluster.compile_timeout_seconds", "cluster.evaluate_timeout_seconds", "strategy.lease_seconds",
+    "strategy.snapshot_seconds",
 )  # fmt: skip
 
 
@@ -154,6 +163,10 @@ def validate(config: ConfigDict) -> None:
         for key in keys:
             if not low <= flat[key] < math.inf:
                 raise UsageError(f"{key}={flat[key]} must be {words}.")
+    if flat["strategy.max_staleness"] < -1:
+        raise UsageError(
+            f"strategy.max_staleness={flat['strategy.max_staleness']} must be -1 (unbounded), 0 (synchronous) or more."
+        )
     if flat["early_stopping_patience"] and not flat["data.holdout_examples"]:
         raise UsageError(
             f"early_stopping_patience={flat['early_stopping_patience']} decides by the loss on held-out training "

@@ -93,8 +93,9 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
     return Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype))
 
 
-def total_updates(config: ConfigDict, num_train: int) -> int:
-    """Updates of the whole run: floor(num_epochs * examples / global batch), or `max_updates` if that is less.
+def total_examples(config: ConfigDict, num_train: int) -> int:
+    """Examples of the whole run: those of floor(num_epochs * examples / global batch) global batches, or of
+    `max_updates` if that is less.
 
     Raises:
       UsageError: not even one.
@@ -105,7 +106,7 @@ def total_updates(config: ConfigDict, num_train: int) -> int:
             f"num_epochs={config.num_epochs} of {num_train} examples are less than one update of "
             f"global_batch_size={config.global_batch_size}."
         )
-    return min(total, config.max_updates or total)
+    return min(total, config.max_updates or total) * config.global_batch_size
 
 
 def num_params(task: Task) -> int:

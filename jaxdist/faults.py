@@ -1,9 +1,10 @@
 """Faults on purpose, for tests and trials: `JAXDIST_FAULT='kill@process=1,update=7;delay@process=0,seconds=2'`.
 
 A fault is `action@key=value,...` with the actions kill (SIGKILL), stop (SIGSTOP), term (SIGTERM), raise and delay
-(sleep `seconds`), and the keys
+(sleep `seconds`), drop (a server loses the reply to the push that makes the version), and the keys
 
-    process      only on this process (default: all)
+    process      only on this worker (default: all)
+    server       on this parameter server instead; its updates are versions
     update       only after this update (default: after each)
     point        'update' (default) or 'checkpoint', just before a finished checkpoint gets its name
     probability  of each occurrence (default 1), drawn from a generator seeded by the process id
@@ -27,6 +28,7 @@ _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTE
 class _Fault:
     action: str
     process: int = -1
+    server: int = -1
     update: int = -1
     point: str = "update"
     probability: float = 1.0
@@ -34,18 +36,22 @@ class _Fault:
 
 
 class Faults:
-    """The faults meant for one process."""
+    """The faults meant for one process: worker or server `index`."""
 
-    def __init__(self, process_id: int, text: str | None = None) -> None:
+    def __init__(self, index: int, text: str | None = None, role: str = "worker") -> None:
         text = os.environ.get("JAXDIST_FAULT", "") if text is None else text
         every = [_parse(part) for part in text.split(";") if part.strip()]
-        self._faults = [f for f in every if f.process in (-1, process_id)]
-        self._random = random.Random(process_id)
+        if role == "server":
+            self._faults = [f for f in every if f.server == index]
+        else:
+            self._faults = [f for f in every if f.server == -1 and f.process in (-1, index)]
+        self._random = random.Random(index)
+        self._reached: dict[_Fault, bool] = {}
 
     def at(self, point: str, update: int) -> None:
         """Lets the faults of this point and update happen."""
         for fault in self._faults:
-            if fault.point != point or fault.update not in (-1, update):
+            if fault.point != point or fault.action == "drop" or not self._is_due(fault, update):
                 continue
             if fault.probability < 1.0 and self._random.random() >= fault.probability:
                 continue
@@ -56,15 +62,28 @@ class Faults:
             else:
                 os.kill(os.getpid(), _SIGNALS[fault.action])
 
+    def _is_due(self, fault: _Fault, update: int) -> bool:
+        """At its update; or, where updates are passed over, at the first one after it that is seen."""
+        if fault.update == -1:
+            return True
+        due = update >= fault.update and not self._reached.get(fault, False)
+        self._reached[fault] = self._reached.get(fault, False) or update >= fault.update
+        return due
+
+    def asked(self, action: str, update: int) -> bool:
+        """Whether the caller is to do `action` now."""
+        return any(f.action == action and self._is_due(f, update) for f in self._faults)
+
 
 def _parse(text: str) -> _Fault:
     action, _, rest = text.strip().partition("@")
-    fields: dict[str, type] = {"process": int, "update": int, "point": str, "probability": float, "seconds": float}
+    fields: dict[str, type] = dict.fromkeys(("process", "server", "update"), int)
+    fields |= {"point": str, "probability": float, "seconds": float}
     try:
         pairs = dict(part.split("=", 1) for part in rest.split(",") if part)
         values = {key: fields[key](value) for key, value in pairs.items()}
     except (KeyError, ValueError) as e:
         raise UsageError(f"JAXDIST_FAULT: {text!r} cannot be read ({e}); keys: {', '.join(fields)}.") from e
-    if action not in (*_SIGNALS, "raise", "delay"):
-        raise UsageError(f"JAXDIST_FAULT: unknown action {action!r}; one of kill, stop, term, raise, delay.")
+    if action not in (*_SIGNALS, "raise", "delay", "drop"):
+        raise UsageError(f"JAXDIST_FAULT: unknown action {action!r}; one of kill, stop, term, raise, delay, drop.")
     return _Fault(action, **values)

@@ -19,10 +19,15 @@ from jaxdist.errors import PeerError, Preempted, UsageError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, then --config.KEY=VALUE.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a run in it is resumed.")
-_ROLE = flags.DEFINE_enum("role", "worker", ["worker"], "What this process is.")
+_ROLE = flags.DEFINE_enum("role", "worker", ["worker", "server", "evaluator"], "What this process is.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of workers.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which worker this is, from 0.")
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+
+
+_SERVERS = flags.DEFINE_list("server_addresses", [], "HOST:PORT of all parameter servers, in order.")
+_SERVER_INDEX = flags.DEFINE_integer("server_index", None, "Which of them a server is.")
+_INSECURE = flags.DEFINE_bool("insecure", False, "A server may listen beyond this machine without JAXDIST_TOKEN.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,9 +39,22 @@ def main(argv: Sequence[str]) -> int:
             coordinator_address=_COORDINATOR.value,
             num_processes=_NUM_PROCESSES.value,
             process_id=_PROCESS_ID.value,
+            server_addresses=_SERVERS.value,
+            server_index=_SERVER_INDEX.value,
         )
         config_lib.validate(_CONFIG.value)
-        _start_logging(workdir, f"worker-{cluster.process_id}")
+        number = {"worker": f"-{cluster.process_id}", "server": f"-{cluster.server_index}"}.get(cluster.role, "")
+        _start_logging(workdir, f"{cluster.role}{number}")
+        if cluster.role == "server":
+            from jaxdist.serving import serve
+
+            code, text = serve(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value)
+            return code if code in (0, 75) else _report(text, code)
+        if cluster.role == "evaluator":
+            from jaxdist.evaluator import evaluate_snapshots
+
+            evaluate_snapshots(_CONFIG.value, workdir, cluster)
+            return 0
         from jaxdist.train import train_and_evaluate  # after the flags: a typing error need not wait for JAX
 
         summary = train_and_evaluate(_CONFIG.value, workdir, cluster)

@@ -48,7 +48,12 @@ class RunLog:
         self.timed_examples = before.get("timed_examples", 0)
         self.started = begin - before.get("elapsed", 0.0)
         self._late: collections.deque[tuple[dict[str, Any], int, int]] = collections.deque()
+        self.last_row: dict[str, float] = {}
         self._mark()
+
+    @property
+    def has_late(self) -> bool:
+        return bool(self._late)
 
     def _mark(self) -> None:
         self._window_steps = 0
@@ -60,9 +65,11 @@ class RunLog:
         """Notes a step that took examples_seen from `before` to `after`; True when all processes are to stop."""
         self._late.append((metrics, before, after))
         if timed:
-            self.timed_examples += after - before
+            # What others trained on while this process was evaluating or saving is not of its training time.
+            examples = max(after - before - metrics.get("elsewhere", 0), 0)
+            self.timed_examples += examples
             self._window_steps += 1
-            self._window_examples += after - before
+            self._window_examples += examples
             self._window_wait += waited
         return self.take_late(leave=1)
 
@@ -88,6 +95,7 @@ class RunLog:
             row["step_ms"] = round(1000 * seconds / steps, 3)
             row["data_wait_ms"] = round(1000 * self._window_wait / steps, 3)
         self.window = Sums()
+        self.last_row = row
         self._mark()
         return row
 

@@ -5,7 +5,7 @@ The canonical state is the one layout that initialisation, checkpoints, strategi
     params       {block: {layer: {name: array}}}
     model_state  {block: {layer: {mean, var}}}             BatchNorm's running statistics
     opt_state    {slot: <tree like params>, ...}           and 'count' where the optimizer counts its updates
-    updates, examples_seen                                 Python integers
+    updates, examples_seen, pending                        Python integers, and ranges of the stream (`Position`)
 
 Its leaves are arrays or `Leaf`s, which make their array when asked, so that no process needs more than its share of a
 model plus one block.
@@ -25,6 +25,7 @@ import optax
 
 from jaxdist.models import Chain, Context
 from jaxdist.optim import Optimizer
+from jaxdist.position import Position, Ranges
 
 Tree = dict[str, Any]
 Batch = dict[str, Any]  # image [b, ...], label int32 [b], position uint32 [b]; in evaluation also mask float [b]
@@ -55,14 +56,21 @@ class TrainState:
     opt_state: Tree
     updates: int = 0
     examples_seen: int = 0
+    pending: Ranges = ()
+
+    @property
+    def position(self) -> Position:
+        """Where in the stream of examples the run stands."""
+        return Position(self.examples_seen, self.pending)
 
     def arrays(self) -> Tree:
         """The three trees in one dict: what is placed on devices and written to disk."""
         return {"params": self.params, "model_state": self.model_state, "opt_state": self.opt_state}
 
     @classmethod
-    def of(cls, arrays: Tree, updates: int, examples_seen: int) -> TrainState:
-        return cls(arrays["params"], arrays["model_state"], arrays.get("opt_state", {}), updates, examples_seen)
+    def of(cls, arrays: Tree, updates: int, position: Position) -> TrainState:
+        trees = arrays["params"], arrays["model_state"], arrays.get("opt_state", {})
+        return cls(*trees, updates, position.seen, position.pending)
 
 
 @dataclasses.dataclass(frozen=True)

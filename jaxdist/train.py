@@ -10,8 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
 from jaxdist.cluster import Cluster
 from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.evaluation import evaluation_row
 from jaxdist.experiment import (
     Examples,
     examples_fingerprint,
@@ -30,15 +30,16 @@ from jaxdist.experiment import (
     make_task,
     model_fingerprint,
     num_params,
-    total_updates,
+    total_examples,
 )
 from jaxdist.faults import Faults
-from jaxdist.metrics import Sums, Writer
+from jaxdist.metrics import Writer
 from jaxdist.peers import Peers
+from jaxdist.restoring import restore
 from jaxdist.run_directory import hold_run_directory
 from jaxdist.run_log import RunLog
 from jaxdist.strategies import Strategy
-from jaxdist.task import Leaf, Task, TrainState, flatten
+from jaxdist.task import Task
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None = None) -> dict[str, Any]:
@@ -59,12 +60,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
     with contextlib.ExitStack() as stack:
         # To the very end: a second SIGTERM while the state is being saved must not undo the first one's good work.
         stop_asked = stack.enter_context(_sigterm_sets_a_flag())
-        peers = cluster_lib.connect(
-            cluster,
-            facts=config_lib.comparable(config),
-            settings=config.cluster,
-            collectives=strategies.needs_collectives(config.strategy.name),
-        )
+        peers = None
+        if strategies.needs_peers(config.strategy.name):
+            peers = cluster_lib.connect(
+                cluster,
+                facts=config_lib.comparable(config),
+                settings=config.cluster,
+                collectives=strategies.needs_collectives(config.strategy.name),
+            )
         try:
             with hold_run_directory(workdir, config) if cluster.is_chief else contextlib.nullcontext():
                 summary = _train(config, workdir, cluster, peers, stop_asked)
@@ -89,259 +92,293 @@ def _train(
     begin = time.monotonic()
     examples = load_examples(config)
     task = make_task(config, examples)
+    fingerprints = {"data": examples_fingerprint(examples), "model": model_fingerprint(task)}
     if peers is not None:
-        peers.agree("data and model", {"data": examples_fingerprint(examples), "model": model_fingerprint(task)})
+        peers.agree("data and model", fingerprints)
     strategies.check(
         config.strategy,
         global_batch_size=config.global_batch_size,
         num_processes=cluster.num_processes,
         num_devices=len(jax.devices()),
+        num_servers=len(cluster.server_addresses),
     )
-    num_train, total = len(examples.train), total_updates(config, len(examples.train))
     strategy = strategies.build(
         config.strategy,
         task,
         global_batch_size=config.global_batch_size,
+        total_examples=total_examples(config, len(examples.train)),
         process_id=cluster.process_id,
         num_processes=cluster.num_processes,
+        server_addresses=cluster.server_addresses,
+        token=cluster.token,
+        facts=cluster_lib.shared_facts(config_lib.comparable(config)) | fingerprints,
+        timeouts=config.cluster,
     )
-    faults = Faults(cluster.process_id)
     with contextlib.ExitStack() as stack:
-        stack.callback(strategy.close)
-        checkpoints = None
+        stack.push(lambda kind, error, trace: strategy.close(error))
+        run = _Run(config, workdir, cluster, peers, examples, task, strategy, stop_asked, begin, stack)
+        run.train()
+        return run.finish()
+
+
+class _Run:
+    """One process's part of a run: the state, what was measured, and what happens between the steps."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: str,
+        cluster: Cluster,
+        peers: Peers | None,
+        examples: Examples,
+        task: Task,
+        strategy: Strategy,
+        stop_asked: _StopAsked,
+        begin: float,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self.config, self.cluster, self.peers, self.examples = config, cluster, peers, examples
+        self.task, self.strategy, self.stop_asked, self.stack = task, strategy, stop_asked, stack
+        self.num_train = len(examples.train)
+        self.total = total_examples(config, self.num_train)
+        self.faults = Faults(cluster.process_id)
+        self.takes_part = strategy.is_chief or strategy.collective  # in evaluations and checkpoints
+        self.checkpoints: checkpoint.Checkpoints | None = None
         if strategy.is_chief:
-            checkpoints = checkpoint.Checkpoints(
-                workdir, keep=config.checkpoint.keep, before_commit=lambda: faults.at("checkpoint", -1)
+            self.checkpoints = checkpoint.Checkpoints(
+                workdir, keep=config.checkpoint.keep, before_commit=lambda: self.faults.at("checkpoint", -1)
             )
-        restored, before = restore(checkpoints, task, peers)
-        state = strategy.import_state(restored)
-        del restored
-        log = RunLog(num_train, config.early_stopping_patience, before, begin)
-        log.timer.seconds["read"] += time.monotonic() - begin
-        writer = Writer(workdir, strategy.is_chief, log.started)
-        stack.callback(writer.close)
-        updates, seen = strategy.progress(state)
-
-        def here() -> dict[str, Any]:
-            """Where the run is: the fields that every row begins with."""
-            return {"updates": updates, "examples_seen": seen, "epoch": seen / num_train}
-
+        restored, before = restore(self.checkpoints, task, peers)
+        self.state = strategy.import_state(restored)
+        self.start = restored.position
+        self.log = RunLog(self.num_train, config.early_stopping_patience, before, begin)
+        self.log.timer.seconds["read"] += time.monotonic() - begin
+        self.writer = Writer(workdir, strategy.is_chief, self.log.started)
+        stack.callback(self.writer.close)
+        self.updates, self.seen = strategy.progress(self.state)
+        self.before_step = self.seen
+        self.saved_at = self.updates if before is not None else -1
         if before is not None:
-            writer.write("event", event="resumed", **here())
-            logging.info("Resumed at update %d of %d.", updates, total)
-            if log.early_stopping.stopped and updates < total:
+            self.writer.write("event", event="resumed", **self.here())
+            logging.info("Resumed at update %d, epoch %.2f.", self.updates, self.seen / self.num_train)
+            if self.log.early_stopping.stopped:
                 logging.info("It had stopped early, by early_stopping_patience; nothing is left to train.")
-                total = updates
+                self.total = self.seen
 
-        def timed_phase(name: str) -> contextlib.ExitStack:
-            phases = contextlib.ExitStack()
-            phases.enter_context(log.timer.phase(name))
-            if peers is not None:
-                phases.enter_context(peers.phase(name))
-            return phases
+    def here(self, state: Any = None) -> dict[str, Any]:
+        """Where the run is (or a state): the fields that every row begins with."""
+        updates, seen = (self.updates, self.seen) if state is None else self.strategy.progress(state)
+        return {"updates": updates, "examples_seen": seen, "epoch": seen / self.num_train}
 
-        def evaluate_now() -> float | None:
-            """Writes the evaluation; returns the holdout's loss, if there is a holdout."""
-            with timed_phase("evaluate"):
-                reported = evaluate(strategy, state, examples.evaluation, examples, config)
-                held = None
-                if examples.holdout is not None:
-                    held = evaluate(strategy, state, examples.holdout, examples, config)
-            row = {"loss": reported.loss, "accuracy": reported.accuracy}
-            if held is not None:
-                row |= {"holdout_loss": held.loss, "holdout_accuracy": held.accuracy}
-            log.last_evaluation = row | {"updates": updates}
-            writer.write("eval", **here(), **row)
-            logging.info(
-                "epoch %.2f: validation loss %.4f, accuracy %.2f %%",
-                seen / num_train,
-                row["loss"],
-                100 * row["accuracy"],
-            )
-            return None if held is None else held.loss
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times a phase, and lets the other processes know of it."""
+        with contextlib.ExitStack() as phases:
+            phases.enter_context(self.log.timer.phase(name))
+            phases.enter_context(self.strategy.phase(name))
+            if self.peers is not None:
+                phases.enter_context(self.peers.phase(name))
+            yield
 
-        def save_now() -> None:
-            with timed_phase("checkpoint"):
-                canonical = strategy.export_state(state)
-                if checkpoints is not None:
-                    what = here()  # of now, not of when the writing is done
-                    checkpoints.save(canonical, log.to_json(), lambda: writer.write("event", event="saved", **what))
+    def train(self) -> None:
+        """Steps until the budget of examples is used up, or the run stops early.
 
-        def prepare(positions: range) -> Any:
-            return strategy.place(examples.loader.train_batch(examples.train, examples.stream, positions))
+        Raises:
+          Preempted: a process was asked to stop; the state is saved.
+        """
 
-        batches = data.prefetch(prepare, strategy.ranges(seen, total - updates), config.data.prefetch)
-        stack.callback(batches.close)  # type: ignore[attr-defined]
-        bar = stack.enter_context(_progress_bar(strategy.is_chief, total, updates))
-        stop, saved, first = False, before is not None, True
-        if updates < total:
-            logging.info("Compiling the training step (%d parameters); the first run takes longest.", num_params(task))
-        while updates < total and not stop:
-            with timed_phase("compile" if first else "train"):
+        def prepare(positions: np.ndarray) -> Any:
+            batch = self.examples.loader.train_batch(self.examples.train, self.examples.stream, positions)
+            return self.strategy.place(batch)
+
+        positions = self.strategy.positions(self.start, self.total)
+        batches = data.prefetch(prepare, positions, self.config.data.prefetch)
+        self.stack.callback(batches.close)  # type: ignore[attr-defined]
+        self.stack.callback(self.strategy.stop_positions)
+        bar = self.stack.enter_context(_progress_bar(self.strategy.is_chief, self.total, self.seen))
+        if self.seen < self.total:
+            count = num_params(self.task)
+            logging.info("Compiling the training step (%d parameters); the first run takes longest.", count)
+        first, stop = True, False
+        while not stop:
+            with self.phase("compile" if first else "train"):
                 asked = time.monotonic()
-                batch = next(batches)
-                waited = time.monotonic() - asked
-                was = seen
-                state, metrics = strategy.train_step(state, batch, stop_asked.said)
-                updates, seen = strategy.progress(state)
-                stop = log.add_step(metrics, was, seen, waited=waited, timed=not first)
-                if first or updates == total:
-                    stop = log.take_late() or stop
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                was_updates, was = self.updates, self.seen
+                stop = self.step(batch, time.monotonic() - asked, first)
             first = False
-            if peers is not None:
-                peers.progress(updates)
-            bar.update()
-            faults.at("update", updates)
+            bar.update(max(self.seen - was, 0))
+            self.faults.at("update", self.updates)
+            if _crossed(was_updates, self.updates, self.config.log_every_steps):
+                stop = self.log_row() or stop
+                bar.set_postfix({k: f"{self.log.last_row[k]:.3f}" for k in ("loss", "accuracy")})
+            if self.seen >= self.total:
+                break
+            if _crossed(was, self.seen, self.config.eval_every_epochs * self.num_train):
+                stop = self.log.take_late() or stop
+                if self.evaluate():
+                    break
+            if self.checkpoint_is_due(was, was_updates):
+                stop = self.log.take_late() or stop
+                self.save()
+        self.log.take_late()
+        if stop and self.seen < self.total:
+            self.stop_after_saving()
+        self.settle()
 
-            def crossed(epochs: float) -> bool:
-                span = epochs * num_train
-                return bool(epochs) and int(seen / span) > int(was / span)  # noqa: B023 - called in this turn
+    def step(self, batch: Any, waited: float, first: bool) -> bool:
+        """One training step; True when all processes are to stop."""
+        was = self.before_step = self.seen
+        self.state, metrics = self.strategy.train_step(self.state, batch, self.stop_asked.said)
+        self.updates, self.seen = self.strategy.progress(self.state)
+        stop = self.log.add_step(metrics, was, self.seen, waited=waited, timed=not first)
+        if first or self.seen >= self.total:
+            stop = self.log.take_late() or stop
+        if self.peers is not None:
+            self.peers.progress(self.updates)
+        self.write_events()
+        return stop
 
-            is_last = updates == total
-            if updates % config.log_every_steps == 0 or is_last:
-                with timed_phase("train"):
-                    stop = log.take_late() or stop
-                row = log.window_row() | {"learning_rate": task.learning_rate(was)}
-                writer.write("train", **here(), **row)
-                bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.3f}")
-            saved = False
-            if crossed(config.eval_every_epochs) or is_last:
-                stop_log = log.take_late()
-                held_loss = evaluate_now()
-                if held_loss is not None and log.early_stopping.should_stop(held_loss) and not is_last:
-                    logging.info(
-                        "Stopping early: the holdout loss has not fallen for %d evaluations.",
-                        config.early_stopping_patience,
-                    )
-                    writer.write("event", event="stopped_early", **here())
-                    total = updates
-                    is_last = True
-                stop = stop or stop_log
-            every = config.checkpoint.every_updates
-            if crossed(config.checkpoint.every_epochs) or (every and updates % every == 0) or is_last:
-                stop = log.take_late() or stop
-                save_now()
-                saved = True
-        log.take_late()
-        if stop and updates < total:
-            if not saved:
-                save_now()
-            with timed_phase("checkpoint"):
-                if checkpoints is not None:
-                    checkpoints.close()
-            raise Preempted(f"Stopped by SIGTERM after saving update {updates} of {total}; start again to go on.")
-        if log.last_evaluation.get("updates") != updates:  # resumed between evaluations with nothing left to train
-            evaluate_now()
-        with timed_phase("checkpoint"):  # the chief finishes writing, the others wait for it
-            if checkpoints is not None:
-                checkpoints.close()
-            summary = summarise(config, cluster, strategy, state, log, peers, task)
-        writer.summarise(summary)
+    def settle(self) -> None:
+        """Waits for what other processes still have under way."""
+        was = self.seen
+        with self.phase("train"):
+            self.state, metrics = self.strategy.settle(self.state)
+            self.updates, self.seen = self.strategy.progress(self.state)
+            if metrics is not None:
+                self.log.add_step(metrics, was, self.seen, waited=0.0, timed=True)
+        self.write_events()
+        if self.log.window.count or self.log.has_late:
+            self.log_row()
+
+    def write_events(self) -> None:
+        for event in self.strategy.events():
+            self.writer.write("event", **self.here(), **event)
+        self.note_evaluations()
+
+    def note_evaluations(self) -> bool:
+        """Writes what another process has evaluated; False where no other does."""
+        rows = self.strategy.evaluations()
+        for row in rows or ():
+            self.note_evaluation(row | {"epoch": row["examples_seen"] / self.num_train})
+        return rows is not None
+
+    def log_row(self) -> bool:
+        """Writes a train row; True when the last steps said stop."""
+        with self.phase("train"):
+            stop = self.log.take_late()
+        row = self.log.window_row() | {"learning_rate": self.task.learning_rate(self.before_step)} | self.strategy.row()
+        self.writer.write("train", **self.here(), **row)
+        return stop
+
+    def evaluate(self) -> bool:
+        """Evaluates, unless somebody else does; True when training should stop early."""
+        if not self.takes_part or self.note_evaluations():
+            return False
+        with self.phase("evaluate"):
+            state = self.strategy.snapshot(self.state)
+            row = self.here(state) | evaluation_row(self.strategy, state, self.examples, self.config)
+        self.note_evaluation(row)
+        if "holdout_loss" not in row or not self.log.early_stopping.should_stop(row["holdout_loss"]):
+            return False
+        patience = self.config.early_stopping_patience
+        logging.info("Stopping early: the holdout loss has not fallen for %d evaluations.", patience)
+        self.writer.write("event", event="stopped_early", **self.here())
+        return True
+
+    def note_evaluation(self, row: dict[str, Any]) -> None:
+        self.log.last_evaluation = {k: v for k, v in row.items() if k not in ("examples_seen", "epoch")}
+        self.writer.write("eval", **row)
+        words = "epoch %.2f: validation loss %.4f, accuracy %.2f %%"
+        logging.info(words, row["epoch"], row["loss"], 100 * row["accuracy"])
+
+    def checkpoint_is_due(self, was: int, was_updates: int) -> bool:
+        every = self.config.checkpoint
+        return _crossed(was, self.seen, every.every_epochs * self.num_train) or _crossed(
+            was_updates, self.updates, every.every_updates
+        )
+
+    def save(self) -> None:
+        """Exports the state and has it written in the background."""
+        if not self.takes_part:
+            return
+        with self.phase("checkpoint"):
+            canonical = self.strategy.export_state(self.state)
+            self.saved_at = canonical.updates
+            if self.checkpoints is not None:
+                what = self.here()  # of now, not of when the writing is done
+                self.checkpoints.save(
+                    canonical, self.log.to_json(), lambda: self.writer.write("event", event="saved", **what)
+                )
+
+    def stop_after_saving(self) -> NoReturn:
+        """Raises `Preempted` once the state is safe."""
+        if self.saved_at != self.updates:
+            self.save()
+        with self.phase("checkpoint"):
+            if self.checkpoints is not None:
+                self.checkpoints.close()
+        raise Preempted(
+            f"Stopped by SIGTERM after saving update {self.updates} (epoch {self.seen / self.num_train:.2f} of "
+            f"{self.total / self.num_train:.2f}); start again to go on."
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """The last evaluation, checkpoint and summary; collective."""
+        if self.takes_part and self.log.last_evaluation.get("updates") != self.updates:
+            with self.phase("evaluate"):
+                row = self.here() | evaluation_row(self.strategy, self.state, self.examples, self.config)
+            self.note_evaluation(row)
+        if self.saved_at != self.updates:
+            self.save()
+        with self.phase("checkpoint"):  # the chief finishes writing, the others wait for it
+            if self.checkpoints is not None:
+                self.checkpoints.close()
+            summary = self.summarise()
+        self.writer.summarise(summary)
         return summary
 
-
-def evaluate(strategy: Strategy, state: Any, split: data.Split, examples: Examples, config: ConfigDict) -> Sums:
-    """Exact metrics over a split: the last batch is padded and masked. Collective where `eval_step` is."""
-    multiple = strategy.eval_multiple
-    batch_size = -(-(config.eval_batch_size or config.global_batch_size) // multiple) * multiple
-    batches = examples.loader.eval_batches(split, batch_size, *strategy.eval_part)
-    sums = Sums()
-    late: list[dict[str, Any]] = []
-    for batch in data.prefetch(lambda b: b, batches, config.data.prefetch):
-        late.append(strategy.eval_step(state, batch))
-        if len(late) > 2:
-            sums.add(late.pop(0))
-    for metrics in late:
-        sums.add(metrics)
-    return sums
-
-
-def restore(
-    checkpoints: checkpoint.Checkpoints | None, task: Task, peers: Peers | None
-) -> tuple[Any, dict[str, Any] | None]:
-    """(canonical state, stored progress): from the newest whole checkpoint, or initial with None. Collective.
-
-    Raises:
-      UsageError: the checkpoint is of another model.
-    """
-    found = checkpoints.restore() if checkpoints is not None else None
-    facts = None
-    if found is not None:
-        facts = {
-            "progress": found.progress,
-            "leaves": {n: [str(x.dtype), list(x.shape)] for n, x in found.leaves.items()},
-        }
-        if peers is not None and peers.chief is not None:
-            peers.chief.serve_leaves({n: partial(_bytes_of, x) for n, x in found.leaves.items()})
-    if peers is not None:
-        facts = peers.gather("the restored checkpoint", facts)[0]
-    initial = task.init()
-    if facts is None:
-        return initial, None
-    _check_same_leaves(facts["leaves"], initial)
-    if found is not None:
-        return found.state, found.progress
-    assert peers is not None
-
-    def fetched(name: str, dtype: str, shape: list[int]) -> Leaf:
-        return Leaf(tuple(shape), np.dtype(dtype), lambda: np.frombuffer(peers.fetch(name), dtype).reshape(shape))
-
-    leaves = {name: fetched(name, *what) for name, what in facts["leaves"].items()}
-    return checkpoint.state_of(leaves, facts["progress"]), facts["progress"]
+    def summarise(self) -> dict[str, Any]:
+        """The summary of a finished run; collective."""
+        params = sum(
+            shard.data.nbytes
+            for leaf in jax.tree.leaves(getattr(self.state, "arrays", {}).get("params", {}))
+            for shard in getattr(leaf, "addressable_shards", [])
+        )
+        own = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, params, compilation.counts()["compiled"]]
+        if self.peers is not None:
+            per_worker = self.peers.gather("memory", own, timeout=self.config.cluster.compile_timeout_seconds)
+        else:
+            per_worker = self.strategy.gather(own)
+        log, epoch = self.log, self.log.epoch
+        # A run ends up to one update before its last epoch does; a mere beginning of an epoch is not "the last epoch".
+        last = epoch if 2 * epoch.count >= log.last_epoch.count else log.last_epoch
+        return {
+            "strategy": self.config.strategy.name,
+            "num_workers": self.cluster.num_processes,
+            "num_servers": len(self.cluster.server_addresses),
+            "num_params": num_params(self.task),
+            "num_epochs": self.config.num_epochs,
+            "updates": self.updates,
+            "examples_seen": self.seen,
+            "train_loss": last.loss,
+            "train_accuracy": last.accuracy,
+            "validation_loss": log.last_evaluation.get("loss"),
+            "validation_accuracy": log.last_evaluation.get("accuracy"),
+            "elapsed_seconds": round(log.elapsed(), 3),
+            "images_per_second": round(log.timed_examples / max(log.timer.seconds["train"], 1e-9), 2),
+            "phase_seconds": {k: round(v, 3) for k, v in log.timer.seconds.items()},
+            "peak_memory_bytes": [w[0] for w in per_worker],
+            "param_bytes_per_process": [w[1] for w in per_worker],
+            "programs_compiled": [w[2] for w in per_worker],
+        } | self.strategy.summary()
 
 
-def _bytes_of(leaf: Leaf) -> bytes:
-    return np.asarray(leaf).tobytes()
-
-
-def _check_same_leaves(stored: dict[str, Any], initial: TrainState) -> None:
-
-    expected = {n: [str(np.dtype(x.dtype)), list(x.shape)] for n, x in flatten(initial.arrays()).items()}
-    if stored == expected:
-        return
-    differing = sorted(n for n in stored.keys() | expected.keys() if stored.get(n) != expected.get(n))
-    first = differing[0]
-    raise UsageError(
-        f"The checkpoint in --workdir is of another model or optimizer: {len(differing)} arrays differ, the first is "
-        f"{first!r} (stored: {stored.get(first)}, configured: {expected.get(first)}). Choose another --workdir."
-    )
-
-
-def summarise(
-    config: ConfigDict, cluster: Cluster, strategy: Strategy, state: Any, log: RunLog, peers: Peers | None, task: Task
-) -> dict[str, Any]:
-    """The summary of a finished run; collective."""
-    updates, seen = strategy.progress(state)
-    params = sum(
-        shard.data.nbytes
-        for leaf in jax.tree.leaves(getattr(state, "arrays", {}).get("params", {}))
-        for shard in getattr(leaf, "addressable_shards", [])
-    )
-    own = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, params, compilation.counts()["compiled"]]
-    per_worker = (
-        peers.gather("memory", own, timeout=config.cluster.compile_timeout_seconds) if peers is not None else [own]
-    )
-    # A run ends up to one update before its last epoch does; a mere beginning of an epoch is not "the last epoch".
-    last = log.epoch if 2 * log.epoch.count >= log.last_epoch.count else log.last_epoch
-    return {
-        "strategy": config.strategy.name,
-        "num_workers": cluster.num_processes,
-        "num_servers": len(cluster.server_addresses),
-        "num_params": num_params(task),
-        "num_epochs": config.num_epochs,
-        "updates": updates,
-        "examples_seen": seen,
-        "train_loss": last.loss,
-        "train_accuracy": last.accuracy,
-        "validation_loss": log.last_evaluation["loss"],
-        "validation_accuracy": log.last_evaluation["accuracy"],
-        "elapsed_seconds": round(log.elapsed(), 3),
-        "images_per_second": round(log.timed_examples / max(log.timer.seconds["train"], 1e-9), 2),
-        "phase_seconds": {k: round(v, 3) for k, v in log.timer.seconds.items()},
-        "peak_memory_bytes": [w[0] for w in per_worker],
-        "param_bytes_per_process": [w[1] for w in per_worker],
-        "programs_compiled": [w[2] for w in per_worker],
-    }
+def _crossed(before: int, after: int, every: float) -> bool:
+    """Whether a count that rose from `before` to `after` passed a multiple of `every`; never for every=0."""
+    return bool(every) and int(after / every) > int(before / every)
 
 
 class _StopAsked:
@@ -371,5 +408,6 @@ def _sigterm_sets_a_flag() -> Iterator[_StopAsked]:
 @contextlib.contextmanager
 def _progress_bar(enabled: bool, total: int, done: int) -> Iterator[tqdm.tqdm]:
     """A bar on the chief's terminal; nothing elsewhere."""
-    with tqdm.tqdm(total=total, initial=done, disable=not (enabled and sys.stderr.isatty()), unit="update") as bar:
+    shown = enabled and sys.stderr.isatty()
+    with tqdm.tqdm(total=total, initial=done, disable=not shown, unit="image", unit_scale=True) as bar:
         yield bar

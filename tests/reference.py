@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxdist import data, models, optim
+from jaxdist.position import Position
 from jaxdist.task import Task, TrainState, flatten
 
 TINY = {
@@ -51,7 +52,7 @@ def train_reference(task: Task, batches, *, replicas: int) -> TrainState:
         params, opt_state = update(grads, arrays["opt_state"], arrays["params"], rate)
         arrays = {"params": params, "model_state": stats, "opt_state": opt_state}
         seen += size
-    return TrainState.of(jax.tree.map(np.asarray, arrays), len(batches), seen)
+    return TrainState.of(jax.tree.map(np.asarray, arrays), len(batches), Position(seen))
 
 
 def assert_same(actual: TrainState, expected: TrainState, tolerance: float) -> None:

@@ -12,13 +12,14 @@ from reference import make_task
 
 from jaxdist import checkpoint
 from jaxdist.errors import UsageError
+from jaxdist.position import Position
 from jaxdist.task import TrainState, flatten, unflatten
 
 
 def make_state(updates: int) -> TrainState:
     state = make_task("densenet", np.float32).init()
     arrays = {n: np.asarray(leaf) + updates for n, leaf in flatten(state.arrays()).items()}
-    return TrainState.of(unflatten(arrays), updates, 12 * updates)
+    return TrainState.of(unflatten(arrays), updates, Position(12 * updates, ((3, 7),)))
 
 
 def save(folder, *updates: int, keep: int = 3) -> None:

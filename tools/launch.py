@@ -1,8 +1,10 @@
-"""Starts a whole run on this machine: N workers, each with cores of its own where there are enough.
+"""Starts a whole run on this machine: N workers, each with cores of its own where there are enough, and servers.
 
     python tools/launch.py --num_workers=2 -- --config=experiments/densenet_digits.py --workdir=/tmp/digits
+    python tools/launch.py --num_workers=2 --num_servers=1 -- --config=... --config.strategy.name=parameter_server
 
-Every line of output is prefixed with its process. Exits with the first failure's code, after repeating its message.
+Every line of output is prefixed with its process. Exits with the first failure's code, after repeating its message;
+with --keep_going a failure stops nobody, and the exit code is that of worker 0.
 SIGINT and SIGTERM are forwarded; what has not ended after the grace period is killed.
 """
 
@@ -29,6 +31,7 @@ class Child:
 
     def __init__(self, name: str, command: list[str], cpus: set[int] | None, environ: dict[str, str]) -> None:
         self.name = name
+        self.command, self.cpus, self.environ = command, cpus, environ
         self.last_lines: collections.deque[str] = collections.deque(maxlen=REMEMBERED_LINES)
         self.error_lines: list[str] = []
         self.process = subprocess.Popen(
@@ -77,13 +80,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--cpus_per_worker", type=int, default=0, help="default: an equal share, 0 where there are too few"
     )
+    parser.add_argument("--num_servers", type=int, default=0, help="parameter servers")
+    parser.add_argument("--evaluator", action="store_true", help="a process that evaluates beside the training")
     parser.add_argument("--keep_going", action="store_true", help="do not stop the others when one fails")
+    parser.add_argument("--max_restarts", type=int, default=0, help="of servers that fail, in all")
     parser.add_argument("--grace_seconds", type=float, default=60.0, help="between a forwarded signal and SIGKILL")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and what jaxdist.main gets")
     options = parser.parse_args(argv)
     rest = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
     if options.num_workers < 1:
         parser.error("--num_workers must be at least 1")
+    if options.num_servers < 0 or (options.evaluator and not options.num_servers):
+        parser.error("--num_servers must be at least 0, and at least 1 for an --evaluator")
     children: list[Child] = []
     asked_at: list[float] = []
 
@@ -93,11 +101,15 @@ def main(argv: Sequence[str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, forward)
-    for child in start(options.num_workers, options.cpus_per_worker, rest):
+    for child in start(options, rest):
         children.append(child)
     if asked_at:
         _signal_all(children, signal.SIGTERM)
-    first = wait(children, options.keep_going, options.grace_seconds, asked_at)
+    first = wait(children, options, asked_at)
+    if first is not None and options.keep_going:
+        print(f"\nA failure that the others survived ({first.name}):\n{first.reason()}", end="", file=sys.stderr)
+        first = next(c for c in children if c.name == "worker 0")
+        return first.finish()
     if first is not None:
         print(f"\nFirst failure ({first.name}):\n{first.reason()}", end="", file=sys.stderr, flush=True)
         return first.finish()
@@ -105,10 +117,11 @@ def main(argv: Sequence[str]) -> int:
     return STOPPED_AFTER_SAVING if STOPPED_AFTER_SAVING in codes else 0
 
 
-def start(num_workers: int, cpus_per_worker: int, arguments: list[str]) -> Iterator[Child]:
-    """Starts the workers, one as each is asked for; worker i takes the i-th share of the cores."""
+def start(options: argparse.Namespace, arguments: list[str]) -> Iterator[Child]:
+    """Starts the processes, one as each is asked for; worker i takes the i-th share of the cores."""
+    num_workers = options.num_workers
     cores = sorted(os.sched_getaffinity(0))
-    share = cpus_per_worker or len(cores) // num_workers
+    share = options.cpus_per_worker or len(cores) // num_workers
     if share * num_workers > len(cores):
         print(f"{num_workers} workers of {share} cores do not fit the {len(cores)} there are: not pinned.", flush=True)
         share = 0
@@ -117,18 +130,29 @@ def start(num_workers: int, cpus_per_worker: int, arguments: list[str]) -> Itera
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH", ""))))
     command = [sys.executable, "-m", "jaxdist.main", *arguments]
     address = f"127.0.0.1:{free_port()}"
+    servers = []
+    if options.num_servers:
+        servers = ["--server_addresses=" + ",".join(f"127.0.0.1:{free_port()}" for _ in range(options.num_servers))]
+    for i in range(options.num_servers):
+        yield Child(f"server {i}", [*command, *servers, "--role=server", f"--server_index={i}"], None, environ)
+    if options.evaluator:
+        yield Child("evaluator", [*command, *servers, "--role=evaluator"], None, environ)
     for i in range(num_workers):
-        place = []
+        place = list(servers)
         if num_workers > 1:
-            place = [f"--num_processes={num_workers}", f"--process_id={i}", f"--coordinator_address={address}"]
+            place += [f"--num_processes={num_workers}", f"--process_id={i}", f"--coordinator_address={address}"]
         cpus = set(cores[i * share : (i + 1) * share]) if share else None
         yield Child(f"worker {i}", command + place, cpus, environ)
 
 
-def wait(children: list[Child], keep_going: bool, grace: float, asked_at: list[float]) -> Child | None:
-    """Waits for all; returns the one that failed first, after which the others are stopped."""
+def wait(children: list[Child], options: argparse.Namespace, asked_at: list[float]) -> Child | None:
+    """Waits for all; returns the one that failed first, after which the others are stopped.
+
+    Servers that fail are started again, `max_restarts` times in all, without what JAXDIST_FAULT said.
+    """
     first: Child | None = None
     running = list(children)
+    restarts, grace = options.max_restarts, options.grace_seconds
     deadline = float("inf")
     while running:
         for child in list(running):
@@ -136,9 +160,18 @@ def wait(children: list[Child], keep_going: bool, grace: float, asked_at: list[f
             if code is None:
                 continue
             running.remove(child)
+            failed = code not in (0, STOPPED_AFTER_SAVING)
+            if failed and child.name.startswith("server") and restarts and first is None and not asked_at:
+                restarts -= 1
+                child.finish()
+                print(f"[{child.name}] ended with {code}; starting it again ({restarts} restarts left).", flush=True)
+                again = Child(child.name, child.command, child.cpus, child.environ | {"JAXDIST_FAULT": ""})
+                running.append(again)
+                children.append(again)
+                continue
             if code not in (0, STOPPED_AFTER_SAVING) and first is None:
                 first = child
-                if not keep_going:
+                if not options.keep_going:
                     # The others find out by themselves and say what they know; then they are told.
                     deadline = time.monotonic() + grace
         if asked_at and deadline == float("inf"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,11 @@ class Loader:
         self._augment = augment
         self._dtype = dtype
 
-    def train_batch(self, split: Split, stream: ExampleStream, positions: range) -> HostBatch:
-        """image [b, ...], label int32 [b], position uint32 [b] of the positions [start, stop) of the stream."""
-        rows = stream.rows(positions.start, positions.stop)
+    def train_batch(self, split: Split, stream: ExampleStream, positions: Sequence[int] | np.ndarray) -> HostBatch:
+        """image [b, ...], label int32 [b], position uint32 [b] of the positions [b] of the stream."""
+        where = np.asarray(positions, np.int64)
+        rows = stream.rows(where)
         image = self._normalise(split.take(rows))
-        where = np.arange(positions.start, positions.stop)
         if self._augment:
             image = flip_and_crop(image, where, self._seed)
         return {"image": image, "label": split.labels[rows], "position": where.astype(np.uint32)}

@@ -4,7 +4,7 @@
     |--- permutation 0 ---|--- permutation 1 ---|--- ...
     0                     n                     2n            position in the stream
 
-A batch is a range of positions and may cross an epoch's end. Which process reads which range is the strategy's affair.
+A batch is a set of positions and may cross an epoch's end. Which process reads which ones is the strategy's affair.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ class ExampleStream:
         self.num_examples = num_examples
         self._permutation = lru_cache(maxsize=2)(lambda epoch: _permutation(num_examples, seed, epoch))
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows at positions [start, stop): int64 [stop - start]."""
-        parts = []
-        while start < stop:
-            epoch, offset = divmod(start, self.num_examples)
-            count = min(stop - start, self.num_examples - offset)
-            parts.append(self._permutation(epoch)[offset : offset + count])
-            start += count
-        return np.concatenate(parts)
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Rows at `positions` (int64 [b]): int64 [b]."""
+        epochs, offsets = np.divmod(positions, self.num_examples)
+        rows = np.empty_like(offsets)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            rows[here] = self._permutation(int(epoch))[offsets[here]]
+        return rows
 
 
 def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jax
 
 from jaxdist.errors import UsageError
 from jaxdist.strategies.allreduce import AllReduce, AllReduceJit, AllReducePmap
 from jaxdist.strategies.base import Strategy as Strategy
+from jaxdist.strategies.parameter_server import ParameterServer
 from jaxdist.strategies.single import Single
 from jaxdist.task import Task
 
 SPELLINGS = {"shard_map": AllReduce, "jit": AllReduceJit, "pmap": AllReducePmap}
-NAMES = ("single", "allreduce")
+NAMES = ("single", "allreduce", "parameter_server")
 
 
 def needs_collectives(name: str) -> bool:
@@ -20,7 +23,14 @@ def needs_collectives(name: str) -> bool:
     return name in ("allreduce",)
 
 
-def check(settings: Mapping[str, Any], *, global_batch_size: int, num_processes: int, num_devices: int) -> None:
+def needs_peers(name: str) -> bool:
+    """Whether the processes meet at process 0 and end together, because a lost one stops all the others."""
+    return name in ("single", "allreduce")
+
+
+def check(
+    settings: Mapping[str, Any], *, global_batch_size: int, num_processes: int, num_devices: int, num_servers: int = 0
+) -> None:
     """Refuses what cannot work, before anything is built. `num_devices` counts all processes' devices.
 
     Raises:
@@ -32,6 +42,10 @@ def check(settings: Mapping[str, Any], *, global_batch_size: int, num_processes:
                 f"strategy.name='single' is for one process, but there are {num_processes}: use 'allreduce'."
             )
         return
+    if settings["name"] == "parameter_server":
+        return _check_parameter_server(
+            settings, global_batch_size=global_batch_size, num_processes=num_processes, num_servers=num_servers
+        )
     if settings["spmd"] == "jit" and settings["sync_batch_norm"] is False:
         raise UsageError(
             "strategy.spmd='jit' computes BatchNorm over the global batch, so strategy.sync_batch_norm=False cannot be "
@@ -48,12 +62,65 @@ def check(settings: Mapping[str, Any], *, global_batch_size: int, num_processes:
         )
 
 
+def _check_parameter_server(
+    settings: Mapping[str, Any], *, global_batch_size: int, num_processes: int, num_servers: int
+) -> None:
+    if not num_servers:
+        raise UsageError(
+            "strategy.name='parameter_server' needs --server_addresses=HOST:PORT,... and a process with --role=server "
+            "for each (tools/launch.py --num_servers=1 starts them on this machine)."
+        )
+    for count, what in (
+        (num_processes, "workers"),
+        (num_processes * len(jax.local_devices()), "devices of all workers"),
+    ):
+        rest = global_batch_size % count
+        if rest:
+            down, up = global_batch_size - rest, global_batch_size - rest + count
+            near = f"{down} or {up}" if down else f"{up}"
+            raise UsageError(
+                f"global_batch_size={global_batch_size} is not divisible by the {count} {what}, each of which takes an "
+                f"equal part of it; nearest: {near}."
+            )
+
+
 def build(
-    settings: Mapping[str, Any], task: Task, *, global_batch_size: int, process_id: int, num_processes: int
+    settings: Mapping[str, Any],
+    task: Task,
+    *,
+    global_batch_size: int,
+    process_id: int,
+    num_processes: int,
+    total_examples: int = 0,
+    server_addresses: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
+    timeouts: Mapping[str, float] | None = None,
+    token: str = "",
 ) -> Strategy:
-    """The strategy that `config.strategy` describes. Uses JAX's devices."""
+    """The strategy that `config.strategy` describes. Uses JAX's devices.
+
+    Args:
+      total_examples: of the whole run.
+      server_addresses: of the parameter servers, in order.
+      facts: what all processes must have alike, for strategies whose processes do not meet before.
+      timeouts: `config.cluster`.
+      token: what parameter servers ask for.
+    """
     if settings["name"] == "single":
         return Single(task, global_batch_size=global_batch_size)
+    if settings["name"] == "parameter_server":
+        return ParameterServer(
+            task,
+            global_batch_size=global_batch_size,
+            total_examples=total_examples,
+            process_id=process_id,
+            num_processes=num_processes,
+            server_addresses=server_addresses,
+            facts=facts or {},
+            timeouts=timeouts or {},
+            settings=settings,
+            token=token,
+        )
     return SPELLINGS[settings["spmd"]](
         task,
         global_batch_size=global_batch_size,

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdist.parallel.fused import fused_psum
+from jaxdist.position import Position
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.single import PlacedState, update
 from jaxdist.task import Batch, Metrics, Task, TrainState, Tree
@@ -86,9 +87,7 @@ class AllReduce(Strategy):
         return fused_psum(self.task.evaluate(arrays["params"], arrays["model_state"], batch), AXIS, 1.0)
 
     def import_state(self, canonical: TrainState) -> PlacedState:
-        return PlacedState(
-            jax.tree.map(self._put_everywhere, canonical.arrays()), canonical.updates, canonical.examples_seen
-        )
+        return PlacedState.of(jax.tree.map(self._put_everywhere, canonical.arrays()), canonical)
 
     def _put_everywhere(self, leaf: Any) -> jax.Array:
         value = np.array(leaf)  # a copy: the step donates it
@@ -98,27 +97,27 @@ class AllReduce(Strategy):
         return jax.make_array_from_process_local_data(self._by_example, value)
 
     def export_state(self, state: PlacedState) -> TrainState:
-        return TrainState.of(jax.tree.map(self._fetch, state.arrays), state.updates, state.examples_seen)
+        return TrainState.of(jax.tree.map(self._fetch, state.arrays), state.updates, state.position)
 
     def _fetch(self, leaf: jax.Array) -> np.ndarray:
         return np.array(leaf.addressable_data(0))  # a copy: the next step donates it
 
     def train_step(self, state: PlacedState, batch: Batch, stop: bool = False) -> tuple[PlacedState, Metrics]:
-        rate = np.asarray(self.task.learning_rate(state.examples_seen), self.task.dtype)
+        rate = np.asarray(self.task.learning_rate(state.position.seen), self.task.dtype)
         arrays, metrics = self._step(state.arrays, batch, rate, self._stop[stop])
-        return PlacedState(arrays, state.updates + 1, state.examples_seen + self.examples_per_update), metrics
+        return state.after(arrays, self.examples_per_update), metrics
 
     def eval_step(self, state: PlacedState, batch: Batch) -> Metrics:
         return self._evaluate(state.arrays, self.place(batch))
 
     def progress(self, state: PlacedState) -> tuple[int, int]:
-        return state.updates, state.examples_seen
+        return state.updates, state.position.seen
 
-    def ranges(self, start: int, updates: int) -> Iterator[range]:
+    def positions(self, start: Position, total_examples: int) -> Iterator[np.ndarray]:
         part, parts = self.eval_part
         share = self.examples_per_update // parts
-        for whole in super().ranges(start, updates):
-            yield range(whole.start + part * share, whole.start + (part + 1) * share)
+        for whole in super().positions(start, total_examples):
+            yield whole[part * share : (part + 1) * share]
 
     def place(self, batch: Batch) -> Batch:
         return {name: self._put_share(value) for name, value in batch.items()}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from jaxdist.position import Position, indices
 from jaxdist.task import Batch, Metrics, Task, TrainState
 
 State = Any  # opaque to callers; only `export_state` gives it meaning
@@ -23,6 +27,7 @@ class Strategy(abc.ABC):
       examples_per_update: examples whose gradients make one update.
       eval_part: (index, count): the share of each evaluation batch that this process must bring.
       eval_multiple: evaluation batches are a multiple of this many examples.
+      collective: whether every process takes part in evaluations and exports, or the chief alone.
     """
 
     task: Task
@@ -30,6 +35,7 @@ class Strategy(abc.ABC):
     examples_per_update: int
     eval_part: tuple[int, int] = (0, 1)
     eval_multiple: int = 1
+    collective: bool = True
 
     @abc.abstractmethod
     def import_state(self, canonical: TrainState) -> State:
@@ -55,15 +61,52 @@ class Strategy(abc.ABC):
     def progress(self, state: State) -> tuple[int, int]:
         """(updates, examples_seen) of a state, without waiting for the device."""
 
-    def ranges(self, start: int, updates: int) -> Iterator[range]:
-        """Positions of the stream that this process trains on, step by step, for `updates` updates from `start`."""
-        for k in range(updates):
-            begin = start + k * self.examples_per_update
-            yield range(begin, begin + self.examples_per_update)
+    def positions(self, start: Position, total_examples: int) -> Iterator[np.ndarray]:
+        """Positions of the stream (int64 [b]) that this process trains on, step by step, until the run has seen
+        `total_examples`; consumed by the prefetching thread, ahead of the steps."""
+        while start.seen + self.examples_per_update <= total_examples:
+            taken, start = start.take(self.examples_per_update)
+            yield indices(taken)
+
+    def stop_positions(self) -> None:  # noqa: B027 - most strategies know all positions beforehand
+        """No more positions are wanted: `positions` must not go on waiting for some."""
 
     def place(self, batch: Batch) -> Batch:
         """Puts a host batch where the step wants it; called from the prefetching thread."""
         return batch
 
-    def close(self) -> None:  # noqa: B027 - most strategies hold nothing to close
-        """Ends connections; idempotent."""
+    def settle(self, state: State) -> tuple[State, Metrics | None]:
+        """The state once the updates of every process are in, with the metrics of those that `train_step` has not
+        reported; called after the last step, or to stop early."""
+        return state, None
+
+    def snapshot(self, state: State) -> State:
+        """One consistent state to evaluate; `progress` of it says which."""
+        return state
+
+    def phase(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        """Around what this process does besides training steps ('evaluate', 'checkpoint')."""
+        return contextlib.nullcontext()
+
+    def row(self) -> dict[str, Any]:
+        """What the strategy adds to a train row; measured since the last call."""
+        return {}
+
+    def events(self) -> list[dict[str, Any]]:
+        """What has happened since the last call and is worth a row of its own ({'event': ..., ...})."""
+        return []
+
+    def evaluations(self) -> list[dict[str, Any]] | None:
+        """Rows that another process has evaluated since the last call; None where this one is to evaluate."""
+        return None
+
+    def gather(self, report: list[Any]) -> list[list[Any]]:
+        """Every process's report at the end of the run, on the chief, where the strategy connects the processes."""
+        return [report]
+
+    def summary(self) -> dict[str, Any]:
+        """What the strategy adds to the summary; called after `gather`."""
+        return {}
+
+    def close(self, error: BaseException | None = None) -> None:  # noqa: B027 - most hold nothing to close
+        """Ends connections, telling others of `error` where they need to know; idempotent."""

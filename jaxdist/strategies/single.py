@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxdist.position import Position
 from jaxdist.strategies.base import Strategy
 from jaxdist.task import Batch, Metrics, Task, TrainState, Tree
 
@@ -17,7 +18,15 @@ class PlacedState(NamedTuple):
 
     arrays: Tree  # params, model_state, opt_state
     updates: int
-    examples_seen: int
+    position: Position
+
+    @classmethod
+    def of(cls, arrays: Tree, canonical: TrainState) -> PlacedState:
+        return cls(arrays, canonical.updates, canonical.position)
+
+    def after(self, arrays: Tree, examples: int) -> PlacedState:
+        """The state after one more update, with the gradients of `examples` examples."""
+        return PlacedState(arrays, self.updates + 1, self.position.take(examples)[1])
 
 
 class Single(Strategy):
@@ -33,22 +42,22 @@ class Single(Strategy):
 
     def import_state(self, canonical: TrainState) -> PlacedState:
         put = lambda leaf: jax.device_put(np.array(leaf), self._device)  # noqa: E731 - a copy: the step donates it
-        return PlacedState(jax.tree.map(put, canonical.arrays()), canonical.updates, canonical.examples_seen)
+        return PlacedState.of(jax.tree.map(put, canonical.arrays()), canonical)
 
     def export_state(self, state: PlacedState) -> TrainState:
-        return TrainState.of(jax.tree.map(np.array, state.arrays), state.updates, state.examples_seen)
+        return TrainState.of(jax.tree.map(np.array, state.arrays), state.updates, state.position)
 
     def train_step(self, state: PlacedState, batch: Batch, stop: bool = False) -> tuple[PlacedState, Metrics]:
-        rate = np.asarray(self.task.learning_rate(state.examples_seen), self.task.dtype)
+        rate = np.asarray(self.task.learning_rate(state.position.seen), self.task.dtype)
         arrays, metrics = self._update(state.arrays, batch, rate)
         metrics["stop"] = stop
-        return PlacedState(arrays, state.updates + 1, state.examples_seen + self.examples_per_update), metrics
+        return state.after(arrays, self.examples_per_update), metrics
 
     def eval_step(self, state: PlacedState, batch: Batch) -> Metrics:
         return self._evaluate(state.arrays, batch)
 
     def progress(self, state: PlacedState) -> tuple[int, int]:
-        return state.updates, state.examples_seen
+        return state.updates, state.position.seen
 
     def place(self, batch: Batch) -> Batch:
         return jax.device_put(batch, self._device)

@@ -1,0 +1,41 @@
+"""The parameter server: arrays and bytes, with one staleness dial from synchronous to unbounded.
+
+What it promises (each held by tests/test_ps_contract.py):
+
+1.  *Order.* Server 0 puts accepted pushes into one order; every shard applies the same updates in that order. The
+    version counts applied updates (at bound 0: rounds) since the run's beginning, and grows by one with each. Within
+    an incarnation it never falls.
+2.  *Exactly once.* A push is named by its claim, a number that server 0 hands out once. However often it is sent, it is
+    applied once, and the answer is the same. A push is accepted when every shard has its part, so none is half
+    applied, whoever is killed; gradients are checked for NaN and Inf before any shard is sent anything.
+3.  *Own writes.* A pull that begins after a push was acknowledged includes it.
+4.  *One version a shard.* A pull's values from one shard are of one version. The other shards' are of server 0's or a
+    later one. A hold is of one and the same version on all shards: evaluations and checkpoints read holds.
+5.  *The dial.* At bound 0 every update is the mean of one gradient from each worker that has examples, all taken at the
+    version before (staleness 0). At bound s > 0 a step starts only when its clock lead is at most s, and its push is at
+    most (workers - 1) * (2s + 1) versions late, one more where communication overlaps computation (`dial.py` derives
+    it). Below 0 nothing waits. Workers that are away, lost, or without examples hold nobody up.
+6.  *Examples.* Each is in one claim at a time. A claim ends by its push being applied, or goes back and is handed out
+    again when its worker is lost, leaves, or the servers roll back. version - start = accepted pushes (at bound 0:
+    rounds), and examples seen = the sum of their claims (and of claims passed over because they were not finite).
+7.  *Incarnations.* When a server is started again, all shards go back to one common snapshot, which holds the claimed
+    ranges and what was counted. Sessions of before are over: their pushes are refused, their workers join again. What
+    was lost is counted and logged.
+8.  *Leases.* A worker not heard for `lease_seconds` is dropped; its late pushes are refused. Without the chief (worker
+    0) the run ends.
+
+BatchNorm's statistics are merged as `shard.Shard._compute` says.
+"""
+
+from jaxdist.ps.client import Claim as Claim
+from jaxdist.ps.client import Client as Client
+from jaxdist.ps.client import Progress as Progress
+from jaxdist.ps.client import Pulled as Pulled
+from jaxdist.ps.dial import largest_staleness as largest_staleness
+from jaxdist.ps.layout import Layout as Layout
+from jaxdist.ps.layout import pack as pack
+from jaxdist.ps.layout import unpack as unpack
+from jaxdist.ps.rpc import Refused as Refused
+from jaxdist.ps.rpc import is_loopback as is_loopback
+from jaxdist.ps.sequencer import Fenced as Fenced
+from jaxdist.ps.server import ParameterServer as ParameterServer

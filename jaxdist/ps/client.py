@@ -1,0 +1,528 @@
+"""A worker's (or an evaluator's) connection to all the servers.
+
+    one step, two servers          worker              server 0              server 1
+      gradient, part 1             Push ------------------------------------> stage
+      gradient, part 0, commit     PushPull ---------> stage, accept          |
+                                                       version 7 -----------> UPDATE
+                                        <------------- part 0 of version 7
+      parameters, part 1           Pull(version >= 7) ----------------------> part 1
+                                        <------------------------------------
+
+Every call has a deadline and is sent again, after a growing and jittered pause, for as long as `timeout_seconds`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import random
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.position import Ranges
+from jaxdist.ps import parameter_server_pb2 as pb
+from jaxdist.ps import wire
+from jaxdist.ps.layout import Layout
+from jaxdist.ps.rpc import Lost, Refused, Stub, Superseded
+from jaxdist.ps.sequencer import Ended, Fenced
+from jaxdist.ps.server import BEAT_SECONDS, LONG_POLL_SECONDS
+
+_CALL_SECONDS = LONG_POLL_SECONDS + 8.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Examples to take the gradient of, claimed in a session."""
+
+    number: int
+    session: int
+    ranges: Ranges
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What the servers had applied at one moment; sums over all workers' examples."""
+
+    version: int = 0
+    examples_seen: int = 0
+    loss_sum: float = 0.0
+    correct: float = 0.0
+    count: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pulled:
+    """Parameters and statistics: one buffer a server. `staleness` is that of the push that was answered, if any."""
+
+    pieces: list[np.ndarray]
+    version: int
+    progress: Progress
+    clock_lead: int = 0
+    staleness: int | None = None
+
+
+class Client:
+    """Thread-safe.
+
+    Args:
+      addresses: of all servers, in order.
+      worker: its number; -1 for an evaluator.
+      layout: of the model.
+      facts: what must be the same on servers and workers.
+      timeout_seconds: how long a server may give no answer before it is given up.
+      connect_seconds: the same at the start.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        worker: int,
+        layout: Layout,
+        *,
+        facts: Mapping[str, Any],
+        token: str = "",
+        timeout_seconds: float = 60.0,
+        connect_seconds: float = 300.0,
+    ) -> None:
+        self.worker = worker
+        self.layout = layout
+        self.pieces = [layout.piece(i, len(addresses)) for i in range(len(addresses))]
+        self._addresses = list(addresses)
+        self._facts = json.dumps(dict(facts))
+        self._timeout, self._connect = timeout_seconds, connect_seconds
+        self._stubs = [Stub(a, token) for a in addresses]
+        self.caller = pb.Caller()
+        self._joining = threading.Lock()
+        self._claims = 0
+        self._claiming_over = threading.Event()
+        self._beating = threading.Lock()
+        self._away = False
+        self._closing = threading.Event()
+        self._beat_thread: threading.Thread | None = None
+        self.progress = Progress()
+        self.evaluator = False
+        self.report: dict[str, Any] = {}
+        self._events_from = 0
+        self._events: list[dict[str, Any]] = []
+        self._evaluations: list[dict[str, Any]] = []
+        self.retries = 0
+
+    @property
+    def bytes_sent(self) -> int:
+        return sum(s.bytes_sent for s in self._stubs)
+
+    @property
+    def bytes_received(self) -> int:
+        return sum(s.bytes_received for s in self._stubs)
+
+    # Calls.
+
+    def _call(
+        self, server: int, name: str, message: Any, data: Any = b"", *, patience: float | None = None
+    ) -> tuple[Any, memoryview]:
+        """One call, sent again while the server gives no answer.
+
+        Raises:
+          PeerError: no answer for `patience` seconds, or the run failed.
+          UsageError, Preempted: the run has ended with that code.
+          Fenced: join again.
+          Refused: the server says what does not fit.
+        """
+        patience = self._timeout if patience is None else patience
+        begin, pause = time.monotonic(), 0.05
+        while True:
+            try:
+                return self._stubs[server].call(name, message, data, timeout=min(_CALL_SECONDS, patience))
+            except Ended as e:
+                raise _as_error(e) from None
+            except Lost as e:
+                silent = time.monotonic() - begin
+                if silent + pause > patience or self._closing.is_set():
+                    where = f"the parameter server {server} at {self._addresses[server]}"
+                    raise PeerError(f"{where} gave no answer for {silent:.0f} s ({e})") from None
+                self.retries += 1
+                time.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, 2.0)
+
+    def _call_all(self, calls: list[tuple[int, str, Any, Any]]) -> list[tuple[Any, memoryview]]:
+        """Calls to several servers at once; those that get no answer are sent again as `_call` does."""
+        futures = [self._stubs[s].send(n, m, d, timeout=_CALL_SECONDS) for s, n, m, d in calls]
+        replies: list[tuple[Any, memoryview] | Exception] = []
+        for (server, name, message, data), future in zip(calls, futures, strict=True):
+            try:
+                replies.append(self._stubs[server].receive(name, future))
+            except Lost:
+                self.retries += 1
+                replies.append(self._call(server, name, message, data))
+            except Ended as e:
+                raise _as_error(e) from None
+        return replies  # type: ignore[return-value]
+
+    # The run.
+
+    def check_servers(self) -> None:
+        """Meets every server.
+
+        Raises:
+          UsageError: one cannot be reached, or believes in another list of servers.
+        """
+        for i, address in enumerate(self._addresses):
+            try:
+                status, _ = self._call(i, "Status", pb.Empty(), patience=self._connect)
+            except PeerError as e:
+                raise UsageError(
+                    f"The parameter server {i} could not be reached: {e}. Is it running (--role=server "
+                    f"--server_index={i}), and is {address} its address?"
+                ) from None
+            except Refused as e:
+                raise UsageError(f"The parameter server {i} refuses this process: {e}.") from None
+            if list(status.addresses) != self._addresses or status.index != i:
+                raise UsageError(
+                    f"--server_addresses={','.join(self._addresses)} says that server {i} is at {address}, but there "
+                    f"is server {status.index} of {','.join(status.addresses)}: give all processes the same list."
+                )
+
+    def begin(self, settings: Mapping[str, Any], vectors: Mapping[str, np.ndarray]) -> None:
+        """From the chief: a new run on all servers, with these values ('params', 'stats', 'slot/NAME': vectors).
+
+        Raises:
+          UsageError: the servers refuse.
+        """
+        run = uuid.uuid4().hex
+        request = pb.BeginRequest(
+            run=run, header=self.layout.header, facts=self._facts, settings=json.dumps(dict(settings))
+        )
+        try:
+            for i in range(len(self._stubs)):
+                self._call(i, "Begin", request)
+                for what, vector in vectors.items():
+                    self._load(i, run, what, vector)
+            request.ready = True
+            for i in reversed(range(len(self._stubs))):  # server 0, which lets the workers in, last
+                self._call(i, "Begin", request)
+        except Refused as e:
+            raise UsageError(f"The parameter servers refuse the run: {e}.") from None
+
+    def _load(self, server: int, run: str, what: str, vector: np.ndarray) -> None:
+        piece = self.pieces[server]
+        if vector.ndim:
+            vector = vector[piece.stats if what == "stats" else piece.params]
+        data = np.ascontiguousarray(vector).reshape(-1).view(np.uint8)
+        for offset in range(0, max(len(data), 1), wire.CHUNK):
+            part = data[offset : offset + wire.CHUNK]
+            digest = wire.checksum(part)
+            request = pb.LoadRequest(run=run, what=what, offset=offset, total=len(data), checksum=digest)
+            self._call(server, "Load", request, part)
+
+    def join(self) -> dict[str, Any]:
+        """Takes part: waits for the chief to begin, and returns its settings. Signs of life are given from now on.
+
+        Raises:
+          UsageError: the servers refuse this process, or the chief did not begin.
+        """
+        request = pb.JoinRequest(
+            worker=self.worker, facts=self._facts, header=self.layout.header, addresses=self._addresses
+        )
+        try:
+            reply, _ = self._call(0, "Join", request, patience=self._connect)
+        except Refused as e:
+            raise UsageError(f"This process cannot take part: {e}.") from None
+        self._claims = 0
+        self.caller = reply.caller
+        self.progress = _progress(reply.progress)
+        if self._beat_thread is None:
+            self._beat_thread = threading.Thread(target=self._beat_forever, name="beat", daemon=True)
+            self._beat_thread.start()
+        return json.loads(reply.settings)
+
+    def rejoin(self, session_over: pb.Caller) -> None:
+        """Joins again, unless another thread has done so since `session_over`."""
+        with self._joining:
+            if self.caller != session_over:
+                return
+            logging.warning("Session %d of worker %d is over; joining again.", session_over.session, self.worker)
+            begin, known = time.monotonic(), self.progress.version
+            while True:
+                try:
+                    self.join()
+                    if self.caller.incarnation != session_over.incarnation:
+                        self._note_lost_updates(known)
+                    return
+                except Fenced:  # between two incarnations
+                    if time.monotonic() - begin > self._timeout:
+                        raise PeerError(f"the servers did not let worker {self.worker} join again") from None
+                    time.sleep(0.2)
+
+    def _note_lost_updates(self, known: int) -> None:
+        lost = max(known - self.progress.version, 0)
+        words = "The servers went back from version %d to %d: %d updates were lost."
+        logging.warning(words, known, self.progress.version, lost)
+        with self._beating:
+            self._events_from = 0
+            self._events.append({"event": "updates_lost", "lost_updates": lost, "incarnation": self.caller.incarnation})
+
+    def claim(self) -> Claim | None:
+        """The next examples for this worker. Blocks while others may still be lost and theirs come free. None: done."""
+        while not self._claiming_over.is_set():
+            caller = self.caller
+            try:
+                request = pb.ClaimRequest(caller=caller, number=self._claims)
+                reply, _ = self._call(0, "Claim", request)
+            except Fenced:
+                self.rejoin(caller)
+                continue
+            if reply.outcome == pb.ClaimReply.DONE:
+                return None
+            if reply.outcome == pb.ClaimReply.GIVEN:
+                if caller == self.caller:
+                    self._claims += 1
+                bounds = list(reply.bounds)
+                return Claim(reply.claim, caller.session, tuple(zip(bounds[::2], bounds[1::2], strict=True)))
+        return None
+
+    def stop_claiming(self) -> None:
+        """`claim` returns None from now on, where it would wait."""
+        self._claiming_over.set()
+
+    def pull(self, *, start: bool, ahead: int = 0, claim: int = 0, min_version: int = 0, pushed: int = 0) -> Pulled:
+        """The newest values. With `start`: for a step, as soon as the dial allows it.
+
+        Raises:
+          Fenced: join again.
+        """
+        pulling = pb.Pulling(start=start, ahead=ahead, claim=claim, min_version=min_version, pushed=pushed)
+        while True:
+            reply, data = self._call(0, "Pull", pb.PullRequest(caller=self.caller, pulling=pulling))
+            if not reply.granted:
+                continue
+            try:
+                return self._complete(reply, data)
+            except Superseded:
+                continue
+
+    def push_pull(
+        self,
+        claim: Claim,
+        pieces: Sequence[np.ndarray],
+        commit: Mapping[str, Any],
+        *,
+        ahead: int,
+        next_claim: int = 0,
+    ) -> Pulled:
+        """Pushes the gradient and new statistics of a claim (one buffer a server: gradient, then statistics), and
+        pulls for the next step as soon as the dial allows it.
+
+        Args:
+          pieces: none where `commit` says skip.
+          commit: the fields of `Commit` in `parameter_server.proto`.
+          ahead: own steps under way when that step starts.
+
+        Raises:
+          Fenced: the push was not applied and will not be; join again.
+          Refused: the values do not fit.
+        """
+        if claim.session != self.caller.session:
+            raise Fenced("the claim is of an earlier session")
+        caller = self.caller
+        staged: list[tuple[int, str, Any, Any]] = []
+        for server in reversed(range(len(pieces))):
+            for request, part in self._chunks(caller, server, claim.number, pieces[server]):
+                staged.append((server, "Push", request, part))
+        last, last_part = pb.PushRequest(caller=caller, claim=claim.number), np.zeros((0,), np.uint8)
+        if staged:
+            _, _, last, last_part = staged.pop()
+            self._call_all(staged)
+        last.commit.CopyFrom(pb.Commit(**commit))
+        last.then.CopyFrom(pb.Pulling(start=True, ahead=ahead, claim=next_claim))
+        reply, data = self._call(0, "PushPull", last, last_part)
+        while True:
+            if reply.granted:
+                try:
+                    return self._complete(reply, data)
+                except Superseded:
+                    pass
+            again = pb.Pulling(start=True, ahead=ahead, claim=next_claim, pushed=claim.number)
+            reply, data = self._call(0, "Pull", pb.PullRequest(caller=caller, pulling=again))
+
+    def _chunks(self, caller: pb.Caller, server: int, claim: int, piece: np.ndarray) -> list[tuple[Any, np.ndarray]]:
+        data = piece.view(np.uint8)
+        chunks = []
+        for offset in range(0, max(len(data), 1), wire.CHUNK):
+            part = data[offset : offset + wire.CHUNK]
+            request = pb.PushRequest(
+                caller=caller, claim=claim, offset=offset, total=len(data), checksum=wire.checksum(part)
+            )
+            if offset == 0:
+                request.header = self.layout.header
+            chunks.append((request, part))
+        return chunks
+
+    def _complete(self, reply: pb.PullReply, data: memoryview) -> Pulled:
+        """The rest of a pull: further chunks, and the other servers' parts."""
+        others = list(range(1, len(self._stubs)))
+        asked = pb.Pulling(min_version=reply.version)
+        calls = [(i, "Pull", pb.PullRequest(caller=self.caller, pulling=asked), b"") for i in others]
+        pieces = [self._whole(0, reply, data)]
+        for server, (part, more) in zip(others, self._call_all(calls), strict=True):
+            while not part.granted:
+                part, more = self._call(server, "Pull", pb.PullRequest(caller=self.caller, pulling=asked))
+            pieces.append(self._whole(server, part, more))
+        staleness = reply.push.staleness if reply.HasField("push") else None
+        self.progress = _progress(reply.progress)
+        return Pulled(pieces, reply.version, self.progress, reply.clock_lead, staleness)
+
+    def _whole(self, server: int, reply: pb.PullReply, data: memoryview, **pulling: Any) -> np.ndarray:
+        """All of a buffer whose first chunk is here."""
+        if wire.checksum(data) != reply.checksum:
+            raise PeerError(f"values from {self._addresses[server]} were damaged on their way (checksum)")
+        dtype = self.layout.dtype
+        if len(data) == reply.total:
+            return np.frombuffer(data, np.uint8 if pulling else dtype)
+        whole = bytearray(reply.total)
+        whole[: len(data)] = data
+        calls = []
+        for offset in range(len(data), reply.total, wire.CHUNK):
+            asked = pb.Pulling(offset=offset, version=reply.version, **pulling)
+            calls.append((server, "Pull", pb.PullRequest(caller=self.caller, pulling=asked), b""))
+        at = len(data)
+        for part, more in self._call_all(calls):
+            if wire.checksum(more) != part.checksum:
+                raise PeerError(f"values from {self._addresses[server]} were damaged on their way (checksum)")
+            whole[at : at + len(more)] = more
+            at += len(more)
+        return np.frombuffer(whole, np.uint8 if pulling else dtype)
+
+    # Consistent reads.
+
+    @contextlib.contextmanager
+    def hold(self) -> Any:
+        """While open: one version of all shards that stays readable. Yields a `Held`."""
+        name = uuid.uuid4().hex
+        while True:
+            caller = self.caller
+            try:
+                reply, _ = self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name))
+                break
+            except Fenced:
+                self.rejoin(caller)
+        bounds = list(reply.pending)
+        pending = tuple(zip(bounds[::2], bounds[1::2], strict=True))
+        try:
+            yield Held(self, name, _progress(reply.progress), pending, list(reply.slots))
+        finally:
+            with contextlib.suppress(Fenced, PeerError):
+                self._call(0, "Hold", pb.HoldRequest(caller=self.caller, name=name, release=True))
+
+    def read(self, hold: str, what: str, server: int) -> np.ndarray:
+        """Bytes (uint8) of one server's part of a hold; `what` as in `Pulling`."""
+        asked = pb.Pulling(hold=hold, what=what)
+        reply, data = self._call(server, "Pull", pb.PullRequest(caller=self.caller, pulling=asked))
+        return self._whole(server, reply, data, hold=hold, what=what)
+
+    # Signs of life.
+
+    def beat(self, away: bool | None = None) -> None:
+        """Gives a sign of life, and hears the news; `away`: whether this worker is away from training from now on."""
+        with self._beating:
+            if away is not None:
+                self._away = away
+            request = pb.BeatRequest(caller=self.caller, away=self._away, events_from=self._events_from)
+            reply, _ = self._call(0, "Beat", request)
+            self.progress = _progress(reply.progress)
+            self.evaluator = reply.evaluator
+            self._events_from += len(reply.events)
+            self._events += [json.loads(e) for e in reply.events]
+            self._evaluations += [json.loads(e) for e in reply.evaluations]
+            if reply.reports:
+                self.report = json.loads(reply.reports)
+
+    def _beat_forever(self) -> None:
+        while not self._closing.wait(BEAT_SECONDS):
+            with contextlib.suppress(Exception):  # whoever needs an answer asks, and hears what is wrong
+                self.beat()
+
+    def take_events(self) -> list[dict[str, Any]]:
+        with self._beating:
+            taken, self._events = self._events, []
+            return taken
+
+    def take_evaluations(self) -> list[dict[str, Any]]:
+        with self._beating:
+            taken, self._evaluations = self._evaluations, []
+            return taken
+
+    # The end.
+
+    def close_claims(self) -> None:
+        """From the chief: nobody gets more examples. Blocks until everything that others have is applied or lost."""
+        caller = self.caller
+        with contextlib.suppress(Fenced):
+            self._call(0, "Close", pb.CloseRequest(caller=caller))
+        self._claiming_over.clear()
+        while self.claim() is not None:
+            with contextlib.suppress(Fenced):
+                self._call(0, "Close", pb.CloseRequest(caller=self.caller))
+
+    def post_evaluation(self, row: Mapping[str, Any]) -> None:
+        self._call(0, "Post", pb.PostRequest(caller=self.caller, text=json.dumps(dict(row))))
+
+    def leave(self, report: Any) -> None:
+        """Goes in good order."""
+        with contextlib.suppress(Fenced, Refused):
+            self._call(0, "Leave", pb.PostRequest(caller=self.caller, text=json.dumps(report)))
+
+    def end(self, code: int, text: str) -> None:
+        """From the chief: ends the run for everybody; the servers exit."""
+        for stub in reversed(self._stubs):
+            request = pb.EndRequest(run=self.caller.run, code=code, text=text)
+            with contextlib.suppress(Lost, Fenced, Ended, Refused):
+                stub.call("End", request, timeout=5)
+
+    def close(self) -> None:
+        """Closes the connections; idempotent."""
+        self._closing.set()
+        if self._beat_thread is not None and self._beat_thread is not threading.current_thread():
+            self._beat_thread.join(timeout=2 * BEAT_SECONDS)
+        for stub in self._stubs:
+            stub.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """One version of all shards, and what was known when it was made."""
+
+    client: Client
+    name: str
+    progress: Progress
+    pending: Ranges
+    slots: list[str]
+
+    def pieces(self) -> list[np.ndarray]:
+        """Parameters and statistics, one buffer a server, as a pull gives them."""
+        dtype = self.client.layout.dtype
+        return [self.client.read(self.name, "", i).view(dtype) for i in range(len(self.client.pieces))]
+
+    def vector(self, what: str, dtype: np.dtype) -> np.ndarray:
+        """'params', 'stats' or 'slot/NAME' of the whole model."""
+        parts = [self.client.read(self.name, what, i).view(dtype) for i in range(len(self.client.pieces))]
+        return np.concatenate(parts)
+
+
+def _progress(message: pb.Progress) -> Progress:
+    return Progress(message.version, message.examples_seen, message.loss_sum, message.correct, message.count)
+
+
+def _as_error(ended: Ended) -> Exception:
+    if ended.code == 75:
+        return Preempted(f"The run was stopped after saving: {ended.text}")
+    if ended.code == 2:
+        return UsageError(ended.text)
+    return PeerError(ended.text or "the run has ended")

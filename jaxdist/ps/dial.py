@@ -1,0 +1,104 @@
+"""Who may start a step: the staleness dial, from bulk-synchronous to unbounded.
+
+A worker's *completed* steps are its pushes that were applied. Its *clock lead* at the start of a step is the number of
+own steps begun before that one, minus the completed steps of the slowest other active worker:
+
+    bound  0 < s      a step starts only when its clock lead is at most s           stale-synchronous (SSP)
+    bound  s < 0      any step starts at once                                        asynchronous (ASP)
+    bound  0          a step starts when all rounds before its own are applied       bulk-synchronous (BSP)
+
+References: Ho et al., "More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server", NIPS 2013;
+Zhao et al., "Dynamic Stale Synchronous Parallel Distributed Training for Deep Learning", ICDCS 2019.
+
+A worker is *active* unless it is away (evaluating, saving) or has nothing to do (no examples left for it, for now).
+One that becomes active again starts level with the slowest of the others: nobody waits for what it did not do.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass
+class Member:
+    """A worker's session.
+
+    Attributes:
+      heard: time of the last sign of life.
+      completed: own steps applied, as the dial counts them.
+      pushes, staleness: what was applied of this worker, and how many versions late; kept over sessions.
+    """
+
+    worker: int
+    session: int
+    heard: float
+    completed: int = 0
+    away: bool = False
+    starved: bool = False
+    claims: dict[int, int] = dataclasses.field(default_factory=dict)  # number of the request -> claim
+    max_lead: int = 0
+
+    @property
+    def active(self) -> bool:
+        return not self.away and not self.starved
+
+
+class Dial:
+    """The clocks of the live workers."""
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self.members: dict[int, Member] = {}
+
+    def _slowest(self, but: Member) -> int | None:
+        others = [m.completed for m in self.members.values() if m is not but and m.active]
+        return min(others, default=None)
+
+    def join(self, worker: int, session: int, now: float) -> Member:
+        """A new session of a worker, level with the slowest active one."""
+        self.members.pop(worker, None)
+        member = Member(worker, session, now)
+        self.members[worker] = member
+        self.level(member)
+        return member
+
+    def level(self, member: Member) -> None:
+        """Forgets how far behind the others a worker is that was not active."""
+        slowest = self._slowest(member)
+        if slowest is not None:
+            member.completed = max(member.completed, slowest)
+
+    def lead(self, member: Member, ahead: int) -> int:
+        """The clock lead of a step that starts with `ahead` own steps not yet applied."""
+        slowest = self._slowest(member)
+        return 0 if slowest is None else max(member.completed + ahead - slowest, 0)
+
+    def may_start(self, member: Member, ahead: int) -> bool:
+        """Whether the bound (above 0, or none) lets the step start."""
+        return self.bound < 0 or self.lead(member, ahead) <= self.bound
+
+    def silent(self, now: float, lease: float) -> list[Member]:
+        """The workers whose lease is over."""
+        return [m for m in self.members.values() if now - m.heard > lease]
+
+
+def largest_staleness(bound: int, workers: int, overlap: bool) -> int | None:
+    """The largest staleness that a bound allows; None where there is none.
+
+    Let a step of worker w start with c own steps begun before it. Each other worker has then completed at least c - s.
+    When its push is applied, w has completed c, so each other has begun at most step c + s and completed at most
+    c + s + 1: at most 2s + 1 pushes of each of the others come between. Where pull and push overlap the computation,
+    w's own previous push comes between as well. At bound 0 a round's gradients are all of the version before it.
+    """
+    if bound < 0:
+        return None
+    if bound == 0:
+        return 0
+    return (workers - 1) * (2 * bound + 1) + int(overlap)
+
+
+def histogram(values: Iterable[int]) -> dict[int, int]:
+    """value -> how often, in order."""
+    return dict(sorted(collections.Counter(values).items()))

@@ -1,0 +1,127 @@
+"""Which examples are whose: the stream cut into claims, each applied exactly once.
+
+stream   |done ......|claimed by 1|claimed by 0|done|claimed by 1| cursor -> never handed out ... | budget
+                      a lost worker's claims go back and are handed out first
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxdist.position import Position, Ranges, size
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Examples handed to a worker's session; at bound 0 they belong to a round."""
+
+    number: int
+    session: int
+    worker: int
+    ranges: Ranges
+    round: int = 0
+
+
+class Ledger:
+    """Hands out claims of `share` examples until `budget` are taken.
+
+    Args:
+      start: what was done before.
+      in_rounds: at bound 0 the live workers, in order of their numbers, get equal slices of one global batch a round.
+    """
+
+    def __init__(self, start: Position, budget: int, share: int, in_rounds: bool, first: int = 1) -> None:
+        self.cursor = start
+        self.budget = budget
+        self.share = share
+        self.in_rounds = in_rounds
+        self.outstanding: dict[int, Claim] = {}
+        self.next_number = first
+        self._rounds: dict[int, dict[int, Claim]] = {}  # round -> worker -> claim not yet asked for
+        self._round_of: dict[int, int] = {}  # session -> its next round
+        self._newest_round = 0
+
+    @property
+    def applied(self) -> int:
+        """Examples whose gradients have been applied."""
+        return self.cursor.seen - sum(size(c.ranges) for c in self.outstanding.values())
+
+    @property
+    def position(self) -> Position:
+        """Where a run that is resumed from here stands: what is claimed is not done."""
+        return self.cursor.give_back(r for c in self.outstanding.values() for r in c.ranges)
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing is left to hand out (what is outstanding may come back)."""
+        return self.cursor.seen + self.share > self.budget
+
+    @property
+    def finished(self) -> bool:
+        return self.exhausted and not self.outstanding
+
+    def close(self) -> None:
+        """Hands out nothing more."""
+        self.budget = 0
+        for claims in self._rounds.values():
+            for claim in claims.values():
+                self._give_back(claim.number)
+        self._rounds.clear()
+
+    def take(self, worker: int, session: int, live: dict[int, int]) -> Claim | None:
+        """The next claim of a worker, or None. `live`: worker -> session of all that take part."""
+        if not self.in_rounds:
+            return None if self.exhausted else self._new(worker, session, 0)
+        number = max(self._round_of.get(session, 0), self.lowest_round)
+        while number <= self._newest_round:
+            claim = self._rounds.get(number, {}).pop(worker, None)
+            if claim is not None and claim.session == session:
+                self._round_of[session] = number + 1
+                return claim
+            number += 1
+        if self.exhausted:
+            return None
+        self._newest_round += 1
+        slices: dict[int, Claim] = {}
+        for other in sorted(live):
+            if not self.exhausted:
+                slices[other] = self._new(other, live[other], self._newest_round)
+        self._rounds[self._newest_round] = slices
+        return self.take(worker, session, live) if worker in slices else None
+
+    def _new(self, worker: int, session: int, number: int) -> Claim:
+        ranges, self.cursor = self.cursor.take(self.share)
+        claim = Claim(self.next_number, session, worker, ranges, number)
+        self.outstanding[claim.number] = claim
+        self.next_number += 1
+        return claim
+
+    @property
+    def lowest_round(self) -> int:
+        """The round that is to be applied next: the lowest with claims outstanding."""
+        return min((c.round for c in self.outstanding.values()), default=self._newest_round + 1)
+
+    def members_of(self, number: int) -> list[Claim]:
+        """The claims of a round that are not applied, in order of worker."""
+        return sorted((c for c in self.outstanding.values() if c.round == number), key=lambda c: c.worker)
+
+    def retire(self, claim: int) -> int:
+        """Marks a claim as applied; returns its number of examples."""
+        return size(self.outstanding.pop(claim).ranges)
+
+    def drop(self, session: int) -> list[int]:
+        """Takes back all claims of a session; returns their numbers."""
+        numbers = [c.number for c in self.outstanding.values() if c.session == session]
+        for number in numbers:
+            self._give_back(number)
+        for claims in self._rounds.values():
+            for worker in [w for w, c in claims.items() if c.session == session]:
+                del claims[worker]
+        return numbers
+
+    def _give_back(self, number: int) -> None:
+        self.cursor = self.cursor.give_back(self.outstanding.pop(number).ranges)
+
+    def holds(self, session: int) -> bool:
+        """Whether a session has claims that are not applied."""
+        return any(c.session == session for c in self.outstanding.values())

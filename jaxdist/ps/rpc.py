@@ -1,0 +1,167 @@
+"""The service of `parameter_server.proto` over gRPC: bulk data beside the message, statuses as errors."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import logging
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.message import Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from jaxdist.ps import parameter_server_pb2 as pb
+from jaxdist.ps import wire
+from jaxdist.ps.sequencer import Ended, Fenced, NotNow
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ParameterServer"]
+_TOKEN = "jaxdist-token"
+_THREADS = 64
+_OPTIONS = [
+    ("grpc.max_receive_message_length", wire.MAX_MESSAGE),
+    ("grpc.max_send_message_length", wire.MAX_MESSAGE),
+]
+
+Payload = tuple[Message, Any]  # the message, and its bulk data as a buffer
+Handler = Callable[[Any, memoryview], Payload]
+
+
+class Refused(Exception):
+    """The server refuses the values: they do not fit, are damaged or not finite."""
+
+
+class Superseded(Exception):
+    """The version whose chunks are being taken is gone: pull again."""
+
+
+class Lost(Exception):
+    """No answer: not reachable, or not in time."""
+
+
+def is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Service:
+    """Serves handlers at an address until closed; port 0 takes a free one.
+
+    Args:
+      token: callers must send the same; '' asks for none.
+
+    Raises:
+      OSError: the address cannot be bound.
+    """
+
+    def __init__(self, address: str, handlers: dict[str, Handler], token: str = "") -> None:
+        pool = futures.ThreadPoolExecutor(_THREADS, "ps")
+        self._server = grpc.server(pool, options=[*_OPTIONS, ("grpc.so_reuseport", 0)])
+        methods = {m.name: _method(handlers[m.name], m.input_type, token) for m in SERVICE.methods}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, methods),))
+        self.health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as e:
+            raise OSError(f"{address} cannot be bound (in use, or not an address of this host)") from e
+        self._server.start()
+        self.health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    def close(self, grace: float = 0.5) -> None:
+        self.health.enter_graceful_shutdown()
+        self._server.stop(grace).wait()
+
+
+def _method(handler: Handler, input_type: Any, token: str) -> grpc.RpcMethodHandler:
+    kind = message_factory.GetMessageClass(input_type)
+
+    def answer(payload: bytes, context: grpc.ServicerContext) -> bytes:
+        sent = dict(context.invocation_metadata()).get(_TOKEN, "")
+        if token and not hmac.compare_digest(str(sent).encode(), token.encode()):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or another one (JAXDIST_TOKEN)")
+        try:
+            request, data = wire.decode(kind, payload)
+            reply, bulk = handler(request, data)
+            return wire.encode(reply, bulk)
+        except ValueError as e:
+            code, text = grpc.StatusCode.INVALID_ARGUMENT, str(e)
+        except Fenced as e:
+            code, text = grpc.StatusCode.FAILED_PRECONDITION, str(e)
+        except NotNow as e:
+            code, text = grpc.StatusCode.UNAVAILABLE, str(e)
+        except Superseded as e:
+            code, text = grpc.StatusCode.NOT_FOUND, str(e)
+        except Ended as e:
+            code, text = grpc.StatusCode.ABORTED, json.dumps({"code": e.code, "text": e.text})
+        except Exception as e:
+            logging.exception("A call failed")
+            code, text = grpc.StatusCode.INTERNAL, f"{type(e).__name__}: {e}"
+        context.abort(code, text)
+        raise AssertionError  # abort does not return
+
+    return grpc.unary_unary_rpc_method_handler(answer)
+
+
+class Stub:
+    """Calls a server's methods; thread-safe. Connects when first used."""
+
+    def __init__(self, address: str, token: str = "") -> None:
+        self.address = address
+        options = [*_OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+        self._channel = grpc.insecure_channel(address, options=options)
+        self._metadata = ((_TOKEN, token),) if token else ()
+        self._calls = {m.name: self._channel.unary_unary(f"/{SERVICE.full_name}/{m.name}") for m in SERVICE.methods}
+        self._replies = {m.name: message_factory.GetMessageClass(m.output_type) for m in SERVICE.methods}
+        self.bytes_sent = 0
+        self.bytes_received = 0
+
+    def send(self, name: str, message: Message, data: Any = b"", *, timeout: float) -> grpc.Future:
+        """Starts a call and returns at once; `receive` takes its result."""
+        payload = wire.encode(message, data)
+        self.bytes_sent += len(payload)
+        return self._calls[name].future(payload, timeout=timeout, metadata=self._metadata)
+
+    def receive(self, name: str, future: grpc.Future) -> tuple[Any, memoryview]:
+        """Blocks for the reply of a call: (message, data).
+
+        Raises:
+          Lost, Refused, Fenced, Ended: see the statuses in `parameter_server.proto`.
+        """
+        try:
+            payload = future.result()
+        except grpc.RpcError as e:
+            raise _error(e, self.address) from None
+        self.bytes_received += len(payload)
+        return wire.decode(self._replies[name], payload)
+
+    def call(self, name: str, message: Message, data: Any = b"", *, timeout: float) -> tuple[Any, memoryview]:
+        """`send` and `receive`."""
+        return self.receive(name, self.send(name, message, data, timeout=timeout))
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def _error(error: Any, address: str) -> Exception:
+    code, text = error.code(), error.details() or error.code().name
+    match code:
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return Refused(text)
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return Fenced(text)
+        case grpc.StatusCode.NOT_FOUND:
+            return Superseded(text)
+        case grpc.StatusCode.ABORTED:
+            return Ended(**json.loads(text))
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
+            return Lost(f"{address}: {text}")
+        case _:
+            return Refused(f"{address}: {code.name}: {text}")

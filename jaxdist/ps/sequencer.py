@@ -1,0 +1,403 @@
+"""What server 0 knows and decides: who takes part, who may start, what is applied and in which order.
+
+    worker                          server 0                                  every shard, in this order
+    Push (gradient) ----> stage     accept: known session? new claim?
+    commit          ----> accept -> version 7, staleness 1     ----->         7: UPDATE claim 31
+    Pull            <---- may_start, and version 7 applied     ----->         7: HOLD 'chief'  ...
+
+One lock, no I/O: every method returns at once, or waits on `changed` for something that another thread will do.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from jaxdist.position import Position, indices
+from jaxdist.ps import parameter_server_pb2 as pb
+from jaxdist.ps.dial import Dial, Member
+from jaxdist.ps.ledger import Claim, Ledger
+
+
+class Fenced(Exception):
+    """The caller's session or incarnation is over: it must join again."""
+
+
+class NotNow(Exception):
+    """Starting, or rolling back: try again."""
+
+
+class Ended(Exception):
+    """The run has ended, with an exit code and a reason."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the chief says about the run.
+
+    Attributes:
+      max_staleness: the bound; -1 for none.
+      staleness_range: (low, high) between which the bound follows the workers' speeds (DSSP); empty: fixed.
+      num_workers: expected; at bound 0 the first round waits for all of them.
+      share: examples of one push.
+      total_examples: of the whole run.
+      lease_seconds: silence after which a worker is lost.
+      connect_seconds: for the workers to come, at bound 0.
+    """
+
+    max_staleness: int
+    num_workers: int
+    share: int
+    total_examples: int
+    updates: int
+    examples_seen: int
+    pending: list[list[int]]
+    lease_seconds: float = 10.0
+    connect_seconds: float = 300.0
+    snapshot_seconds: float = 10.0
+    staleness_range: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Counted:
+    """What was counted of one worker over all its sessions."""
+
+    pushes: int = 0
+    refused: int = 0
+    not_finite: int = 0
+    staleness: dict[int, int] = dataclasses.field(default_factory=dict)
+    clock_lead_max: int = 0
+
+
+class Sequencer:
+    """The one order of a run.
+
+    Args:
+      emit: called, under the lock, with each operation that all shards are to apply.
+      changed: the lock, notified whenever somebody may have waited for what happened.
+      restored: what `snapshot_facts` said, for a run that goes on from a snapshot.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        emit: Callable[[pb.Operation], None],
+        changed: threading.Condition,
+        restored: dict[str, Any] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.changed = changed
+        self._emit = emit
+        self._begun = time.monotonic()
+        facts = restored or {}
+        start = Position(settings.examples_seen, tuple((a, b) for a, b in settings.pending))
+        if restored:
+            start = Position(facts["examples_seen"], tuple((a, b) for a, b in facts["pending"]))
+        self.version: int = facts.get("version", settings.updates)
+        self.sums: list[float] = facts.get("sums", [0.0, 0.0, 0.0])
+        self.counted: dict[int, Counted] = {int(w): _counted(c) for w, c in facts.get("counted", {}).items()}
+        self.reports: dict[str, Any] = facts.get("reports", {})
+        self.events: list[str] = facts.get("events", [])
+        self._next_session: int = facts.get("next_session", 1)
+        in_rounds = settings.max_staleness == 0
+        self.ledger = Ledger(start, settings.total_examples, settings.share, in_rounds, facts.get("next_claim", 1))
+
+        self.dial = Dial(settings.max_staleness)
+        self._sessions: dict[int, Member] = {}
+        self._accepted: collections.OrderedDict[int, pb.PushReply | None] = collections.OrderedDict()
+        self._round: dict[int, tuple[Claim, pb.Commit]] = {}  # pushed, and waiting for the rest of the round
+        self._met = restored is not None
+        self._evaluations: list[str] = []
+        self._evaluator_heard = 0.0
+        self.ended: Ended | None = None
+
+    # Everything below is called with `changed` held.
+
+    def progress(self) -> pb.Progress:
+        loss_sum, correct, count = self.sums
+        return pb.Progress(
+            version=self.version,
+            examples_seen=self.ledger.applied,
+            loss_sum=loss_sum,
+            correct=correct,
+            count=count,
+        )
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Remembers something worth a row."""
+        self.events.append(json.dumps({"event": event, "version": self.version} | fields))
+
+    def end(self, code: int, text: str) -> None:
+        if self.ended is None:
+            self.ended = Ended(code, text)
+        self.changed.notify_all()
+
+    def join(self, worker: int) -> Member | None:
+        """A new session; an earlier one of the same worker is over. None for an evaluator (worker -1)."""
+        self._check_alive()
+        if worker < 0:
+            self._evaluator_heard = time.monotonic()
+            return None
+        if worker >= self.settings.num_workers:
+            raise ValueError(
+                f"a worker has the number {worker}, but the run was started for {self.settings.num_workers} "
+                f"(0 to {self.settings.num_workers - 1})"
+            )
+        before = self.dial.members.get(worker)
+        if before is not None:
+            self._drop(before, "it joined again")
+        member = self.dial.join(worker, self._next_session, time.monotonic())
+        self._sessions[member.session] = member
+        self._next_session += 1
+        if worker in self.counted:
+            self.note("worker_joined_again", worker=worker)
+        self.counted.setdefault(worker, Counted())
+        self._met = self._met or len(self.dial.members) == self.settings.num_workers
+        self.changed.notify_all()
+        return member
+
+    def member(self, session: int) -> Member:
+        """The live member of a session; a sign of life.
+
+        Raises:
+          Ended, Fenced.
+        """
+        self._check_alive()
+        member = self._sessions.get(session)
+        if member is None:
+            raise Fenced(f"session {session} is over: its lease ended, or the servers have gone back to a snapshot")
+        member.heard = time.monotonic()
+        return member
+
+    def evaluator_beats(self) -> None:
+        self._check_alive()
+        self._evaluator_heard = time.monotonic()
+
+    @property
+    def has_evaluator(self) -> bool:
+        return time.monotonic() - self._evaluator_heard < self.settings.lease_seconds and self._evaluator_heard > 0
+
+    def _check_alive(self) -> None:
+        if self.ended is not None:
+            raise self.ended
+
+    def claim(self, member: Member, number: int) -> Claim | None:
+        """The claim of a session's request `number`; the same request again gets the same. None: nothing now."""
+        known = member.claims.get(number)
+        if known is not None:
+            return self.ledger.outstanding.get(known)
+        if not self._met and self.settings.max_staleness == 0:
+            if time.monotonic() - self._begun > self.settings.connect_seconds:
+                absent = sorted(set(range(self.settings.num_workers)) - set(self.dial.members))
+                text = f"worker {', '.join(map(str, absent))} of {self.settings.num_workers} did not come within "
+                self.end(2, f"{text}{self.settings.connect_seconds:g} s")
+            return None
+        live = {w: m.session for w, m in self.dial.members.items()}
+        claim = self.ledger.take(member.worker, member.session, live)
+        if claim is None:
+            starved = not self.ledger.holds(member.session)
+            if starved != member.starved:
+                member.starved = starved
+                self.changed.notify_all()
+            return None
+        if member.starved:
+            member.starved = False
+            self.dial.level(member)
+        member.claims = {number: claim.number} | {n: c for n, c in member.claims.items() if n > number - 4}
+        return claim
+
+    @property
+    def finished(self) -> bool:
+        return self.ledger.finished
+
+    def close(self, member: Member) -> None:
+        """Hands out no more examples, and takes back those of the caller; what others have may still be pushed."""
+        self.ledger.close()
+        self._forget_claims(member)
+        self._complete_rounds()
+        self.changed.notify_all()
+
+    def accept(self, member: Member, number: int, commit: pb.Commit) -> None:
+        """Takes a push into the order, once; `outcome` tells what became of it.
+
+        Raises:
+          Fenced: the claim is no longer this session's.
+        """
+        if number in self._accepted:
+            return
+        claim = self.ledger.outstanding.get(number)
+        if claim is None or claim.session != member.session:
+            self.counted[member.worker].refused += 1
+            raise Fenced(f"claim {number} is not of session {member.session} any more")
+        if commit.skip:
+            self.counted[member.worker].not_finite += 1
+            self.note("not_finite", worker=member.worker, examples_passed_over=self.settings.share)
+        if self.settings.max_staleness == 0:
+            self._accepted[number] = None
+            self._round[number] = (claim, commit)
+            self._complete_rounds()
+        else:
+            staleness = self.version - commit.pulled_version
+            self._apply([(claim, commit)], staleness, 1.0 / (1 + max(staleness, 0)))
+        while len(self._accepted) > 4096:
+            self._accepted.popitem(last=False)
+        self.changed.notify_all()
+
+    def _complete_rounds(self) -> None:
+        while self._round:
+            expected = self.ledger.members_of(self.ledger.lowest_round)
+            if any(c.number not in self._round for c in expected):
+                return
+            self._apply([self._round.pop(c.number) for c in expected], 0, 1.0)
+
+    def _apply(self, pushes: list[tuple[Claim, pb.Commit]], staleness: int, stats_weight: float) -> None:
+        """One update: the next version, on all shards. Without a gradient among the pushes there is none."""
+        gradients = [(claim, commit) for claim, commit in pushes if not commit.skip]
+        self.version += bool(gradients)
+        for claim, commit in pushes:
+            self.ledger.retire(claim.number)
+            for i, value in enumerate((commit.loss_sum, commit.correct, commit.count)):
+                self.sums[i] += value
+            self._accepted[claim.number] = pb.PushReply(version=self.version, staleness=staleness)
+            if not commit.skip:
+                counted = self.counted[claim.worker]
+                counted.pushes += 1
+                counted.staleness[staleness] = counted.staleness.get(staleness, 0) + 1
+            member = self._sessions.get(claim.session)
+            if member is not None:
+                member.completed += 1
+        if gradients:
+            self._emit(
+                pb.Operation(
+                    kind=pb.Operation.UPDATE,
+                    version=self.version,
+                    claims=[claim.number for claim, _ in gradients],
+                    learning_rate=gradients[0][1].learning_rate,
+                    stats_weight=stats_weight,
+                )
+            )
+        self.changed.notify_all()
+
+    def outcome(self, number: int) -> pb.PushReply | None:
+        """The reply to an accepted push, or None while its round is not complete."""
+        return self._accepted.get(number)
+
+    def may_start(self, member: Member, pulling: pb.Pulling) -> int | None:
+        """The clock lead of the step that a worker wants to start, or None: it must wait."""
+        if self.settings.max_staleness == 0:
+            claim = self.ledger.outstanding.get(pulling.claim)
+            ready = claim is None or claim.round <= self.ledger.lowest_round
+            return 0 if ready else None
+        if not self.dial.may_start(member, pulling.ahead):
+            return None
+        lead = self.dial.lead(member, pulling.ahead)
+        counted = self.counted[member.worker]
+        counted.clock_lead_max = max(counted.clock_lead_max, lead)
+        return lead
+
+    def set_away(self, member: Member, away: bool) -> None:
+        """Nobody waits for a worker that is away; at bound 0 everybody does."""
+        if away == member.away:
+            return
+        member.away = away
+        if not away:
+            self.dial.level(member)
+        self.changed.notify_all()
+
+    def hold(self, name: str, release: bool) -> pb.HoldReply:
+        """Has all shards keep the present version for a reader."""
+        kind = pb.Operation.RELEASE if release else pb.Operation.HOLD
+        self._emit(pb.Operation(kind=kind, version=self.version, hold=name))
+        flat = [x for bounds in self.ledger.position.pending for x in bounds]
+        reply = pb.HoldReply(progress=self.progress(), pending=flat)
+        self.changed.notify_all()
+        return reply
+
+    def leave(self, member: Member, report: str) -> None:
+        """A worker goes in good order."""
+        self.reports[str(member.worker)] = json.loads(report or "null")
+        self._drop(member, "")
+
+    def drop_silent(self) -> None:
+        """Ends the sessions whose lease is over; without the chief the run ends."""
+        if self.ended is not None:
+            return
+        now = time.monotonic()
+        for member in self.dial.silent(now, self.settings.lease_seconds):
+            why = f"nothing was heard of it for {self.settings.lease_seconds:g} s"
+            if member.worker == 0:
+                self.end(1, f"worker 0 (the chief) was lost: {why}; start the run again to go on from its checkpoint")
+            self._drop(member, why)
+        chief_due = self._begun + self.settings.connect_seconds
+        if 0 not in self.dial.members and "0" not in self.reports and now > chief_due:
+            self.end(1, f"worker 0 (the chief) did not come back within {self.settings.connect_seconds:g} s")
+
+    def _drop(self, member: Member, why: str) -> None:
+        """Ends a session: its claims are handed out again, and what it pushed for an open round is forgotten."""
+        self.dial.members.pop(member.worker, None)
+        self._sessions.pop(member.session, None)
+        given_back = self._forget_claims(member)
+        if why:
+            self.note("worker_lost", worker=member.worker, why=why, examples_given_back=given_back)
+        self._complete_rounds()
+        self.changed.notify_all()
+
+    def _forget_claims(self, member: Member) -> int:
+        """Gives back what a session has claimed and not had applied; returns the number of examples."""
+        numbers = self.ledger.drop(member.session)
+        for number in numbers:
+            self._round.pop(number, None)
+            self._accepted.pop(number, None)
+        if numbers:
+            self._emit(pb.Operation(kind=pb.Operation.FORGET, version=self.version, claims=numbers))
+        return self.settings.share * len(numbers)
+
+    def post_evaluation(self, text: str) -> None:
+        self.evaluator_beats()
+        self._evaluations.append(text)
+
+    def take_evaluations(self) -> list[str]:
+        taken, self._evaluations = self._evaluations, []
+        return taken
+
+    def snapshot_facts(self) -> dict[str, Any]:
+        """What a server 0 that starts again needs of this moment. Claims are given back: their sessions are over."""
+        position = self.ledger.position
+        return {
+            "version": self.version,
+            "examples_seen": position.seen,
+            "pending": position.pending,
+            "sums": list(self.sums),
+            "counted": {w: dataclasses.asdict(c) for w, c in self.counted.items()},
+            "reports": self.reports,
+            "events": self.events,
+            "next_session": self._next_session + 1000,  # beyond any that was handed out after this moment
+            "next_claim": self.ledger.next_number + 10**6,
+        }
+
+    def report(self) -> dict[str, Any]:
+        """For the chief: who is still there, what those that left reported, and what was counted of each."""
+        return {
+            "live": sorted(self.dial.members),
+            "reports": self.reports,
+            "counted": {w: dataclasses.asdict(c) for w, c in sorted(self.counted.items())},
+        }
+
+
+def _counted(stored: dict[str, Any]) -> Counted:
+    return Counted(**stored | {"staleness": {int(k): v for k, v in stored["staleness"].items()}})
+
+
+def positions_of(claim: pb.ClaimReply) -> Any:
+    """The positions of the stream that a claim names: int64 [b]."""
+    bounds = list(claim.bounds)
+    return indices(tuple(zip(bounds[::2], bounds[1::2], strict=True)))

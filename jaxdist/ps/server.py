@@ -1,0 +1,742 @@
+"""A parameter server: one process, one shard. Server 0 also orders everything (see `sequencer.py`).
+
+RPC threads     decode, check, stage; wait on one condition; never compute
+applier         applies operations to the shard, one at a time, in their order
+forwarders      server 0 alone, one for each other server: send it the operations
+monitor         server 0 alone: leases, snapshots, restarted servers
+snapshot        writes files
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import contextlib
+import dataclasses
+import json
+import logging
+import pathlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from jaxdist.ps import parameter_server_pb2 as pb
+from jaxdist.ps import wire
+from jaxdist.ps.layout import Layout
+from jaxdist.ps.rpc import Handler, Lost, Payload, Service, Stub, Superseded
+from jaxdist.ps.sequencer import Ended, Fenced, NotNow, Sequencer, Settings
+from jaxdist.ps.shard import Shard, UpdateRule, Values, both, contents
+from jaxdist.ps.snapshots import Snapshots
+
+LONG_POLL_SECONDS = 2.0
+BEAT_SECONDS = 0.5
+EMPTY: Payload = (pb.Empty(), b"")
+
+
+class ParameterServer:
+    """Serves from construction until `wait` returns.
+
+    Args:
+      index, addresses: which of the servers this is.
+      rule: the optimizer; elementwise.
+      facts: what every process of the run must have alike.
+      folder: for snapshots, on this host's own disk.
+      token: shared secret; '' for none.
+      idle_seconds: without a run, or without a word from server 0, it gives up after this.
+      on_update: called after each applied update with its version (faults are injected here).
+      drop_reply: whether to lose the reply to the push that made a version (for tests).
+
+    Raises:
+      OSError: the address cannot be bound.
+      ValueError: the rule is not elementwise.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        addresses: Sequence[str],
+        rule: UpdateRule,
+        *,
+        facts: Mapping[str, Any],
+        folder: str | pathlib.Path,
+        token: str = "",
+        idle_seconds: float = 300.0,
+        on_update: Callable[[int], None] = lambda version: None,
+        drop_reply: Callable[[int], bool] = lambda version: False,
+    ) -> None:
+        self.index, self.addresses = index, list(addresses)
+        self._rule, self._token = rule, token
+        self._facts = json.loads(json.dumps(dict(facts)))  # as the others' will look when they have been sent
+        self._idle_seconds, self._on_update, self._drop_reply = idle_seconds, on_update, drop_reply
+        self._snapshots = Snapshots(folder)
+        self._boot = uuid.uuid4().hex
+        self._changed = threading.Condition()
+        self._run, self._incarnation = "", 0
+        self._shard: Shard | None = None
+        self._sequencer: Sequencer | None = None
+        self._rolling = False  # back to a snapshot; nothing is served meanwhile
+        self._failure = ""
+        self._queue: collections.deque[pb.Operation] = collections.deque()
+        self._received = 0  # number of the next operation expected from server 0
+        self._applying = threading.Lock()
+        self._heard = time.monotonic()
+        self._ended: Ended | None = None
+        self._closing = threading.Event()
+        self._writer = ThreadPoolExecutor(1, "snapshot")
+        self._others: list[_Forwarder] = []
+        self._snapshot_facts: tuple[int, dict[str, Any]] | None = None  # asked for, not yet on every disk
+        handlers: dict[str, Handler] = {
+            "Status": self._status,
+            "Begin": self._begin,
+            "Load": self._load,
+            "Push": self._push,
+            "Pull": self._pull,
+            "Join": self._join,
+            "Claim": self._claim,
+            "PushPull": self._push_pull,
+            "Beat": self._beat,
+            "Hold": self._hold,
+            "Post": self._post,
+            "Leave": self._leave,
+            "Close": self._close,
+            "End": self._end,
+            "Apply": self._apply,
+            "Restore": self._restore,
+        }
+        if index == 0:
+            self._others = [_Forwarder(a, token, self._ask_rollback) for a in self.addresses[1:]]
+        self._rollback_asked = False
+        if index == 0 and (stored := self._snapshots.load_run()) is not None:
+            self._run, self._incarnation = stored["run"], stored["incarnation"]
+            self._rolling = self._rollback_asked = True
+            logging.info("Found the snapshot of version %d; going back to it.", stored["sequencer"]["version"])
+        self._service = Service(self.addresses[index], handlers, token)
+        self.port = self._service.port
+        threads = [self._apply_forever, *([self._monitor] if index == 0 else []), *(f.run for f in self._others)]
+        for work in threads:
+            threading.Thread(target=self._guard(work), name=work.__qualname__, daemon=True).start()
+
+    def wait(self) -> Ended:
+        """Blocks until the run has ended; then closes. The reason says how to exit.
+
+        Raises:
+          TimeoutError: nobody came, or server 0 was not heard of any more.
+        """
+        while True:
+            with self._changed:
+                self._changed.wait(BEAT_SECONDS)
+                ended, quiet = self._ended, time.monotonic() - self._heard
+            if ended is not None:
+                break
+            if quiet > self._idle_seconds and (self._sequencer is None or self._sequencer.ended):
+                self.close()
+                whom = "the chief" if not self._run else "server 0"
+                raise TimeoutError(f"nothing was heard from {whom} for {quiet:.0f} s")
+        if ended.code == 0 or ended.code == 75:
+            self._snapshots.clear()
+        self.close()
+        return ended
+
+    def stop_if_idle(self) -> None:
+        """Ends where no run has begun. Safe in a signal handler: takes no lock."""
+        if not self._run:
+            self._ended = Ended(75, "stopped before a run began")
+
+    def close(self) -> None:
+        """Stops at once, as if killed, but for the threads."""
+        self._closing.set()
+        with self._changed:
+            self._changed.notify_all()
+        for other in self._others:
+            other.close()
+        self._service.close()
+        self._writer.shutdown()
+
+    def update_seconds(self) -> list[float]:
+        """Durations of the last updates."""
+        return list(self._shard.seconds) if self._shard is not None else []
+
+    def _guard(self, work: Callable[[], None]) -> Callable[[], None]:
+        """A thread that fails must not leave a server that looks alive."""
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as e:
+                if not self._closing.is_set():
+                    logging.exception("The parameter server failed")
+                    with self._changed:
+                        self._failure = f"server {self.index} failed: {type(e).__name__}: {e}"
+                        self._finish(1, self._failure)
+
+        return run
+
+    # What callers must be and have.
+
+    def _check(self, caller: pb.Caller) -> None:
+        """Called with the lock."""
+        if self._ended is not None:
+            raise self._ended
+        if self._rolling:
+            raise NotNow("the servers go back to a snapshot")
+        if not self._run:
+            raise NotNow("no run has begun")
+        if (caller.run, caller.incarnation) != (self._run, self._incarnation):
+            raise Fenced(f"incarnation {caller.incarnation} is over; this is {self._incarnation}")
+
+    def _ready(self) -> tuple[Sequencer, Shard]:
+        """Called with the lock."""
+        if self.index != 0:
+            raise ValueError(f"this is server {self.index}; server 0 answers that")
+        if self._ended is not None:
+            raise self._ended
+        if self._rolling or self._sequencer is None or self._shard is None:
+            raise NotNow("the run has not begun" if not self._rolling else "the servers go back to a snapshot")
+        return self._sequencer, self._shard
+
+    def _values(self) -> Shard:
+        if self._shard is None:
+            raise Fenced("this server holds nothing: it was started again")
+        return self._shard
+
+    # Any server.
+
+    def _status(self, request: pb.Empty, data: memoryview) -> Payload:
+        with self._changed:
+            if self.index != 0:
+                self._heard = time.monotonic()
+            version = self._shard.values.version if self._shard is not None else 0
+            reply = pb.StatusReply(
+                index=self.index,
+                addresses=self.addresses,
+                run=self._run,
+                incarnation=self._incarnation,
+                version=version,
+                boot=self._boot,
+                failure=self._failure,
+            )
+        reply.snapshots.extend(self._snapshots.versions())
+        return reply, b""
+
+    def _begin(self, request: pb.BeginRequest, data: memoryview) -> Payload:
+        differing = differences(self._facts, json.loads(request.facts))
+        if differing:
+            raise ValueError(f"server {self.index} and the chief do not agree on {differing}")
+        layout = Layout.from_header(request.header)
+        settings = Settings(**json.loads(request.settings))
+        if not request.ready:
+            shard = Shard(layout, self.index, len(self.addresses), self._rule)
+            with self._applying, self._changed:
+                self._snapshots.clear()
+                self._run, self._incarnation, self._shard, self._sequencer = request.run, 1, shard, None
+                self._rolling = self._rollback_asked = False
+                self._queue.clear()
+                self._received, self._heard = 0, time.monotonic()
+                self._snapshot_facts = None
+                for other in self._others:
+                    other.reset(self._run, self._incarnation)
+            return EMPTY
+        with self._changed:
+            shard = self._values()
+            if request.run != self._run:
+                raise Fenced("another run has begun here")
+            shard.begin(settings.updates)
+            self._heard = time.monotonic()
+            if self.index == 0 and self._sequencer is None:
+                self._sequencer = Sequencer(settings, self._emit, self._changed)
+                logging.info("The run begins at version %d, with %s.", settings.updates, request.settings)
+            self._changed.notify_all()
+        return EMPTY
+
+    def _load(self, request: pb.LoadRequest, data: memoryview) -> Payload:
+        if wire.checksum(data) != request.checksum:
+            raise ValueError(f"{request.what!r} was damaged on its way")
+        with self._changed:
+            shard = self._values()
+            if request.run != self._run:
+                raise Fenced("another run has begun here")
+        shard.load_part(request.what, request.offset, request.total, data)
+        return EMPTY
+
+    def _push(self, request: pb.PushRequest, data: memoryview) -> Payload:
+        with self._changed:
+            self._check(request.caller)
+            shard = self._values()
+        if not request.commit.skip:
+            self._stage(shard, request, data)
+        if not request.HasField("commit"):
+            return pb.PushReply(), b""
+        with self._changed:
+            self._check(request.caller)
+            sequencer, _ = self._ready()
+            sequencer.accept(sequencer.member(request.caller.session), request.claim, request.commit)
+            return sequencer.outcome(request.claim) or pb.PushReply(), b""
+
+    def _stage(self, shard: Shard, request: pb.PushRequest, data: memoryview) -> None:
+        if request.header and request.header != shard.layout.header:
+            difference = shard.layout.difference(Layout.from_header(request.header))
+            raise ValueError(f"the push does not fit: {difference or 'its header differs'}")
+        if wire.checksum(data) != request.checksum:
+            raise ValueError("the push was damaged on its way (its checksum differs)")
+        shard.stage(request.claim, request.offset, request.total, data)
+
+    def _pull(self, request: pb.PullRequest, data: memoryview) -> Payload:
+        pulling = request.pulling
+        deadline = time.monotonic() + LONG_POLL_SECONDS
+        if pulling.hold or pulling.offset:
+            return self._pull_part(request.caller, pulling, deadline)
+        return self._wait_and_reply(request.caller, pulling, deadline)
+
+    def _push_pull(self, request: pb.PushRequest, data: memoryview) -> Payload:
+        pushed, _ = self._push(request, data)
+        if self._drop_reply(pushed.version):  # type: ignore[attr-defined]
+            raise NotNow("JAXDIST_FAULT loses this reply")
+        request.then.pushed = request.claim
+        return self._wait_and_reply(request.caller, request.then, time.monotonic() + LONG_POLL_SECONDS)
+
+    def _wait_and_reply(self, caller: pb.Caller, pulling: pb.Pulling, deadline: float) -> Payload:
+        """Parameters and statistics, once the version and the dial allow it; else `granted` is False."""
+        with self._changed:
+            while True:
+                self._check(caller)
+                shard = self._values()
+                reply = pb.PullReply(version=shard.values.version)
+                if self._may_have(caller, pulling, shard, reply):
+                    values = shard.values
+                    break
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return reply, b""
+                self._changed.wait(left)
+        whole, digest = shard.reply_of(values)
+        reply.granted, reply.version = True, values.version
+        reply.total, reply.checksum = len(whole), digest
+        return reply, memoryview(whole)[: wire.CHUNK]
+
+    def _may_have(self, caller: pb.Caller, pulling: pb.Pulling, shard: Shard, reply: pb.PullReply) -> bool:
+        """Whether a pull may be answered; fills in what the reply says besides the values. With the lock."""
+        needed = pulling.min_version
+        if self.index != 0:
+            return shard.values.version >= needed
+        sequencer, _ = self._ready()
+        reply.progress.CopyFrom(sequencer.progress())
+        member = sequencer.member(caller.session) if caller.session else None
+        if pulling.pushed:
+            outcome = sequencer.outcome(pulling.pushed)
+            if outcome is None:
+                return False
+            reply.push.CopyFrom(outcome)
+            needed = max(needed, outcome.version)
+        if shard.values.version < needed:
+            return False
+        if pulling.start and member is not None:
+            lead = sequencer.may_start(member, pulling)
+            if lead is None:
+                return False
+            reply.clock_lead = lead
+        return True
+
+    def _pull_part(self, caller: pb.Caller, pulling: pb.Pulling, deadline: float) -> Payload:
+        """A chunk: of something that is held, or of a version whose beginning was pulled just before."""
+        with self._changed:
+            while True:
+                self._check(caller)
+                shard = self._values()
+                held = shard.held(pulling.hold) if pulling.hold else None
+                if held is not None or not pulling.hold:
+                    break
+                if time.monotonic() > deadline:
+                    raise NotNow(f"{pulling.hold!r} is not held (yet)")
+                self._changed.wait(0.1)
+        if held is not None:
+            version, whole = held.version, shard_bytes(held, pulling.what)
+        else:
+            try:
+                version, whole = pulling.version, shard.recent(pulling.version)
+            except LookupError as e:
+                raise Superseded(str(e)) from e
+        part = whole[pulling.offset : pulling.offset + wire.CHUNK]
+        return pb.PullReply(granted=True, version=version, total=len(whole), checksum=wire.checksum(part)), part
+
+    # Server 0.
+
+    def _join(self, request: pb.JoinRequest, data: memoryview) -> Payload:
+        with self._changed:
+            sequencer, shard = self._ready()
+            if list(request.addresses) != self.addresses:
+                raise ValueError(
+                    f"the servers are {', '.join(self.addresses)} in this order, but worker {request.worker} was given "
+                    f"{', '.join(request.addresses)}"
+                )
+            differing = differences(self._facts, json.loads(request.facts))
+            if differing:
+                raise ValueError(f"worker {request.worker} and the servers do not agree on {differing}")
+            if request.header != shard.layout.header:
+                raise ValueError(shard.layout.difference(Layout.from_header(request.header)))
+            member = sequencer.join(request.worker)
+            session = member.session if member is not None else 0
+            caller = pb.Caller(run=self._run, incarnation=self._incarnation, session=session)
+            settings = json.dumps(dataclasses.asdict(sequencer.settings))
+            return pb.JoinReply(caller=caller, settings=settings, progress=sequencer.progress()), b""
+
+    def _claim(self, request: pb.ClaimRequest, data: memoryview) -> Payload:
+        deadline = time.monotonic() + LONG_POLL_SECONDS
+        with self._changed:
+            while True:
+                self._check(request.caller)
+                sequencer, _ = self._ready()
+                member = sequencer.member(request.caller.session)
+                claim = sequencer.claim(member, request.number)
+                if claim is not None:
+                    bounds = [x for bounds in claim.ranges for x in bounds]
+                    return pb.ClaimReply(outcome=pb.ClaimReply.GIVEN, claim=claim.number, bounds=bounds), b""
+                if sequencer.finished:
+                    return pb.ClaimReply(outcome=pb.ClaimReply.DONE), b""
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return pb.ClaimReply(outcome=pb.ClaimReply.WAIT), b""
+                self._changed.wait(left)
+
+    def _beat(self, request: pb.BeatRequest, data: memoryview) -> Payload:
+        with self._changed:
+            self._check(request.caller)
+            sequencer, _ = self._ready()
+            if not request.caller.session:
+                sequencer.evaluator_beats()
+                return pb.BeatReply(progress=sequencer.progress()), b""
+            member = sequencer.member(request.caller.session)
+            sequencer.set_away(member, request.away)
+            reply = pb.BeatReply(
+                progress=sequencer.progress(),
+                events=sequencer.events[request.events_from :],
+                evaluator=sequencer.has_evaluator,
+            )
+            if member.worker == 0:
+                reply.evaluations.extend(sequencer.take_evaluations())
+                reply.reports = json.dumps(sequencer.report())
+            return reply, b""
+
+    def _hold(self, request: pb.HoldRequest, data: memoryview) -> Payload:
+        with self._changed:
+            self._check(request.caller)
+            sequencer, shard = self._ready()
+            reply = sequencer.hold(request.name, request.release)
+            reply.slots.extend(shard.values.state)
+            return reply, b""
+
+    def _post(self, request: pb.PostRequest, data: memoryview) -> Payload:
+        with self._changed:
+            self._check(request.caller)
+            self._ready()[0].post_evaluation(request.text)
+        return EMPTY
+
+    def _leave(self, request: pb.PostRequest, data: memoryview) -> Payload:
+        with self._changed:
+            self._check(request.caller)
+            sequencer, _ = self._ready()
+            sequencer.leave(sequencer.member(request.caller.session), request.text)
+        return EMPTY
+
+    def _close(self, request: pb.CloseRequest, data: memoryview) -> Payload:
+        with self._changed:
+            self._check(request.caller)
+            sequencer, _ = self._ready()
+            sequencer.close(sequencer.member(request.caller.session))
+        return EMPTY
+
+    def _end(self, request: pb.EndRequest, data: memoryview) -> Payload:
+        with self._changed:
+            if self._run and request.run and request.run != self._run:
+                raise Fenced("another run has begun here")
+            if self.index == 0 and self._sequencer is not None:
+                self._sequencer.end(request.code, request.text)  # the monitor tells the others
+            else:
+                self._finish(request.code, request.text)
+        return EMPTY
+
+    def _finish(self, code: int, text: str) -> None:
+        """Called with the lock."""
+        if self._ended is None:
+            self._ended = Ended(code, text)
+        self._changed.notify_all()
+
+    def _emit(self, operation: pb.Operation) -> None:
+        """The next operation, for every shard. Called with the lock."""
+        self._queue.append(operation)
+        for other in self._others:
+            other.put(operation)
+        self._changed.notify_all()
+
+    # The other servers.
+
+    def _apply(self, request: pb.ApplyRequest, data: memoryview) -> Payload:
+        with self._changed:
+            self._check(pb.Caller(run=request.run, incarnation=request.incarnation))
+            self._values()
+            self._heard = time.monotonic()
+            if request.first > self._received:
+                raise Fenced(f"operations {self._received} to {request.first} are missing")
+            self._queue.extend(request.operations[self._received - request.first :])
+            self._received = max(self._received, request.first + len(request.operations))
+            self._changed.notify_all()
+        return EMPTY
+
+    def _restore(self, request: pb.RestoreRequest, data: memoryview) -> Payload:
+        self._restore_shard(request.run, request.incarnation, request.version, request.header)
+        return EMPTY
+
+    def _restore_shard(self, run: str, incarnation: int, version: int, header: bytes) -> None:
+        vectors = self._snapshots.load(run, version)
+        with self._applying, self._changed:
+            shard = Shard(Layout.from_header(header), self.index, len(self.addresses), self._rule)
+            shard.restore(version, vectors)
+            self._queue.clear()
+            self._shard, self._run, self._incarnation = shard, run, incarnation
+            self._received, self._heard = 0, time.monotonic()
+            self._changed.notify_all()
+        logging.info("Back at version %d, incarnation %d.", version, incarnation)
+
+    # Threads.
+
+    def _apply_forever(self) -> None:
+        while not self._closing.is_set():
+            with self._changed:
+                while not self._queue and not self._closing.is_set():
+                    self._changed.wait(1.0)
+            with self._applying:
+                with self._changed:
+                    if not self._queue or self._shard is None:
+                        continue
+                    operation, shard = self._queue.popleft(), self._shard
+                self._do(operation, shard)
+                with self._changed:
+                    self._changed.notify_all()
+
+    def _do(self, operation: pb.Operation, shard: Shard) -> None:
+        match operation.kind:
+            case pb.Operation.UPDATE:
+                weights = operation.learning_rate, operation.stats_weight
+                shard.update(operation.version, operation.claims, *weights)
+                self._on_update(operation.version)
+            case pb.Operation.HOLD:
+                shard.hold(operation.hold)
+            case pb.Operation.RELEASE:
+                shard.release(operation.hold)
+            case pb.Operation.FORGET:
+                shard.forget(operation.claims)
+            case pb.Operation.SNAPSHOT:
+                self._writer.submit(self._save, self._run, shard.values)
+
+    def _save(self, run: str, values: Values) -> None:
+        try:
+            self._snapshots.save(run, values.version, contents(values))
+        except OSError as e:
+            logging.error("The snapshot of version %d could not be written: %s", values.version, e)
+
+    def _monitor(self) -> None:
+        """Leases, restarted servers, snapshots, and the end; every BEAT_SECONDS."""
+        snapshot_at = 0.0
+        while not self._closing.is_set():
+            with self._changed:
+                sequencer = self._sequencer
+                if sequencer is not None and not self._rolling:
+                    self._heard = time.monotonic()
+                    sequencer.drop_silent()
+                    if sequencer.ended is not None:
+                        ended = sequencer.ended
+                        break
+            if self._rollback_asked:
+                self._roll_back()
+            elif sequencer is not None:
+                if self._a_server_was_restarted():
+                    self._rollback_asked = True
+                    continue
+                if time.monotonic() >= snapshot_at and self._ask_snapshot(sequencer):
+                    snapshot_at = time.monotonic() + sequencer.settings.snapshot_seconds
+                self._commit_snapshot()
+            self._closing.wait(BEAT_SECONDS / 5 if sequencer is None or self._snapshot_facts else BEAT_SECONDS)
+        else:
+            return
+        self._say_the_end(ended)
+
+    def _say_the_end(self, ended: Ended) -> None:
+        """Tells the other servers, and stays until the workers have asked."""
+        for other in self._others:
+            with contextlib.suppress(Lost, Fenced, Ended):
+                request = pb.EndRequest(run=self._run, code=ended.code, text=ended.text)
+                other.stub.call("End", request, timeout=5)
+        assert self._sequencer is not None
+        if self._sequencer.dial.members.keys() - {0}:
+            self._closing.wait(6 * BEAT_SECONDS)  # each asks at least once a beat
+        with self._changed:
+            self._finish(ended.code, ended.text)
+
+    def _a_server_was_restarted(self) -> bool:
+        for other in self._others:
+            try:
+                status, _ = other.stub.call("Status", pb.Empty(), timeout=5)
+            except (Lost, Fenced, Ended):
+                continue
+            other.status = status
+            if other.boot and other.boot != status.boot:
+                logging.warning("The server at %s was started again.", other.stub.address)
+                other.boot = status.boot
+                return True
+            other.boot = status.boot
+            if status.failure:
+                with self._changed:
+                    assert self._sequencer is not None
+                    self._sequencer.end(1, status.failure)
+        return False
+
+    def _ask_rollback(self) -> None:
+        self._rollback_asked = True
+
+    def _ask_snapshot(self, sequencer: Sequencer) -> bool:
+        with self._changed:
+            if self._snapshot_facts is not None or sequencer is not self._sequencer:
+                return False
+            self._snapshot_facts = (sequencer.version, sequencer.snapshot_facts())
+            self._emit(pb.Operation(kind=pb.Operation.SNAPSHOT, version=sequencer.version))
+            self._changed.notify_all()
+            return True
+
+    def _commit_snapshot(self) -> None:
+        """Once every server has a version on disk, it is the one to go back to."""
+        with self._changed:
+            if self._snapshot_facts is None:
+                return
+            version, facts = self._snapshot_facts
+        on_disk = [self._snapshots.versions(), *(o.status.snapshots for o in self._others if o.status is not None)]
+        if len(on_disk) == len(self.addresses) and all(version in versions for versions in on_disk):
+            self._save_run(facts)
+            with self._changed:
+                self._snapshot_facts = None
+
+    def _save_run(self, facts: dict[str, Any]) -> None:
+        with self._changed:
+            assert self._sequencer is not None and self._shard is not None
+            settings, header = self._sequencer.settings, self._shard.layout.header
+            run = {"run": self._run, "incarnation": self._incarnation, "settings": dataclasses.asdict(settings)}
+        self._snapshots.save_run(run | {"header": base64.b64encode(header).decode(), "sequencer": facts})
+
+    def _roll_back(self) -> None:
+        """A new incarnation of all servers, from the newest common snapshot."""
+        stored = self._snapshots.load_run()
+        with self._changed:
+            before = self._sequencer
+            if stored is None:
+                if before is not None:
+                    before.end(1, "a parameter server was lost before there was a snapshot to go back to")
+                self._rollback_asked = False
+                return
+            self._rolling = True
+            self._incarnation = max(self._incarnation, stored["incarnation"]) + 1
+            self._changed.notify_all()
+        run, facts, header = stored["run"], stored["sequencer"], base64.b64decode(stored["header"])
+        request = pb.RestoreRequest(run=run, incarnation=self._incarnation, version=facts["version"], header=header)
+        for other in self._others:
+            while not self._closing.is_set():
+                if not self._rolling:  # the chief began another run
+                    return
+                try:
+                    other.stub.call("Restore", request, timeout=30)
+                    other.boot = other.stub.call("Status", pb.Empty(), timeout=5)[0].boot
+                    break
+                except (Lost, Fenced) as e:
+                    logging.warning("Waiting for a server to go back with: %s", e)
+                    self._closing.wait(BEAT_SECONDS)
+        self._restore_shard(run, self._incarnation, facts["version"], header)
+        with self._changed:
+            if not self._rolling:
+                return
+            for other in self._others:
+                other.reset(run, self._incarnation)
+            self._sequencer = Sequencer(Settings(**stored["settings"]), self._emit, self._changed, facts)
+            known = before.version if before is not None else None
+            self._sequencer.note("servers_rolled_back", incarnation=self._incarnation, version_before=known)
+            self._snapshot_facts = None
+        self._save_run(facts)
+        with self._changed:
+            self._rolling = self._rollback_asked = False
+            self._changed.notify_all()
+        logging.warning("All servers are at version %d, incarnation %d.", facts["version"], self._incarnation)
+
+
+class _Forwarder:
+    """Sends server 0's operations to another server, in order, until they have arrived."""
+
+    def __init__(self, address: str, token: str, ask_rollback: Callable[[], None]) -> None:
+        self.stub = Stub(address, token)
+        self.status: pb.StatusReply | None = None
+        self.boot = ""
+        self._ask_rollback = ask_rollback
+        self._change = threading.Condition()
+        self._closed = False
+        self.reset("", 0)
+
+    def reset(self, run: str, incarnation: int) -> None:
+        """Forgets what is not sent; numbers begin again."""
+        with self._change:
+            self._run, self._incarnation, self._first = run, incarnation, 0
+            self._waiting: list[pb.Operation] = []
+            self.status = None
+
+    def put(self, operation: pb.Operation) -> None:
+        with self._change:
+            self._waiting.append(operation)
+            self._change.notify()
+
+    def run(self) -> None:
+        pause = 0.05
+        while not self._closed:
+            with self._change:
+                while not self._waiting and not self._closed:
+                    self._change.wait(1.0)
+                sending = list(self._waiting[:64])
+                key = self._run, self._incarnation, self._first
+            if not sending:
+                continue
+            try:
+                run, incarnation, first = key
+                request = pb.ApplyRequest(run=run, incarnation=incarnation, first=first, operations=sending)
+                self.stub.call("Apply", request, timeout=10)
+            except Lost:
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+                continue
+            except Fenced:
+                self._ask_rollback()
+                time.sleep(0.2)
+                continue
+            except Ended:
+                return
+            pause = 0.05
+            with self._change:
+                if key == (self._run, self._incarnation, self._first):
+                    self._first += len(sending)
+                    del self._waiting[: len(sending)]
+
+    def close(self) -> None:
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        self.stub.close()
+
+
+def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """The facts that both have and that differ, as text; '' for none."""
+    found = [f"{k} ({mine[k]!r} here, {theirs[k]!r} there)" for k in sorted(mine.keys() & theirs.keys())]
+    return ", ".join(f for k, f in zip(sorted(mine.keys() & theirs.keys()), found, strict=True) if mine[k] != theirs[k])
+
+
+def shard_bytes(values: Values, what: str) -> Any:
+    """What a hold is asked for, as a buffer: 'params', 'stats', 'slot/NAME', or params and stats together."""
+    if what:
+        return values.flat(what).view(np.uint8)
+    return both(values)

@@ -1,0 +1,304 @@
+"""One server's part of the model: arrays, a version, and an update rule that it does not look into.
+
+Operations come in one order, the same on all shards, and are applied one at a time. Arrays are never changed in place:
+an update makes new ones, so a pull, a hold or a snapshot keeps what it refers to and waits for nobody.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdist.ps import wire
+from jaxdist.ps.layout import Layout
+
+Vector = np.ndarray
+_MOST_STAGED = 1024
+
+
+class UpdateRule(Protocol):
+    """An elementwise optimizer over trees; its state is {slot: tree like params, or one number}."""
+
+    def init(self, params: Any) -> dict[str, Any]: ...
+
+    def update(self, grads: Any, state: Any, params: Any, learning_rate: Any) -> tuple[Any, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """What a shard holds at one version. `state` is the rule's: {slot: {group: vector} or one number}."""
+
+    version: int
+    params: jax.Array
+    stats: jax.Array
+    state: dict[str, Any]
+
+    def flat(self, what: str) -> Vector:
+        """'params', 'stats' or 'slot/NAME' as one vector on the host (a number as a vector of one)."""
+        if what in ("params", "stats"):
+            return np.asarray(getattr(self, what))
+        slot = self.state[what.removeprefix("slot/")]
+        parts = [np.ravel(np.asarray(v)) for v in (slot.values() if isinstance(slot, dict) else [slot])]
+        return np.concatenate(parts) if parts else np.zeros((0,), np.float32)
+
+
+@dataclasses.dataclass
+class _Staged:
+    """A gradient with statistics, arriving in pieces."""
+
+    buffer: Any
+    arrived: int = 0
+
+
+class Shard:
+    """The arrays of server `index` of `count`, and the gradients that wait to be applied. Thread-safe.
+
+    Raises:
+      ValueError: the rule is not elementwise, so a part of the model cannot be updated without the rest.
+    """
+
+    def __init__(self, layout: Layout, index: int, count: int, rule: UpdateRule) -> None:
+        check_elementwise(rule)
+        self.layout = layout
+        self.piece = layout.piece(index, count)
+        self._rule = rule
+        self._update = jax.jit(self._compute)
+        self._lock = threading.Lock()
+        self._staged: dict[int, _Staged] = {}
+        self._holds: dict[str, Values] = {}
+        self._done: collections.deque[int] = collections.deque(maxlen=4096)  # claims not to be staged any more
+        self._loading: dict[str, bytearray] = {}
+        self._replies: collections.OrderedDict[int, tuple[bytes, int]] = collections.OrderedDict()
+        self.seconds: list[float] = []  # of the last updates, for measurements
+        self.values = self.initial()
+
+    def initial(self) -> Values:
+        """Zeros, at version 0: what `load` fills."""
+        params = jnp.zeros((self.piece.num_params,), self.piece.dtype)
+        stats = jnp.zeros((self.piece.num_stats,), self.piece.dtype)
+        return Values(0, params, stats, self._rule.init(self.piece.split(params)))
+
+    # Values from outside.
+
+    def load(self, what: str, vectors: Vector) -> None:
+        """Replaces 'params', 'stats' or 'slot/NAME'; the version stays.
+
+        Raises:
+          ValueError: unknown, or of another size.
+        """
+        now = self.values
+        if what in ("params", "stats"):
+            expected: Any = getattr(now, what)
+            self._same_size(what, vectors.size, expected.size)
+            replaced: dict[str, Any] = {what: jnp.array(vectors)}
+            self.values = dataclasses.replace(now, **replaced)
+            return
+        name = what.removeprefix("slot/")
+        if name not in now.state:
+            raise ValueError(f"the rule has no slot {name!r}, but {', '.join(sorted(now.state)) or 'none'}")
+        slot = now.state[name]
+        if isinstance(slot, dict):
+            self._same_size(what, vectors.size, self.piece.num_params)
+            loaded: Any = {g: jnp.array(v) for g, v in self.piece.split(vectors).items()}
+        else:
+            self._same_size(what, vectors.size, 1)
+            loaded = jnp.array(vectors.reshape(()), np.asarray(slot).dtype)
+        self.values = dataclasses.replace(now, state=now.state | {name: loaded})
+
+    def load_part(self, what: str, offset: int, total: int, data: memoryview) -> None:
+        """`load` in chunks, in order; takes effect with the last."""
+        limit = 8 * max(self.piece.num_params, self.piece.num_stats, 8)
+        if total > limit or offset + len(data) > total:
+            raise ValueError(f"{what!r}: {len(data)} bytes at {offset} of {total} do not fit this server")
+        buffer = self._loading.setdefault(what, bytearray(total))
+        buffer[offset : offset + len(data)] = data
+        if offset + len(data) == total:
+            del self._loading[what]
+            self.load(what, np.frombuffer(buffer, self.slot_dtype(what)))
+
+    @staticmethod
+    def _same_size(what: str, given: int, expected: int) -> None:
+        if given != expected:
+            raise ValueError(f"{what!r} has {given} elements instead of {expected}")
+
+    def slot_dtype(self, what: str) -> np.dtype:
+        """The dtype in which `what` travels."""
+        slot = self.values.state.get(what.removeprefix("slot/"))
+        if what in ("params", "stats") or isinstance(slot, dict) or slot is None:
+            return self.piece.dtype
+        return np.asarray(slot).dtype
+
+    def begin(self, version: int) -> None:
+        """The loaded values are those of `version`."""
+        with self._lock:
+            self.values = dataclasses.replace(self.values, version=version)
+            self._staged.clear()
+            self._done.clear()
+            self._holds.clear()
+            self._replies.clear()
+
+    # Gradients.
+
+    def stage(self, claim: int, offset: int, total: int, data: memoryview) -> None:
+        """Keeps (part of) a gradient and statistics until the operation that applies them; the same again is harmless.
+
+        Raises:
+          ValueError: sizes that do not fit.
+        """
+        if total != self.piece.num_bytes or offset + len(data) > total or offset % wire.CHUNK:
+            raise ValueError(
+                f"{len(data)} bytes at {offset} of {total} do not fit this server's {self.piece.num_bytes} "
+                f"({self.piece.num_params} parameters and {self.piece.num_stats} statistics of {self.piece.dtype})"
+            )
+        with self._lock:
+            if claim in self._done:  # sent again, or too late
+                return
+            if len(self._staged) >= _MOST_STAGED and claim not in self._staged:
+                raise ValueError(f"{_MOST_STAGED} gradients wait to be applied already")
+            if len(data) == total:
+                self._staged[claim] = _Staged(data, total)
+                return
+            entry = self._staged.setdefault(claim, _Staged(bytearray(total)))
+            if isinstance(entry.buffer, bytearray) and entry.arrived < total:
+                entry.buffer[offset : offset + len(data)] = data
+                entry.arrived += len(data)
+
+    def is_staged(self, claim: int) -> bool:
+        with self._lock:
+            entry = self._staged.get(claim)
+            return entry is not None and entry.arrived >= self.piece.num_bytes
+
+    def forget(self, claims: Sequence[int]) -> None:
+        """Drops gradients that nobody will ask to apply."""
+        with self._lock:
+            for claim in claims:
+                self._staged.pop(claim, None)
+                self._done.append(claim)
+
+    def update(self, version: int, claims: Sequence[int], learning_rate: float, stats_weight: float) -> None:
+        """Applies the mean of staged gradients as one update. `stats_weight`: see `_compute`."""
+        begin = time.perf_counter()
+        with self._lock:
+            staged = [self._staged.pop(claim) for claim in claims]
+            self._done.extend(claims)
+        arrived = [np.frombuffer(s.buffer, self.piece.dtype) for s in staged]
+        now, cut = self.values, self.piece.num_params
+        params, stats, state = self._update(
+            now.params,
+            now.stats,
+            now.state,
+            tuple(a[:cut] for a in arrived),
+            tuple(a[cut:] for a in arrived),
+            np.asarray(learning_rate, self.piece.dtype),
+            np.asarray(stats_weight, self.piece.dtype),
+        )
+        jax.block_until_ready(params)
+        self.values = Values(version, params, stats, state)
+        self.seconds.append(time.perf_counter() - begin)
+        del self.seconds[:-1000]
+
+    def _compute(
+        self, params: Any, stats: Any, state: Any, grads: Any, new_stats: Any, learning_rate: Any, weight: Any
+    ) -> tuple[Any, Any, Any]:
+        """One update of this piece. The statistics move `weight` of the way to the mean of the workers' new ones.
+
+        With weight 1 / (1 + staleness) a worker alone writes exactly its own, N workers in turn keep the pace of one
+        (each of N pushes moves 1/N of the way), and one that is very late hardly moves them; they stay a convex
+        combination, so a variance cannot become negative.
+        """
+        count = len(grads)
+        mean = sum(grads[1:], grads[0]) / count
+        new_params, state = self._rule.update(
+            self.piece.split(mean), state, self.piece.split(params), jnp.asarray(learning_rate)
+        )
+        merged = (1 - weight) * stats + weight * (sum(new_stats[1:], new_stats[0]) / count)
+        parts = [new_params[g] for g in self.piece.groups]
+        return jnp.concatenate(parts) if parts else params, merged, state
+
+    # Values to the outside.
+
+    def hold(self, name: str) -> None:
+        """Keeps the present values for a reader, in place of an earlier hold of that name."""
+        with self._lock:
+            self._holds[name] = self.values
+
+    def release(self, name: str) -> None:
+        with self._lock:
+            self._holds.pop(name, None)
+
+    def held(self, name: str) -> Values | None:
+        with self._lock:
+            return self._holds.get(name)
+
+    def reply_of(self, values: Values) -> tuple[bytes, int]:
+        """(parameters and statistics as bytes, their checksum); made once a version, for all who pull it."""
+        with self._lock:
+            found = self._replies.get(values.version)
+        if found is None:
+            whole = both(values)
+            found = whole, wire.checksum(memoryview(whole)[: wire.CHUNK])
+            with self._lock:
+                self._replies[values.version] = found
+                while len(self._replies) > (1 if len(whole) <= wire.CHUNK else 4):
+                    self._replies.popitem(last=False)
+        return found
+
+    def recent(self, version: int) -> bytes:
+        """What `reply_of` gave for a version, for a caller that takes it in chunks.
+
+        Raises:
+          LookupError: it has been superseded meanwhile.
+        """
+        with self._lock:
+            if version not in self._replies:
+                raise LookupError(f"version {version} is gone; pull again")
+            return self._replies[version][0]
+
+    def restore(self, version: int, vectors: Mapping[str, Vector]) -> None:
+        """Goes back to a snapshot; everything staged or held is forgotten."""
+        self.values = self.initial()
+        for what, vector in vectors.items():
+            self.load(what, vector)
+        self.begin(version)
+
+
+def both(values: Values) -> bytes:
+    """Parameters, then statistics: what travels in a pull."""
+    return b"".join((values.flat("params").data, values.flat("stats").data))
+
+
+def contents(values: Values) -> dict[str, Vector]:
+    """Everything that a snapshot keeps, by name."""
+    return {what: values.flat(what) for what in ("params", "stats", *(f"slot/{s}" for s in values.state))}
+
+
+def check_elementwise(rule: UpdateRule) -> None:
+    """Refuses a rule under which one element's update depends on another's: tried on numbers, whole and in halves.
+
+    Raises:
+      ValueError: it does.
+    """
+    grads, params = np.linspace(-3.0, 5.0, 8, dtype=np.float32), np.linspace(1.0, 2.0, 8, dtype=np.float32)
+
+    def twice(part: slice) -> np.ndarray:
+        now: Any = {"kernel": jnp.asarray(params[part])}
+        state = rule.init(now)
+        for _ in range(2):
+            now, state = rule.update({"kernel": jnp.asarray(grads[part])}, state, now, jnp.float32(0.1))
+        return np.asarray(now["kernel"])
+
+    whole = twice(slice(0, 8))
+    halves = np.concatenate([twice(slice(0, 4)), twice(slice(4, 8))])
+    if not np.allclose(whole, halves, rtol=1e-5, atol=1e-6):
+        raise ValueError(
+            "the update rule is not elementwise: parts of a model on different servers cannot be updated apart. Use an "
+            "elementwise rule (sgd, adadelta, adagrad, adam) without norms or clipping over the whole model."
+        )

@@ -1,0 +1,63 @@
+"""The canonical state that a run begins with, on every process: initial, or from the chief's newest checkpoint."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from jaxdist import checkpoint
+from jaxdist.errors import UsageError
+from jaxdist.peers import Peers
+from jaxdist.task import Leaf, Task, TrainState, flatten
+
+
+def restore(
+    checkpoints: checkpoint.Checkpoints | None, task: Task, peers: Peers | None
+) -> tuple[TrainState, dict[str, Any] | None]:
+    """(canonical state, stored progress): from the newest whole checkpoint, or initial with None. Collective.
+
+    Raises:
+      UsageError: the checkpoint is of another model.
+    """
+    found = checkpoints.restore() if checkpoints is not None else None
+    facts = None
+    if found is not None:
+        facts = {
+            "progress": found.progress,
+            "leaves": {n: [str(x.dtype), list(x.shape)] for n, x in found.leaves.items()},
+        }
+        if peers is not None and peers.chief is not None:
+            peers.chief.serve_leaves({n: partial(_bytes_of, x) for n, x in found.leaves.items()})
+    if peers is not None:
+        facts = peers.gather("the restored checkpoint", facts)[0]
+    initial = task.init()
+    if facts is None:
+        return initial, None
+    _check_same_leaves(facts["leaves"], initial)
+    if found is not None:
+        return found.state, found.progress
+    assert peers is not None
+
+    def fetched(name: str, dtype: str, shape: list[int]) -> Leaf:
+        return Leaf(tuple(shape), np.dtype(dtype), lambda: np.frombuffer(peers.fetch(name), dtype).reshape(shape))
+
+    leaves = {name: fetched(name, *what) for name, what in facts["leaves"].items()}
+    return checkpoint.state_of(leaves, facts["progress"]), facts["progress"]
+
+
+def _bytes_of(leaf: Leaf) -> bytes:
+    return np.asarray(leaf).tobytes()
+
+
+def _check_same_leaves(stored: dict[str, Any], initial: TrainState) -> None:
+    expected = {n: [str(np.dtype(x.dtype)), list(x.shape)] for n, x in flatten(initial.arrays()).items()}
+    if stored == expected:
+        return
+    differing = sorted(n for n in stored.keys() | expected.keys() if stored.get(n) != expected.get(n))
+    first = differing[0]
+    raise UsageError(
+        f"The checkpoint in --workdir is of another model or optimizer: {len(differing)} arrays differ, the first is "
+        f"{first!r} (stored: {stored.get(first)}, configured: {expected.get(first)}). Choose another --workdir."
+    )

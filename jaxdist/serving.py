@@ -1,0 +1,70 @@
+"""`--role=server`: one parameter server, from its configuration alone; it knows the optimizer, not the model."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import signal
+import threading
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxdist import cluster as cluster_lib
+from jaxdist import compilation, optim
+from jaxdist import config as config_lib
+from jaxdist.cluster import Cluster
+from jaxdist.errors import PeerError, UsageError
+from jaxdist.faults import Faults
+from jaxdist.ps import ParameterServer, is_loopback
+
+
+def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool = False) -> tuple[int, str]:
+    """Serves until the chief ends the run. Returns (exit code, reason).
+
+    Raises:
+      UsageError: the address is in use, not this host's, or open to others without a token.
+      PeerError: nobody came.
+    """
+    config_lib.validate(config)
+    address = cluster.server_addresses[cluster.server_index]
+    if not (is_loopback(address) or cluster.token or insecure):
+        raise UsageError(
+            f"The server at {address} could be reached from other machines, by anybody: set the variable JAXDIST_TOKEN "
+            "to one and the same secret on all processes, or say --insecure on a network that you trust."
+        )
+    jax.config.update("jax_enable_x64", config.model.param_dtype == "float64")
+    compilation.enable_cache(config.compilation_cache)
+    faults = Faults(cluster.server_index, role="server")
+    rule = optim.build(config.optim.name, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay)
+    try:
+        server = ParameterServer(
+            cluster.server_index,
+            cluster.server_addresses,
+            rule,
+            facts=cluster_lib.shared_facts(config_lib.comparable(config)),
+            folder=pathlib.Path(workdir) / "servers" / str(cluster.server_index),
+            token=cluster.token,
+            idle_seconds=config.cluster.connect_timeout_seconds,
+            on_update=lambda version: faults.at("update", version),
+            drop_reply=lambda version: faults.asked("drop", version),
+        )
+    except OSError as e:
+        raise UsageError(
+            f"Server {cluster.server_index} cannot serve at {address}: {e}. Is another server running there, or one "
+            "with the same --server_index?"
+        ) from e
+    if threading.current_thread() is threading.main_thread():
+        # The chief saves first, and then ends the servers; only without a run there is nobody to wait for.
+        signal.signal(signal.SIGTERM, lambda *_: server.stop_if_idle())
+    logging.info("Server %d of %d serves at %s.", cluster.server_index, len(cluster.server_addresses), address)
+    try:
+        ended = server.wait()
+    except TimeoutError as e:
+        raise PeerError(f"server {cluster.server_index} gives up: {e}") from e
+    if ended.code == 0:
+        milliseconds = [1000 * s for s in server.update_seconds()] or [0.0]
+        logging.info(
+            "The run has ended; an update took %.2f ms (median).", sorted(milliseconds)[len(milliseconds) // 2]
+        )
+    return ended.code, ended.text
