@@ -47,24 +47,49 @@ class Ended:
 
 
 class Run:
-    """N processes of one run; those left are ended by id on leaving the `with`."""
+    """N workers of one run, and parameter servers; those left are ended by id on leaving the `with`."""
 
-    def __init__(self, workdir, n=1, *, fault="", config="tests/tiny_config.py", address=None, env=None, **overrides):
+    def __init__(
+        self, workdir, n=1, *, servers=0, fault="", config="tests/tiny_config.py", address=None, env=None, **overrides
+    ):
         values = {k.replace("__", "."): v for k, v in overrides.items()}
+        if servers:
+            values = {"strategy.name": "parameter_server"} | values
         port = free_port()
         self.processes = []
+        self.servers = []
+        self.addresses = [f"127.0.0.1:{free_port()}" for _ in range(servers)]
+        self._again = {"JAXDIST_FAULT": fault} | (env or {})
+        listed = [f"--server_addresses={','.join(self.addresses)}"] if servers else []
+        self.commands = {}
+        for j in range(servers):
+            command = [sys.executable, "-m", "jaxdist.main", f"--config={config}", f"--workdir={workdir}"]
+            command += [f"--config.{k}={v}" for k, v in values.items()]
+            self.commands[f"server {j}"] = [*command, *listed, "--role=server", f"--server_index={j}"]
+            self.servers.append(start(self.commands[f"server {j}"], self._again))
         for i in range(n):
             command = [sys.executable, "-m", "jaxdist.main", f"--config={config}", f"--workdir={workdir}"]
             command += [f"--config.{k}={v}" for k, v in values.items()]
             if n > 1 or address:
                 command += [f"--num_processes={max(n, 2)}", f"--process_id={i}"]
                 command += [f"--coordinator_address={address or f'127.0.0.1:{port}'}"]
-            self.processes.append(start(command, {"JAXDIST_FAULT": fault} | (env or {})))
+            command += listed
+            self.commands[f"worker {i}"] = command
+            self.processes.append(start(command, self._again))
+
+    def restart(self, name: str) -> subprocess.Popen:
+        """Starts 'server J' or 'worker I' again with the same command, without faults."""
+        kind, number = name.split()
+        processes = self.servers if kind == "server" else self.processes
+        processes[int(number)].wait()
+        processes[int(number)].communicate()
+        processes[int(number)] = start(self.commands[name], self._again | {"JAXDIST_FAULT": ""})
+        return processes[int(number)]
 
     def wait(self, seconds: float = 120) -> list[Ended]:
         deadline = time.monotonic() + seconds
         ended = []
-        for p in self.processes:
+        for p in [*self.processes, *self.servers]:
             out, _ = p.communicate(timeout=max(deadline - time.monotonic(), 0.1))
             ended.append(Ended(p.returncode, out))
         return ended
@@ -73,7 +98,7 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        for p in self.processes:
+        for p in [*self.processes, *self.servers]:
             if p.poll() is None:
                 p.send_signal(signal.SIGCONT)
                 p.kill()
@@ -84,6 +109,12 @@ def start(command: list[str], env: dict[str, str]) -> subprocess.Popen:
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_FLAGS", "JAX_NUM_CPU"))}
     environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "PYTHONUNBUFFERED": "1"} | env
     return subprocess.Popen(command, cwd=ROOT, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def events(workdir) -> list[dict]:
+    """The event rows, in order."""
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == "event"]
 
 
 def finish(workdir, n=1, *, seconds: float = 120, **overrides) -> dict:
