@@ -269,7 +269,8 @@ class _Run:
         """Writes a train row; True when the last steps said stop."""
         with self.phase("train"):
             stop = self.log.take_late()
-        row = self.log.window_row() | {"learning_rate": self.task.learning_rate(self.before_step)} | self.strategy.row()
+        rate = self.task.learning_rate(self.before_step) * self.strategy.learning_rate_scale
+        row = self.log.window_row() | {"learning_rate": rate} | self.strategy.row()
         self.writer.write("train", **self.here(), **row)
         return stop
 
@@ -289,7 +290,8 @@ class _Run:
         return True
 
     def note_evaluation(self, row: dict[str, Any]) -> None:
-        self.log.last_evaluation = {k: v for k, v in row.items() if k not in ("examples_seen", "epoch")}
+        if row["updates"] >= self.log.last_evaluation.get("updates", 0):  # another process's may come late
+            self.log.last_evaluation = {k: v for k, v in row.items() if k not in ("examples_seen", "epoch")}
         self.writer.write("eval", **row)
         words = "epoch %.2f: validation loss %.4f, accuracy %.2f %%"
         logging.info(words, row["epoch"], row["loss"], 100 * row["accuracy"])
@@ -337,6 +339,7 @@ class _Run:
             if self.checkpoints is not None:
                 self.checkpoints.close()
             summary = self.summarise()
+            self.write_events()
         self.writer.summarise(summary)
         return summary
 

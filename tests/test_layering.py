@@ -14,7 +14,9 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "jaxdist"
 # Top-level module or package of jaxdist -> those it may import.
 MAY_IMPORT = {
     "__init__": {"train"},
-    "main": {"cluster", "config", "errors", "train"},
+    "main": {"cluster", "config", "errors", "evaluator", "serving", "train"},
+    "serving": {"cluster", "compilation", "config", "errors", "faults", "optim", "ps"},
+    "evaluator": {"cluster", "compilation", "config", "errors", "evaluation", "experiment", "strategies"},
     "train": {
         "checkpoint", "cluster", "compilation", "config", "data", "errors", "evaluation", "experiment", "faults",
         "metrics", "peers", "restoring", "run_directory", "run_log", "strategies", "task",
@@ -38,7 +40,16 @@ FENCES = {
     "flax": {"models"},
     "orbax": {"checkpoint"},
     "grpc": {"transport", "ps"},
-    "ml_collections": {"config", "main", "train", "evaluation", "experiment", "run_directory"},
+    "ml_collections": {
+        "config",
+        "main",
+        "train",
+        "evaluation",
+        "evaluator",
+        "experiment",
+        "run_directory",
+        "serving",
+    },
     "optax": {"optim", "task"},
     "tensorflow": set(),
     "tensorflow_datasets": {"data"},

@@ -67,7 +67,7 @@ def test_killed_whole_it_resumes_from_its_checkpoint(x64, tmp_path, staleness):
         for p in [*run.servers, *run.processes]:
             p.kill()
     stored = final_state(tmp_path)
-    assert 7 <= stored.updates
+    assert stored.updates >= 7
     assert stored.examples_seen == stored.updates * (12 if staleness == 0 else 6)
     summary = finish(tmp_path, 2, **settings)
     assert summary["examples_seen"] == 480

@@ -114,6 +114,7 @@ class Client:
         self._events: list[dict[str, Any]] = []
         self._evaluations: list[dict[str, Any]] = []
         self.retries = 0
+        self._trouble: Exception | None = None
 
     @property
     def bytes_sent(self) -> int:
@@ -358,7 +359,7 @@ class Client:
         for offset in range(0, max(len(data), 1), wire.CHUNK):
             part = data[offset : offset + wire.CHUNK]
             request = pb.PushRequest(
-                caller=caller, claim=claim, offset=offset, total=len(data), checksum=wire.checksum(part)
+                caller=caller, claim=claim, offset=offset, total=len(data), checksum=wire.checksum(part, claim)
             )
             if offset == 0:
                 request.header = self.layout.header
@@ -446,8 +447,20 @@ class Client:
 
     def _beat_forever(self) -> None:
         while not self._closing.wait(BEAT_SECONDS):
-            with contextlib.suppress(Exception):  # whoever needs an answer asks, and hears what is wrong
+            caller = self.caller
+            try:
                 self.beat()
+            except Fenced:  # workers join again when they push; an evaluator has nothing else to hear it by
+                if self.worker < 0:
+                    with contextlib.suppress(Exception):
+                        self.rejoin(caller)
+            except Exception as e:  # whoever needs an answer asks, and hears what is wrong
+                self._trouble = e
+
+    def check_alive(self) -> None:
+        """Raises what the last signs of life met: `PeerError`, `Preempted` or `UsageError`."""
+        if self._trouble is not None:
+            raise self._trouble
 
     def take_events(self) -> list[dict[str, Any]]:
         with self._beating:

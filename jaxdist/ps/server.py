@@ -274,6 +274,8 @@ class ParameterServer:
         with self._changed:
             self._check(request.caller)
             sequencer, _ = self._ready()
+            if not (request.commit.skip or shard.is_staged(request.claim)):
+                raise ValueError(f"claim {request.claim} was committed before all of its push had come")
             sequencer.accept(sequencer.member(request.caller.session), request.claim, request.commit)
             return sequencer.outcome(request.claim) or pb.PushReply(), b""
 
@@ -281,7 +283,7 @@ class ParameterServer:
         if request.header and request.header != shard.layout.header:
             difference = shard.layout.difference(Layout.from_header(request.header))
             raise ValueError(f"the push does not fit: {difference or 'its header differs'}")
-        if wire.checksum(data) != request.checksum:
+        if wire.checksum(data, request.claim) != request.checksum:
             raise ValueError("the push was damaged on its way (its checksum differs)")
         shard.stage(request.claim, request.offset, request.total, data)
 

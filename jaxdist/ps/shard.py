@@ -55,7 +55,7 @@ class _Staged:
     """A gradient with statistics, arriving in pieces."""
 
     buffer: Any
-    arrived: int = 0
+    missing: set[int] = dataclasses.field(default_factory=set)  # offsets of chunks
 
 
 class Shard:
@@ -153,7 +153,7 @@ class Shard:
         Raises:
           ValueError: sizes that do not fit.
         """
-        if total != self.piece.num_bytes or offset + len(data) > total or offset % wire.CHUNK:
+        if total != self.piece.num_bytes or offset % wire.CHUNK or len(data) != min(wire.CHUNK, total - offset):
             raise ValueError(
                 f"{len(data)} bytes at {offset} of {total} do not fit this server's {self.piece.num_bytes} "
                 f"({self.piece.num_params} parameters and {self.piece.num_stats} statistics of {self.piece.dtype})"
@@ -164,17 +164,18 @@ class Shard:
             if len(self._staged) >= _MOST_STAGED and claim not in self._staged:
                 raise ValueError(f"{_MOST_STAGED} gradients wait to be applied already")
             if len(data) == total:
-                self._staged[claim] = _Staged(data, total)
+                self._staged[claim] = _Staged(data)
                 return
-            entry = self._staged.setdefault(claim, _Staged(bytearray(total)))
-            if isinstance(entry.buffer, bytearray) and entry.arrived < total:
-                entry.buffer[offset : offset + len(data)] = data
-                entry.arrived += len(data)
+            if claim not in self._staged:
+                self._staged[claim] = _Staged(bytearray(total), set(range(0, total, wire.CHUNK)))
+            entry = self._staged[claim]
+            entry.buffer[offset : offset + len(data)] = data
+            entry.missing.discard(offset)
 
     def is_staged(self, claim: int) -> bool:
         with self._lock:
             entry = self._staged.get(claim)
-            return entry is not None and entry.arrived >= self.piece.num_bytes
+            return claim in self._done or (entry is not None and not entry.missing)
 
     def forget(self, claims: Sequence[int]) -> None:
         """Drops gradients that nobody will ask to apply."""

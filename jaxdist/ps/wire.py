@@ -20,9 +20,9 @@ MAX_MESSAGE = CHUNK + 4 * 2**20  # with a header of many thousand tensors
 M = TypeVar("M", bound=Message)
 
 
-def checksum(data: Any) -> int:
-    """XXH3-64 of a buffer."""
-    return xxhash.xxh3_64_intdigest(data)
+def checksum(data: Any, claim: int = 0) -> int:
+    """XXH3-64 of a buffer, seeded with the claim that it belongs to: data under another claim's number are noticed."""
+    return xxhash.xxh3_64_intdigest(data, claim)
 
 
 def encode(message: Message, data: Any = b"") -> bytes:

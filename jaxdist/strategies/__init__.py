@@ -10,6 +10,7 @@ import jax
 from jaxdist.errors import UsageError
 from jaxdist.strategies.allreduce import AllReduce, AllReduceJit, AllReducePmap
 from jaxdist.strategies.base import Strategy as Strategy
+from jaxdist.strategies.observer import Observer as Observer
 from jaxdist.strategies.parameter_server import ParameterServer
 from jaxdist.strategies.single import Single
 from jaxdist.task import Task
@@ -82,6 +83,19 @@ def _check_parameter_server(
                 f"global_batch_size={global_batch_size} is not divisible by the {count} {what}, each of which takes an "
                 f"equal part of it; nearest: {near}."
             )
+
+
+def build_observer(settings: Mapping[str, Any], task: Task, **connection: Any) -> Observer:
+    """What an evaluator sees of a run; `connection` as `Observer` takes it.
+
+    Raises:
+      UsageError: the strategy has nothing to observe.
+    """
+    if settings["name"] != "parameter_server":
+        raise UsageError(
+            f"--role=evaluator reads from parameter servers; strategy.name={settings['name']!r} evaluates by itself."
+        )
+    return Observer(task, **connection)
 
 
 def build(

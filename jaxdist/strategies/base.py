@@ -27,6 +27,7 @@ class Strategy(abc.ABC):
       examples_per_update: examples whose gradients make one update.
       eval_part: (index, count): the share of each evaluation batch that this process must bring.
       eval_multiple: evaluation batches are a multiple of this many examples.
+      learning_rate_scale: what an update's learning rate is multiplied by.
       collective: whether every process takes part in evaluations and exports, or the chief alone.
     """
 
@@ -36,6 +37,7 @@ class Strategy(abc.ABC):
     eval_part: tuple[int, int] = (0, 1)
     eval_multiple: int = 1
     collective: bool = True
+    learning_rate_scale: float = 1.0
 
     @abc.abstractmethod
     def import_state(self, canonical: TrainState) -> State:

@@ -18,20 +18,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxdist.errors import PeerError, Preempted, UsageError
-from jaxdist.parallel.fused import fused_psum
 from jaxdist.position import Position, indices
-from jaxdist.ps import Claim, Client, Fenced, Layout, Progress, Pulled, Refused, largest_staleness, pack, unpack
+from jaxdist.ps import Claim, Client, Fenced, Progress, Pulled, Refused, largest_staleness, pack, unpack
 from jaxdist.strategies.base import Strategy
+from jaxdist.strategies.flat_model import FlatModel
 from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, flatten
 from jaxdist.task import unflatten as unflatten_tree
-
-AXIS = "data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +40,13 @@ class PulledState:
     @property
     def arrays(self) -> Tree:
         return {"params": self.pieces}
+
+
+def snapshot(client: Client, model: FlatModel) -> PulledState:
+    """One and the same version of all servers, to evaluate; stops nobody."""
+    with client.hold() as held:
+        buffers = held.pieces()
+    return PulledState(model.put(buffers), held.progress.version, held.progress)
 
 
 @dataclasses.dataclass
@@ -100,8 +102,9 @@ class ParameterServer(Strategy):
         self._settings, self._timeouts = settings, timeouts
         self._overlap = bool(settings["overlap"]) and self._asynchronous
         scaled = settings["scale_learning_rate"] and self._asynchronous and num_processes > 1
-        self._rate_divisor = num_processes if scaled else 1
-        self._layout = Layout.of(flatten(_shapes(task, 0)), flatten(_shapes(task, 1)))
+        self.learning_rate_scale = 1 / num_processes if scaled else 1.0
+        self._model = FlatModel(task, len(server_addresses))
+        self._layout = self._model.layout
         self._client = Client(
             server_addresses,
             process_id,
@@ -121,44 +124,6 @@ class ParameterServer(Strategy):
 
         self._closed = False
         self._left = False
-        self._compile()
-
-    def _compile(self) -> None:
-        local = jax.local_devices()
-        self._mesh = jax.make_mesh((len(local),), (AXIS,), axis_types=(AxisType.Auto,), devices=local)
-        self._whole, self._by_example = NamedSharding(self._mesh, P()), NamedSharding(self._mesh, P(AXIS))
-        gradient = self._replica_gradient
-        evaluate = self._evaluate_on_one
-        if len(local) > 1:
-            gradient = jax.shard_map(gradient, mesh=self._mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False)
-        self._gradient = jax.jit(gradient)
-        self._evaluate = jax.jit(evaluate)
-
-    def _trees(self, pieces: Sequence[Any]) -> tuple[Tree, Tree]:
-        """(parameters, statistics) from the servers' buffers."""
-        cuts = [p.num_params for p in self._client.pieces]
-        params = jnp.concatenate([b[:c] for b, c in zip(pieces, cuts, strict=True)])
-        stats = jnp.concatenate([b[c:] for b, c in zip(pieces, cuts, strict=True)])
-        layout = self._layout
-        return unflatten_tree(unpack(layout.params, params)), unflatten_tree(unpack(layout.stats, stats))
-
-    def _replica_gradient(self, pieces: Sequence[Any], batch: Batch) -> tuple[list[Any], Metrics]:
-        """The servers' buffers of this batch's gradient and new statistics; several local devices are averaged."""
-        params, stats = self._trees(pieces)
-        grads, stats, metrics = self.task.gradient(params, stats, batch)
-        count = self._mesh.size
-        if count > 1:
-            grads, stats, metrics = fused_psum((grads, stats, metrics), AXIS, 64.0)
-            grads, stats = jax.tree.map(lambda leaf: leaf / count, (grads, stats))
-        gradient = pack(self._layout.params, flatten(grads), jnp)
-        statistics = pack(self._layout.stats, flatten(stats), jnp).astype(gradient.dtype)
-        metrics["finite"] = jnp.isfinite(gradient).all() & jnp.isfinite(statistics).all()
-        parts = [jnp.concatenate([gradient[p.params], statistics[p.stats]]) for p in self._client.pieces]
-        return parts, metrics
-
-    def _evaluate_on_one(self, pieces: Sequence[Any], batch: Batch) -> Metrics:
-        params, stats = self._trees(pieces)
-        return self.task.evaluate(params, stats, batch)
 
     # State.
 
@@ -201,7 +166,7 @@ class ParameterServer(Strategy):
 
     def _log_what_is_used(self) -> None:
         words = {-1: "unbounded", 0: "0: rounds of one gradient from each worker"}.get(self._bound, str(self._bound))
-        divided = f"divided by {self._rate_divisor}" if self._rate_divisor > 1 else "not divided"
+        divided = f"divided by {self._workers}" if self.learning_rate_scale < 1 else "not divided"
         most = largest_staleness(self._bound, self._workers, self._overlap)
         logging.info(
             "Parameter server: max_staleness %s (a push is at most %s versions late); %d examples a push; learning "
@@ -218,8 +183,7 @@ class ParameterServer(Strategy):
         return pack(tensors, {n: np.asarray(leaf) for n, leaf in flatten(tree).items()})
 
     def _placed(self, pulled: Pulled) -> PulledState:
-        pieces = tuple(jax.device_put(p, self._whole) for p in pulled.pieces)
-        return PulledState(pieces, pulled.version, pulled.progress)
+        return PulledState(self._model.put(pulled.pieces), pulled.version, pulled.progress)
 
     def export_state(self, state: PulledState) -> TrainState:
         """One version of all servers; nobody stops. For the chief."""
@@ -259,7 +223,7 @@ class ParameterServer(Strategy):
         self._client.stop_claiming()
 
     def place(self, batch: Batch) -> Batch:
-        return jax.device_put(batch, self._by_example)
+        return self._model.put_batch(batch)
 
     def train_step(self, state: PulledState, batch: Batch, stop: bool = False) -> tuple[PulledState, Metrics]:
         claim = self._claims.popleft()
@@ -273,7 +237,7 @@ class ParameterServer(Strategy):
             elsewhere = max(state.progress.examples_seen - self._away_since.examples_seen, 0)
             self._refresh, self._job = False, None
         dispatched = time.perf_counter()
-        parts, metrics = self._gradient(state.pieces, batch)
+        parts, metrics = self._model.gradient(state.pieces, batch)
         job = self._network.submit(self._exchange, state, claim, parts, metrics, dispatched)
         before, self._job = self._job, job
         asked = time.perf_counter()
@@ -316,7 +280,7 @@ class ParameterServer(Strategy):
         try:
             commit: dict[str, Any] = {"pulled_version": state.version}
             if bool(metrics["finite"]):
-                commit["learning_rate"] = self.task.learning_rate(seen) / self._rate_divisor
+                commit["learning_rate"] = self.task.learning_rate(seen) * self.learning_rate_scale
                 commit |= {n: float(metrics[n]) for n in ("loss_sum", "correct", "count")}
             else:
                 self._note_not_finite(state)
@@ -365,13 +329,10 @@ class ParameterServer(Strategy):
     # Besides the steps.
 
     def snapshot(self, state: PulledState) -> PulledState:
-        with self._client.hold() as held:
-            pulled = Pulled(held.pieces(), held.progress.version, held.progress)
-        return self._placed(pulled)
+        return snapshot(self._client, self._model)
 
     def eval_step(self, state: PulledState, batch: Batch) -> Metrics:
-        pieces = tuple(p.addressable_data(0) for p in state.pieces)
-        return self._evaluate(pieces, batch)
+        return self._model.evaluate(state.pieces, batch)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -467,8 +428,3 @@ def _ending(error: BaseException | None) -> tuple[int, str]:
     code = 75 if isinstance(error, Preempted) else 2 if isinstance(error, UsageError) else 1
     text = str(error) if isinstance(error, Preempted | UsageError | PeerError) else f"{type(error).__name__}: {error}"
     return code, f"worker 0 (the chief): {text}" if code != 75 else text
-
-
-def _shapes(task: Task, which: int) -> Tree:
-    shapes = {name: pair[which] for name, pair in task.chain.shapes.items() if pair[which]}
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, task.dtype), shapes)

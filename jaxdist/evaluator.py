@@ -1,0 +1,73 @@
+"""`--role=evaluator`: evaluates one version after another beside the training, and stops nobody."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxdist import cluster as cluster_lib
+from jaxdist import compilation, strategies
+from jaxdist import config as config_lib
+from jaxdist.cluster import Cluster
+from jaxdist.errors import PeerError, Preempted
+from jaxdist.evaluation import evaluation_row
+from jaxdist.experiment import examples_fingerprint, load_examples, make_task, model_fingerprint, total_examples
+
+_ASK_SECONDS = 0.5
+
+
+def evaluate_snapshots(config: ConfigDict, workdir: str, cluster: Cluster) -> int:
+    """Takes a consistent snapshot at each epoch's worth of examples, and tells the chief what it is worth.
+
+    A snapshot is taken when the evaluation before it is done: a slow evaluator leaves epochs out, and says so. Returns
+    the number of evaluations when the run has ended.
+
+    Raises:
+      UsageError: this process does not fit the run.
+    """
+    config_lib.validate(config)
+    jax.config.update("jax_enable_x64", config.model.param_dtype == "float64")
+    compilation.enable_cache(config.compilation_cache)
+    os.makedirs(workdir, exist_ok=True)
+    examples = load_examples(config)
+    task = make_task(config, examples)
+    fingerprints = {"data": examples_fingerprint(examples), "model": model_fingerprint(task)}
+    observer = strategies.build_observer(
+        config.strategy,
+        task,
+        server_addresses=cluster.server_addresses,
+        facts=cluster_lib.shared_facts(config_lib.comparable(config)) | fingerprints,
+        timeouts=config.cluster,
+        token=cluster.token,
+    )
+    num_train = len(examples.train)
+    span = config.eval_every_epochs * num_train
+    total = total_examples(config, num_train)
+    done = 0
+    try:
+        crossed = int(observer.examples_seen() / span)
+        while (seen := observer.examples_seen()) < total:
+            if int(seen / span) == crossed:
+                time.sleep(_ASK_SECONDS)
+                continue
+            state = observer.snapshot()
+            updates, seen = observer.progress(state)
+            if int(seen / span) > crossed + 1:
+                words = "Epochs %d to %d were passed over: evaluating takes too long."
+                logging.warning(words, crossed + 1, int(seen / span) - 1)
+            crossed = int(seen / span)
+            row = evaluation_row(observer, state, examples, config)
+            observer.post({"updates": updates, "examples_seen": seen} | row)
+            done += 1
+            words = "Version %d: validation loss %.4f, accuracy %.2f %%"
+            logging.info(words, updates, row["loss"], 100 * row["accuracy"])
+    except (PeerError, Preempted) as e:
+        logging.info("The run has ended: %s", e)
+
+    finally:
+        observer.close()
+    return done
