@@ -75,6 +75,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
             cluster_lib.disconnect(peers)
             raise
         except BaseException as e:
+            if cluster.is_chief:
+                strategies.give_up(cluster.server_addresses, cluster.token, e)
             if peers is not None:
                 named = peers.diagnose(e) if isinstance(e, jax.errors.JaxRuntimeError) else None
                 if named is not None:

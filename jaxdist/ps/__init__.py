@@ -31,6 +31,7 @@ from jaxdist.ps.client import Claim as Claim
 from jaxdist.ps.client import Client as Client
 from jaxdist.ps.client import Progress as Progress
 from jaxdist.ps.client import Pulled as Pulled
+from jaxdist.ps.client import end_run as end_run
 from jaxdist.ps.dial import largest_staleness as largest_staleness
 from jaxdist.ps.layout import Layout as Layout
 from jaxdist.ps.layout import pack as pack

@@ -495,9 +495,7 @@ class Client:
     def end(self, code: int, text: str) -> None:
         """From the chief: ends the run for everybody; the servers exit."""
         for stub in reversed(self._stubs):
-            request = pb.EndRequest(run=self.caller.run, code=code, text=text)
-            with contextlib.suppress(Lost, Fenced, Ended, Refused):
-                stub.call("End", request, timeout=5)
+            _end(stub, self.caller.run, code, text)
 
     def close(self) -> None:
         """Closes the connections; idempotent."""
@@ -527,6 +525,18 @@ class Held:
         """'params', 'stats' or 'slot/NAME' of the whole model."""
         parts = [self.client.read(self.name, what, i).view(dtype) for i in range(len(self.client.pieces))]
         return np.concatenate(parts)
+
+
+def end_run(address: str, token: str, code: int, text: str) -> None:
+    """Tells a server that waits for a run that none will begin; a server whose run goes on does not listen."""
+    stub = Stub(address, token)
+    _end(stub, "", code, text)
+    stub.close()
+
+
+def _end(stub: Stub, run: str, code: int, text: str) -> None:
+    with contextlib.suppress(Lost, Fenced, Ended, Refused):
+        stub.call("End", pb.EndRequest(run=run, code=code, text=text), timeout=5)
 
 
 def _progress(message: pb.Progress) -> Progress:

@@ -115,7 +115,8 @@ class Sequencer:
         self._sessions: dict[int, Member] = {}
         self._accepted: collections.OrderedDict[int, pb.PushReply | None] = collections.OrderedDict()
         self._round: dict[int, tuple[Claim, pb.Commit]] = {}  # pushed, and waiting for the rest of the round
-        self._met = restored is not None
+        self._met = in_rounds is False
+        self._restored = restored is not None
         self._evaluations: list[str] = []
         self._evaluator_heard = 0.0
         self.ended: Ended | None = None
@@ -183,6 +184,13 @@ class Sequencer:
         self._evaluator_heard = time.monotonic()
 
     @property
+    def chief_lives(self) -> bool:
+        """Whether the run goes on, as far as is known."""
+        chief = self.dial.members.get(0)
+        alive = chief is not None and time.monotonic() - chief.heard < self.settings.lease_seconds
+        return self.ended is None and alive
+
+    @property
     def has_evaluator(self) -> bool:
         return time.monotonic() - self._evaluator_heard < self.settings.lease_seconds and self._evaluator_heard > 0
 
@@ -195,12 +203,16 @@ class Sequencer:
         known = member.claims.get(number)
         if known is not None:
             return self.ledger.outstanding.get(known)
-        if not self._met and self.settings.max_staleness == 0:
-            if time.monotonic() - self._begun > self.settings.connect_seconds:
+        if not self._met:  # rounds begin when all are there; after a restart, those that come within their lease
+            waited = time.monotonic() - self._begun
+            if self._restored and waited > self.settings.lease_seconds:
+                self._met = True
+            elif waited > self.settings.connect_seconds:
                 absent = sorted(set(range(self.settings.num_workers)) - set(self.dial.members))
                 text = f"worker {', '.join(map(str, absent))} of {self.settings.num_workers} did not come within "
                 self.end(2, f"{text}{self.settings.connect_seconds:g} s")
-            return None
+            if not self._met:
+                return None
         live = {w: m.session for w, m in self.dial.members.items()}
         claim = self.ledger.take(member.worker, member.session, live)
         if claim is None:

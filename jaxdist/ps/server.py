@@ -227,6 +227,9 @@ class ParameterServer:
         differing = differences(self._facts, json.loads(request.facts))
         if differing:
             raise ValueError(f"server {self.index} and the chief do not agree on {differing}")
+        with self._changed:
+            if self._sequencer is not None and request.run != self._run and self._sequencer.chief_lives:
+                raise ValueError(f"server {self.index} serves another run, whose chief is alive")
         layout = Layout.from_header(request.header)
         settings = Settings(**json.loads(request.settings))
         if not request.ready:
@@ -453,7 +456,8 @@ class ParameterServer:
 
     def _end(self, request: pb.EndRequest, data: memoryview) -> Payload:
         with self._changed:
-            if self._run and request.run and request.run != self._run:
+            lives = self._sequencer is not None and self._sequencer.chief_lives
+            if request.run != self._run and (request.run or lives):
                 raise Fenced("another run has begun here")
             if self.index == 0 and self._sequencer is not None:
                 self._sequencer.end(request.code, request.text)  # the monitor tells the others
@@ -489,14 +493,19 @@ class ParameterServer:
         return EMPTY
 
     def _restore(self, request: pb.RestoreRequest, data: memoryview) -> Payload:
+        with self._changed:
+            if self._run not in ("", request.run):
+                raise Fenced("another run has begun here")
         self._restore_shard(request.run, request.incarnation, request.version, request.header)
         return EMPTY
 
     def _restore_shard(self, run: str, incarnation: int, version: int, header: bytes) -> None:
         vectors = self._snapshots.load(run, version)
+        shard = Shard(Layout.from_header(header), self.index, len(self.addresses), self._rule)
+        shard.restore(version, vectors)
         with self._applying, self._changed:
-            shard = Shard(Layout.from_header(header), self.index, len(self.addresses), self._rule)
-            shard.restore(version, vectors)
+            if self._run not in ("", run):  # meanwhile the chief has begun another
+                raise Fenced("another run has begun here")
             self._queue.clear()
             self._shard, self._run, self._incarnation = shard, run, incarnation
             self._received, self._heard = 0, time.monotonic()
@@ -622,7 +631,8 @@ class ParameterServer:
 
     def _save_run(self, facts: dict[str, Any]) -> None:
         with self._changed:
-            assert self._sequencer is not None and self._shard is not None
+            if self._sequencer is None or self._shard is None:  # another run is beginning
+                return
             settings, header = self._sequencer.settings, self._shard.layout.header
             run = {"run": self._run, "incarnation": self._incarnation, "settings": dataclasses.asdict(settings)}
         self._snapshots.save_run(run | {"header": base64.b64encode(header).decode(), "sequencer": facts})
@@ -644,7 +654,7 @@ class ParameterServer:
         request = pb.RestoreRequest(run=run, incarnation=self._incarnation, version=facts["version"], header=header)
         for other in self._others:
             while not self._closing.is_set():
-                if not self._rolling:  # the chief began another run
+                if run != self._run:  # the chief has begun another
                     return
                 try:
                     other.stub.call("Restore", request, timeout=30)
@@ -653,9 +663,12 @@ class ParameterServer:
                 except (Lost, Fenced) as e:
                     logging.warning("Waiting for a server to go back with: %s", e)
                     self._closing.wait(BEAT_SECONDS)
-        self._restore_shard(run, self._incarnation, facts["version"], header)
+        try:
+            self._restore_shard(run, self._incarnation, facts["version"], header)
+        except Fenced:
+            return
         with self._changed:
-            if not self._rolling:
+            if run != self._run:
                 return
             for other in self._others:
                 other.reset(run, self._incarnation)
@@ -665,6 +678,8 @@ class ParameterServer:
             self._snapshot_facts = None
         self._save_run(facts)
         with self._changed:
+            if run != self._run:
+                return
             self._rolling = self._rollback_asked = False
             self._changed.notify_all()
         logging.warning("All servers are at version %d, incarnation %d.", facts["version"], self._incarnation)

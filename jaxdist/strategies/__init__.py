@@ -8,10 +8,11 @@ from typing import Any
 import jax
 
 from jaxdist.errors import UsageError
+from jaxdist.ps import end_run
 from jaxdist.strategies.allreduce import AllReduce, AllReduceJit, AllReducePmap
 from jaxdist.strategies.base import Strategy as Strategy
 from jaxdist.strategies.observer import Observer as Observer
-from jaxdist.strategies.parameter_server import ParameterServer
+from jaxdist.strategies.parameter_server import ParameterServer, ending
 from jaxdist.strategies.single import Single
 from jaxdist.task import Task
 
@@ -83,6 +84,12 @@ def _check_parameter_server(
                 f"global_batch_size={global_batch_size} is not divisible by the {count} {what}, each of which takes an "
                 f"equal part of it; nearest: {near}."
             )
+
+
+def give_up(server_addresses: Sequence[str], token: str, error: BaseException) -> None:
+    """From the chief: tells the servers that no run will begin, or go on, where they wait for one."""
+    for address in reversed(server_addresses):
+        end_run(address, token, *ending(error))
 
 
 def build_observer(settings: Mapping[str, Any], task: Task, **connection: Any) -> Observer:

@@ -414,14 +414,14 @@ class ParameterServer(Strategy):
         self._closed = True
         with contextlib.suppress(Exception):
             if self.is_chief:
-                self._client.end(*_ending(error))
+                self._client.end(*ending(error))
             elif not self._left:
                 self._client.leave(None if error is None else {"failed": str(error)})
         self._client.close()
         self._network.shutdown(wait=False, cancel_futures=True)
 
 
-def _ending(error: BaseException | None) -> tuple[int, str]:
+def ending(error: BaseException | None) -> tuple[int, str]:
     """(exit code, reason) of a run whose chief ends with `error`."""
     if error is None:
         return 0, ""
