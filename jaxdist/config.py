@@ -62,8 +62,10 @@ def default_config() -> ConfigDict:
                 "sync_batch_norm": placeholder(bool),  # BatchNorm over the global batch; unset: False, True with jit
                 # parameter_server: -1 unbounded, 0 synchronous rounds, s > 0 a worker's clock lead is at most s
                 "max_staleness": -1,
+                "staleness_policy": "fixed",  # dynamic: the bound moves in staleness_range with the workers' pace
+                "staleness_range": (3, 15),
                 "scale_learning_rate": True,  # divide it by the number of workers, where each push is an update
-                "overlap": True,  # push and pull while computing (not at max_staleness 0)
+                "overlap": False,  # push and pull while computing: hides the network, at one more step of staleness
                 "nonfinite": "refuse",  # a gradient with NaN or Inf: refuse (drop and count it) | stop
                 "lease_seconds": 10.0,  # a worker not heard for so long is dropped
                 "snapshot_seconds": 10.0,  # between the servers' own snapshots, from which a restarted one goes on
@@ -91,6 +93,7 @@ _CHOICES = {
     "model.param_dtype": ("float32", "float64"),
     "optim.name": ("sgd", "adadelta", "adagrad", "adam"),
     "strategy.name": ("single", "allreduce", "parameter_server"),
+    "strategy.staleness_policy": ("fixed", "dynamic"),
     "strategy.nonfinite": ("refuse", "stop"),
     "strategy.spmd": ("shard_map", "jit", "pmap"),
 }
@@ -166,6 +169,11 @@ def validate(config: ConfigDict) -> None:
     if flat["strategy.max_staleness"] < -1:
         raise UsageError(
             f"strategy.max_staleness={flat['strategy.max_staleness']} must be -1 (unbounded), 0 (synchronous) or more."
+        )
+    low, high = (*flat["strategy.staleness_range"], 0, 0)[:2]
+    if flat["strategy.staleness_policy"] == "dynamic" and not 1 <= low <= high:
+        raise UsageError(
+            f"strategy.staleness_range={flat['strategy.staleness_range']} must be (low, high) with 1 <= low <= high."
         )
     if flat["early_stopping_patience"] and not flat["data.holdout_examples"]:
         raise UsageError(

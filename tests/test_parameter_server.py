@@ -27,8 +27,8 @@ def test_a_resnet_at_staleness_0(x64, tmp_path):
     assert_same(final_state(tmp_path), reference_state(12, replicas=2, name="resnet", depth=8), 1e-9)
 
 
-def test_one_asynchronous_worker_that_does_not_overlap_is_single(x64, tmp_path):
-    finish(tmp_path, 1, servers=1, max_updates=20, strategy__overlap=False)
+def test_one_asynchronous_worker_is_single(x64, tmp_path):
+    finish(tmp_path, 1, servers=1, max_updates=20)
     assert_same(final_state(tmp_path), reference_state(20, replicas=1), 1e-9)
 
 
@@ -38,17 +38,34 @@ def test_workers_of_several_devices(x64, tmp_path):
     assert_same(final_state(tmp_path), reference_state(10, replicas=6), 1e-9)
 
 
-@pytest.mark.parametrize("staleness", [-1, 1, 3])
-def test_every_example_is_pushed_once(tmp_path, staleness):
-    summary = finish(tmp_path, 3, servers=2, strategy__max_staleness=staleness)
+@pytest.mark.parametrize(("staleness", "overlap"), [(-1, False), (-1, True), (1, False), (3, True)])
+def test_every_example_is_pushed_once(tmp_path, staleness, overlap):
+    summary = finish(tmp_path, 3, servers=2, strategy__max_staleness=staleness, strategy__overlap=overlap)
     assert summary["examples_seen"] == 480
     assert sum(summary["pushes_per_worker"]) == summary["updates"] == 480 // 4
     if staleness > 0:
         assert max(summary["clock_lead_max"]) <= staleness
-        assert max(int(s) for h in summary["staleness_histogram"] for s in h) <= 2 * (2 * staleness + 1) + 1
+        assert max(int(s) for h in summary["staleness_histogram"] for s in h) <= 2 * (2 * staleness + 1) + overlap
     last = rows(tmp_path, "train")[max(rows(tmp_path, "train"))]
     assert {"staleness_mean", "staleness_max", "bytes_sent", "bytes_received", "wait_ms", "compute_ms"} <= last.keys()
     assert max(rows(tmp_path, "eval")) == 120
+
+
+def test_dynamic_staleness_stays_inside_its_range(tmp_path):
+    settings = {"strategy__staleness_policy": "dynamic", "strategy__staleness_range": (1, 6)}
+    fault = "delay@process=1,seconds=0.05"
+    summary = finish(tmp_path, 2, servers=1, fault=fault, num_epochs=4.0, **settings)
+    assert 1 < summary["clock_lead_max"][0] <= 6
+    assert summary["examples_seen"] == 960
+
+
+@pytest.mark.parametrize("bound", [0, 1, 3, 10])
+def test_a_slow_worker_keeps_the_others_within_the_bound(tmp_path, bound):
+    fault = "delay@process=1,seconds=0.05"
+    summary = finish(tmp_path, 2, servers=1, fault=fault, num_epochs=4.0, strategy__max_staleness=bound)
+    assert max(summary["clock_lead_max"]) == bound
+    pushes = summary["pushes_per_worker"]
+    assert pushes[0] - pushes[1] <= bound + 2, "everybody goes at the slow worker's pace"
 
 
 def test_allreduce_resumes_under_the_parameter_server_and_back(x64, tmp_path):

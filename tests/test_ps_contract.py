@@ -25,7 +25,7 @@ from jaxdist.errors import PeerError, UsageError
 from jaxdist.position import Position, indices, size
 from jaxdist.ps import Client, Fenced, Layout, ParameterServer, Refused, largest_staleness, pack, unpack, wire
 from jaxdist.ps import parameter_server_pb2 as pb
-from jaxdist.ps.dial import Dial
+from jaxdist.ps.dial import Dial, further_steps
 from jaxdist.ps.ledger import Ledger
 from jaxdist.ps.rpc import SERVICE, Stub
 from jaxdist.ps.shard import check_elementwise
@@ -275,6 +275,34 @@ def test_clock_lead_and_staleness_keep_their_bounds(workers, bound, overlap, rng
             members[w].completed += 1
             waiting[w] = True
     assert worst <= largest_staleness(bound, workers, overlap)
+
+
+def test_dssp_lets_a_fast_worker_run_until_the_slow_one_is_about_to_push():
+    # Fast: a step a second, last at 10. Slow: one in 4 seconds, last at 9: next at 13, 17, ...
+    assert further_steps([9.0, 10.0], [5.0, 9.0], 8) == 3
+    assert further_steps([9.0, 10.0], [5.0, 9.0], 2) == 2
+    assert further_steps([9.0, 10.0], [9.0, 10.0], 8) in range(9)
+    assert further_steps([9.0], [5.0, 9.0], 8) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 8), st.floats(1.0, 9.0))
+def test_dssp_stays_inside_its_range(low, width, slowness):
+    """Two workers in simulated time; the fast one's lead is above the low bound only as far as the range allows."""
+    dial = Dial(low, low + width)
+    fast, slow = dial.join(0, 0, 0.0), dial.join(1, 1, 0.0)
+    ends = {0: 1.0, 1: slowness}
+    leads = []
+    for _ in range(200):
+        w = min(ends, key=lambda k: ends[k])
+        now, member = ends[w], (fast, slow)[w]
+        dial.pushed(member, now)
+        ends[w] = float("inf")
+        for other, m, pace in ((0, fast, 1.0), (1, slow, slowness)):
+            if ends[other] == float("inf") and dial.may_start(m, 0):
+                leads.append(dial.lead(m, 0))
+                ends[other] = now + pace
+    assert max(leads) <= low + width
 
 
 def record(servers: Servers, workers: int, bound: int, steps: int, ahead: int = 0) -> list[dict]:

@@ -2,6 +2,7 @@
 
     python tools/bench.py allreduce --processes=2 [--model=densenet|resnet]    fused against one collective a leaf
     python tools/bench.py step [--pairs=10]                                    single against allreduce on one process
+    python tools/bench.py parameter_server [--megabytes=0.7,3.4] [--servers=1,2] [--workers=1,2,4]     PushPull and echo
     python tools/bench.py input                                                cache and prefetch on against off; Grain
 
 Timings on shared machines drift: the variants alternate in one run, and the ratio is taken pair by pair.
@@ -142,6 +143,17 @@ def step(options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def parameter_server(options: argparse.Namespace) -> None:
+    """PushPull against a bare gRPC echo and a raw socket, for each size, number of servers and of workers."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    from bench_servers import measure
+
+    for megabytes in map(float, options.megabytes.split(",")):
+        for servers in map(int, options.servers.split(",")):
+            for workers in map(int, options.workers.split(",")):
+                say(**measure(megabytes, servers, workers, options.pairs, 20))
+
+
 def input_(options: argparse.Namespace) -> None:
     """Milliseconds to prepare one batch: decoded at each use, from the cache, and by Grain if it is installed."""
     from jaxdist import data
@@ -186,12 +198,16 @@ def input_(options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str]) -> int:
     benches = {"allreduce": allreduce, "allreduce_worker": allreduce_worker, "step": step, "input": input_}
+    benches["parameter_server"] = parameter_server
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(benches))
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--model", choices=sorted(MODELS), default="densenet")
     parser.add_argument("--batch", type=int, default=26)
+    parser.add_argument("--megabytes", default="0.7,3.4")
+    parser.add_argument("--servers", default="1,2")
+    parser.add_argument("--workers", default="1,2,4")
     parser.add_argument("--data", default="fashion_mnist")
     parser.add_argument("--id", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--address", default="", help=argparse.SUPPRESS)

@@ -7,6 +7,9 @@ own steps begun before that one, minus the completed steps of the slowest other 
     bound  s < 0      any step starts at once                                        asynchronous (ASP)
     bound  0          a step starts when all rounds before its own are applied       bulk-synchronous (BSP)
 
+With a range (low, high) the bound of each worker moves between the two (DSSP): one that has reached `low` is let run as
+many further steps as make its wait for the slowest worker shortest, by the pace at which both pushed last.
+
 References: Ho et al., "More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server", NIPS 2013;
 Zhao et al., "Dynamic Stale Synchronous Parallel Distributed Training for Deep Learning", ICDCS 2019.
 
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass
@@ -28,7 +31,7 @@ class Member:
     Attributes:
       heard: time of the last sign of life.
       completed: own steps applied, as the dial counts them.
-      pushes, staleness: what was applied of this worker, and how many versions late; kept over sessions.
+      pushed_at: times of the last two steps applied.
     """
 
     worker: int
@@ -38,7 +41,8 @@ class Member:
     away: bool = False
     starved: bool = False
     claims: dict[int, int] = dataclasses.field(default_factory=dict)  # number of the request -> claim
-    max_lead: int = 0
+    pushed_at: collections.deque[float] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=2))
+    extra: int | None = None  # DSSP: steps beyond the low bound that are left to it; None while it needs none
 
     @property
     def active(self) -> bool:
@@ -46,15 +50,23 @@ class Member:
 
 
 class Dial:
-    """The clocks of the live workers."""
+    """The clocks of the live workers.
 
-    def __init__(self, bound: int) -> None:
+    Args:
+      bound: of the clock lead; below 0 there is none.
+      high: where above `bound`, the bound moves between the two with the workers' pace.
+    """
+
+    def __init__(self, bound: int, high: int = 0) -> None:
         self.bound = bound
+        self.high = max(bound, high)
         self.members: dict[int, Member] = {}
 
+    def _others(self, but: Member) -> list[Member]:
+        return [m for m in self.members.values() if m is not but and m.active]
+
     def _slowest(self, but: Member) -> int | None:
-        others = [m.completed for m in self.members.values() if m is not but and m.active]
-        return min(others, default=None)
+        return min((m.completed for m in self._others(but)), default=None)
 
     def join(self, worker: int, session: int, now: float) -> Member:
         """A new session of a worker, level with the slowest active one."""
@@ -76,8 +88,25 @@ class Dial:
         return 0 if slowest is None else max(member.completed + ahead - slowest, 0)
 
     def may_start(self, member: Member, ahead: int) -> bool:
-        """Whether the bound (above 0, or none) lets the step start."""
-        return self.bound < 0 or self.lead(member, ahead) <= self.bound
+        """Whether the bound (above 0, or none) lets the step start; True is taken as a start."""
+        lead = self.lead(member, ahead)
+        if self.bound < 0 or lead <= self.bound:
+            member.extra = None
+            return True
+        if lead > self.high:
+            return False
+        if member.extra is None:
+            slowest = min(self._others(member), key=lambda m: m.completed)
+            member.extra = further_steps(member.pushed_at, slowest.pushed_at, self.high - self.bound)
+        if member.extra == 0:
+            return False
+        member.extra -= 1
+        return True
+
+    def pushed(self, member: Member, now: float) -> None:
+        """A step of a worker was applied."""
+        member.completed += 1
+        member.pushed_at.append(now)
 
     def silent(self, now: float, lease: float) -> list[Member]:
         """The workers whose lease is over."""
@@ -99,6 +128,16 @@ def largest_staleness(bound: int, workers: int, overlap: bool) -> int | None:
     return (workers - 1) * (2 * bound + 1) + int(overlap)
 
 
-def histogram(values: Iterable[int]) -> dict[int, int]:
-    """value -> how often, in order."""
-    return dict(sorted(collections.Counter(values).items()))
+def further_steps(fast: Sequence[float], slow: Sequence[float], most: int) -> int:
+    """How many more steps, 0 to `most`, the fast worker should take so that it waits for the slow one's next pushes the
+    shortest; from the times of both workers' last two pushes, seconds (Zhao et al., ICDCS 2019, algorithm 2)."""
+    if len(fast) < 2 or len(slow) < 2:
+        return 0
+    pace, slow_pace = fast[-1] - fast[0], slow[-1] - slow[0]
+    arrivals = [slow[-1] + k * slow_pace for k in range(1, most + 2)]
+
+    def wait(steps: int) -> float:
+        ends = fast[-1] + steps * pace
+        return min((a - ends for a in arrivals if a >= ends), default=float("inf"))
+
+    return min(range(most + 1), key=wait)

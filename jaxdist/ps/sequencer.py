@@ -46,7 +46,7 @@ class Settings:
 
     Attributes:
       max_staleness: the bound; -1 for none.
-      staleness_range: (low, high) between which the bound follows the workers' speeds (DSSP); empty: fixed.
+      staleness_high: above max_staleness, the bound follows the workers' speeds between the two (DSSP).
       num_workers: expected; at bound 0 the first round waits for all of them.
       share: examples of one push.
       total_examples: of the whole run.
@@ -64,7 +64,7 @@ class Settings:
     lease_seconds: float = 10.0
     connect_seconds: float = 300.0
     snapshot_seconds: float = 10.0
-    staleness_range: list[int] = dataclasses.field(default_factory=list)
+    staleness_high: int = 0
 
 
 @dataclasses.dataclass
@@ -111,7 +111,7 @@ class Sequencer:
         in_rounds = settings.max_staleness == 0
         self.ledger = Ledger(start, settings.total_examples, settings.share, in_rounds, facts.get("next_claim", 1))
 
-        self.dial = Dial(settings.max_staleness)
+        self.dial = Dial(settings.max_staleness, settings.staleness_high)
         self._sessions: dict[int, Member] = {}
         self._accepted: collections.OrderedDict[int, pb.PushReply | None] = collections.OrderedDict()
         self._round: dict[int, tuple[Claim, pb.Commit]] = {}  # pushed, and waiting for the rest of the round
@@ -286,7 +286,7 @@ class Sequencer:
                 counted.staleness[staleness] = counted.staleness.get(staleness, 0) + 1
             member = self._sessions.get(claim.session)
             if member is not None:
-                member.completed += 1
+                self.dial.pushed(member, time.monotonic())
         if gradients:
             self._emit(
                 pb.Operation(

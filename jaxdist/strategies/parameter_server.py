@@ -94,7 +94,9 @@ class ParameterServer(Strategy):
         self.task = task
         self.is_chief = process_id == 0
         self._workers = num_processes
-        self._bound = int(settings["max_staleness"])
+        self._bound = self._high = int(settings["max_staleness"])
+        if settings["staleness_policy"] == "dynamic":
+            self._bound, self._high = settings["staleness_range"]
         self._asynchronous = self._bound != 0
         self._share = global_batch_size // num_processes
         self.examples_per_update = self._share if self._asynchronous else global_batch_size
@@ -141,6 +143,7 @@ class ParameterServer(Strategy):
             self._client.begin(
                 {
                     "max_staleness": self._bound,
+                    "staleness_high": self._high,
                     "num_workers": self._workers,
                     "share": self._share,
                     "total_examples": self._total_examples,
@@ -166,8 +169,10 @@ class ParameterServer(Strategy):
 
     def _log_what_is_used(self) -> None:
         words = {-1: "unbounded", 0: "0: rounds of one gradient from each worker"}.get(self._bound, str(self._bound))
+        if self._high > self._bound:
+            words = f"{self._bound} to {self._high} with the workers' pace"
         divided = f"divided by {self._workers}" if self.learning_rate_scale < 1 else "not divided"
-        most = largest_staleness(self._bound, self._workers, self._overlap)
+        most = largest_staleness(self._high, self._workers, self._overlap)
         logging.info(
             "Parameter server: max_staleness %s (a push is at most %s versions late); %d examples a push; learning "
             "rate %s (strategy.scale_learning_rate); push and pull %s the computation.",
@@ -341,7 +346,8 @@ class ParameterServer(Strategy):
             yield
             return
         self._wait_for_network()
-        self._away_since = self._client.progress
+        if not self._refresh:  # else: away since an earlier phase
+            self._away_since = self._client.progress
         self._beat(away=True)
         try:
             yield
@@ -399,7 +405,7 @@ class ParameterServer(Strategy):
         counted = self._client.report.get("counted", {})
         every = [counted.get(str(w), {}) for w in range(self._workers)]
         return {
-            "max_staleness": self._bound,
+            "max_staleness": self._high,
             "pushes_per_worker": [c.get("pushes", 0) for c in every],
             "not_finite_per_worker": [c.get("not_finite", 0) for c in every],
             "refused_pushes_per_worker": [c.get("refused", 0) for c in every],
