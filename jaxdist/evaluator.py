@@ -13,7 +13,7 @@ from jaxdist import cluster as cluster_lib
 from jaxdist import compilation, strategies
 from jaxdist import config as config_lib
 from jaxdist.cluster import Cluster
-from jaxdist.errors import PeerError, Preempted
+from jaxdist.errors import Preempted
 from jaxdist.evaluation import evaluation_row
 from jaxdist.experiment import examples_fingerprint, load_examples, make_task, model_fingerprint, total_examples
 
@@ -28,6 +28,7 @@ def evaluate_snapshots(config: ConfigDict, workdir: str, cluster: Cluster) -> in
 
     Raises:
       UsageError: this process does not fit the run.
+      PeerError: the run failed, or the servers are lost.
     """
     config_lib.validate(config)
     jax.config.update("jax_enable_x64", config.model.param_dtype == "float64")
@@ -65,7 +66,7 @@ def evaluate_snapshots(config: ConfigDict, workdir: str, cluster: Cluster) -> in
             done += 1
             words = "Version %d: validation loss %.4f, accuracy %.2f %%"
             logging.info(words, updates, row["loss"], 100 * row["accuracy"])
-    except (PeerError, Preempted) as e:
+    except (strategies.RunFinished, Preempted) as e:
         logging.info("The run has ended: %s", e)
 
     finally:

@@ -108,7 +108,6 @@ def _train(
         config.strategy,
         task,
         global_batch_size=config.global_batch_size,
-        total_examples=total_examples(config, len(examples.train)),
         process_id=cluster.process_id,
         num_processes=cluster.num_processes,
         server_addresses=cluster.server_addresses,
@@ -151,9 +150,13 @@ class _Run:
                 workdir, keep=config.checkpoint.keep, before_commit=lambda: self.faults.at("checkpoint", -1)
             )
         restored, before = restore(self.checkpoints, task, peers)
-        self.state = strategy.import_state(restored)
         self.start = restored.position
         self.log = RunLog(self.num_train, config.early_stopping_patience, before, begin)
+        self.stops_early = False
+        if self.log.early_stopping.stopped:
+            logging.info("It had stopped early, by early_stopping_patience; nothing is left to train.")
+            self.total = restored.examples_seen
+        self.state = strategy.import_state(restored, self.total)
         self.log.timer.seconds["read"] += time.monotonic() - begin
         self.writer = Writer(workdir, strategy.is_chief, self.log.started)
         stack.callback(self.writer.close)
@@ -163,9 +166,6 @@ class _Run:
         if before is not None:
             self.writer.write("event", event="resumed", **self.here())
             logging.info("Resumed at update %d, epoch %.2f.", self.updates, self.seen / self.num_train)
-            if self.log.early_stopping.stopped:
-                logging.info("It had stopped early, by early_stopping_patience; nothing is left to train.")
-                self.total = self.seen
 
     def here(self, state: Any = None) -> dict[str, Any]:
         """Where the run is (or a state): the fields that every row begins with."""
@@ -220,8 +220,9 @@ class _Run:
                 break
             if _crossed(was, self.seen, self.config.eval_every_epochs * self.num_train):
                 stop = self.log.take_late() or stop
-                if self.evaluate():
-                    break
+                self.evaluate()
+            if self.stops_early:
+                break
             if self.checkpoint_is_due(was, was_updates):
                 stop = self.log.take_late() or stop
                 self.save()
@@ -265,7 +266,17 @@ class _Run:
         rows = self.strategy.evaluations()
         for row in rows or ():
             self.note_evaluation(row | {"epoch": row["examples_seen"] / self.num_train})
+            self.decide_on_stopping(row)
         return rows is not None
+
+    def decide_on_stopping(self, row: dict[str, Any]) -> None:
+        """Looks whether the holdout's loss still falls."""
+        if "holdout_loss" not in row or not self.log.early_stopping.should_stop(row["holdout_loss"]):
+            return
+        self.stops_early = True
+        patience = self.config.early_stopping_patience
+        logging.info("Stopping early: the holdout loss has not fallen for %d evaluations.", patience)
+        self.writer.write("event", event="stopped_early", **self.here())
 
     def log_row(self) -> bool:
         """Writes a train row; True when the last steps said stop."""
@@ -276,20 +287,15 @@ class _Run:
         self.writer.write("train", **self.here(), **row)
         return stop
 
-    def evaluate(self) -> bool:
-        """Evaluates, unless somebody else does; True when training should stop early."""
+    def evaluate(self) -> None:
+        """Evaluates, unless somebody else does, and decides by it."""
         if not self.takes_part or self.note_evaluations():
-            return False
+            return
         with self.phase("evaluate"):
             state = self.strategy.snapshot(self.state)
             row = self.here(state) | evaluation_row(self.strategy, state, self.examples, self.config)
         self.note_evaluation(row)
-        if "holdout_loss" not in row or not self.log.early_stopping.should_stop(row["holdout_loss"]):
-            return False
-        patience = self.config.early_stopping_patience
-        logging.info("Stopping early: the holdout loss has not fallen for %d evaluations.", patience)
-        self.writer.write("event", event="stopped_early", **self.here())
-        return True
+        self.decide_on_stopping(row)
 
     def note_evaluation(self, row: dict[str, Any]) -> None:
         if row["updates"] >= self.log.last_evaluation.get("updates", 0):  # another process's may come late
@@ -312,7 +318,8 @@ class _Run:
             canonical = self.strategy.export_state(self.state)
             self.saved_at = canonical.updates
             if self.checkpoints is not None:
-                what = self.here()  # of now, not of when the writing is done
+                seen = canonical.examples_seen
+                what = {"updates": canonical.updates, "examples_seen": seen, "epoch": seen / self.num_train}
                 self.checkpoints.save(
                     canonical, self.log.to_json(), lambda: self.writer.write("event", event="saved", **what)
                 )

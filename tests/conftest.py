@@ -11,9 +11,12 @@ CACHE = os.environ.setdefault(
 )
 sys.path.insert(0, str(ROOT))  # experiments/ and tools/ are not part of the package
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+hypothesis.settings.register_profile("jaxdist", deadline=None)  # machines are slow now and then; tests have time-outs
+hypothesis.settings.load_profile("jaxdist")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "allow")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import itertools
+import json
 import pathlib
 import random
 import subprocess
@@ -23,7 +24,18 @@ from hypothesis import strategies as st
 from jaxdist import optim
 from jaxdist.errors import PeerError, UsageError
 from jaxdist.position import Position, indices, size
-from jaxdist.ps import Client, Fenced, Layout, ParameterServer, Refused, largest_staleness, pack, unpack, wire
+from jaxdist.ps import (
+    Client,
+    Fenced,
+    Layout,
+    ParameterServer,
+    Refused,
+    end_run,
+    largest_staleness,
+    pack,
+    unpack,
+    wire,
+)
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.dial import Dial, further_steps
 from jaxdist.ps.ledger import Ledger
@@ -247,7 +259,7 @@ def test_positions_come_back(counts, drawn):
 # The dial.
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 5), st.sampled_from([1, 2, 3, 10]), st.booleans(), st.randoms(use_true_random=False))
 def test_clock_lead_and_staleness_keep_their_bounds(workers, bound, overlap, rng):
     """A simulation of the dial with workers of any speed: pulls are granted, pushes applied, in random order."""
@@ -285,7 +297,7 @@ def test_dssp_lets_a_fast_worker_run_until_the_slow_one_is_about_to_push():
     assert further_steps([9.0], [5.0, 9.0], 8) == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(0, 8), st.floats(1.0, 9.0))
 def test_dssp_stays_inside_its_range(low, width, slowness):
     """Two workers in simulated time; the fast one's lead is above the low bound only as far as the range allows."""
@@ -305,9 +317,9 @@ def test_dssp_stays_inside_its_range(low, width, slowness):
     assert max(leads) <= low + width
 
 
-def record(servers: Servers, workers: int, bound: int, steps: int, ahead: int = 0) -> list[dict]:
+def record_on(servers: Servers, clients: list[Client], ahead: int = 0) -> list[dict]:
     """Threads as workers, of very different speed; what each saw."""
-    clients = servers.begin(workers, bound, total=steps)
+    workers = len(clients)
     history: list[dict] = []
     lock = threading.Lock()
 
@@ -337,7 +349,7 @@ def record(servers: Servers, workers: int, bound: int, steps: int, ahead: int = 
 @pytest.mark.parametrize("bound", [-1, 0, 1, 3])
 def test_a_recorded_history_keeps_the_contract(tmp_path, bound, count):
     with Servers(tmp_path, count) as servers:
-        history = record(servers, workers=3, bound=bound, steps=60)
+        history = record_on(servers, servers.begin(3, bound, total=60))
         client = servers.clients[0]
         client.beat()
         updates = 20 if bound == 0 else 60
@@ -352,7 +364,7 @@ def test_a_recorded_history_keeps_the_contract(tmp_path, bound, count):
     for entry in history:
         own = entry["before"] + (entry["staleness"] or 0) + 1
         assert entry["after"] >= own, "a pull includes the push that it answers"
-        assert -entry["high"] >= entry["after"] or count == 1
+        assert -entry["high"] >= entry["after"], "no shard's values are older than server 0's"
         if count == 1:
             assert entry["low"] == entry["high"] == -entry["after"], "one version a shard"
         if bound >= 0:
@@ -376,10 +388,13 @@ def test_a_hold_is_one_version_on_all_servers_while_pushes_go_on(tmp_path):
         thread.start()
         try:
             for _ in range(20):
-                with reader.hold() as held:
+
+                def read(held) -> None:
                     time.sleep(0.005)
                     vector = held.vector("params", np.dtype(np.float32))
                     np.testing.assert_array_equal(vector, -held.progress.version)
+
+                reader.read_one_version(read)
         finally:
             stop.set()
             thread.join(20)
@@ -445,6 +460,67 @@ def test_a_chief_that_is_lost_ends_the_run(tmp_path):
         assert servers.servers[0].wait().code == 1
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_second_chief_disturbs_nobody(tmp_path, count):
+    with Servers(tmp_path, count) as servers:
+        (client,) = servers.begin()
+        for address in servers.addresses:
+            end_run(address, "", 2, "a chief with bad flags")
+        with pytest.raises(UsageError, match="serves another run, whose chief is alive"):
+            servers.begin()
+        assert push(client).version == 1
+
+
+def test_the_beginning_may_be_sent_again_at_any_time(tmp_path):
+    """Begin, Load and Hold whose replies were lost are repeated while the run goes on."""
+    with Servers(tmp_path, 2) as servers:
+        (client,) = servers.begin()
+        settings = client.join()
+        push(client, 1.0, 0)
+        request = pb.BeginRequest(run=client.caller.run, header=LAYOUT.header, facts='{"optim.name": "sgd"}')
+        request.settings = json.dumps(settings)
+        for ready in (False, True):
+            request.ready = ready
+            for server in range(2):
+                client._call(server, "Begin", request)
+        for server, piece in enumerate(client.pieces):
+            data = np.full(piece.num_params, 7.0, np.float32).view(np.uint8)
+            load = pb.LoadRequest(run=client.caller.run, what="params", total=len(data), checksum=wire.checksum(data))
+            client._call(server, "Load", load, data)
+        pulled = push(client, 1.0, 1)
+        assert pulled.version == 2
+        np.testing.assert_array_equal(values(pulled, client), -2.0)
+        hold = pb.HoldRequest(caller=client.caller, name="twice")
+        client._call(0, "Hold", hold)
+        push(client, 1.0, 2)
+        reply, _ = client._call(0, "Hold", hold)
+        parts = [client.read(client.caller, "twice", reply.progress.version, "params", i) for i in range(2)]
+        np.testing.assert_array_equal(np.concatenate(parts).view(np.float32), -3.0)
+
+
+def test_a_gradient_of_the_future_is_refused_before_anything_changes(tmp_path):
+    with Servers(tmp_path) as servers:
+        (client,) = servers.begin(total=2)
+        claim = client.claim()
+        with pytest.raises(Fenced, match="version 20 does not fit version 0"):
+            push(client, 1.0, 20, claim=claim)
+        assert push(client, 1.0, 0, claim=claim).version == 1
+
+
+def test_at_bound_0_a_gradient_of_another_round_is_refused(tmp_path):
+    with Servers(tmp_path) as servers:
+        (client,) = servers.begin(bound=0)
+        assert push(client, 1.0, 0).version == 1
+        with pytest.raises(Fenced, match="version 0 does not fit version 1"):
+            push(client, 1.0, 0)
+
+
+def test_staleness_keeps_its_bound_when_updates_are_slow(tmp_path):
+    with Servers(tmp_path, on_update=lambda version: time.sleep(0.03)) as servers:
+        history = record_on(servers, servers.begin(3, 1, total=60))
+    assert max(e["staleness"] for e in history) <= largest_staleness(1, 3, overlap=False)
+
+
 # A server that is started again.
 
 
@@ -463,7 +539,6 @@ def test_a_restarted_server_brings_all_back_to_one_snapshot(tmp_path, victim):
         caller = client.caller
         with pytest.raises(Fenced):
             push(client, 1.0, 8, claim=claimed)
-            pytest.fail("a push of the incarnation before was accepted")
         client.rejoin(caller)
         pulled = client.pull(start=True)
         assert client.caller.incarnation == 2
@@ -474,6 +549,33 @@ def test_a_restarted_server_brings_all_back_to_one_snapshot(tmp_path, victim):
         events = [e["event"] for e in client.take_events()]
         assert "updates_lost" in events
         assert push(client, 1.0, pulled.version, claim=taken).version == pulled.version + 1
+
+
+def test_numbers_are_not_used_again_however_often_servers_go_back(tmp_path):
+    with Servers(tmp_path) as servers:
+        (client,) = servers.begin(snapshot_seconds=0.2, connect_seconds=30.0)
+        seen: set[int] = set()
+        for incarnation in (1, 2, 3):
+            claims = [client.claim() for _ in range(3)]
+            numbers = {c.number for c in claims} | {client.caller.session}
+            assert not numbers & seen and client.caller.incarnation == incarnation
+            seen |= numbers
+            if incarnation == 1:
+                time.sleep(1.0)
+            servers.servers[0].close()
+            servers.servers[0] = servers.start(0)
+            with pytest.raises(Fenced):
+                push(client, claim=claims[0])
+            client.rejoin(claims[0].caller)
+
+
+def test_a_snapshot_of_other_servers_is_left_alone(tmp_path):
+    with Servers(tmp_path, 2) as servers:
+        servers.begin(snapshot_seconds=0.2)
+        time.sleep(1.0)
+    with Servers(tmp_path, 1) as servers:
+        (client,) = servers.begin()
+        assert push(client).version == 1
 
 
 # Bad input.
@@ -557,7 +659,8 @@ def test_ten_thousand_bad_frames_leave_the_server_serving(tmp_path):
         (client,) = servers.begin()
         with grpc.insecure_channel(servers.addresses[0]) as channel:
             calls = {m.name: channel.unary_unary(f"/{SERVICE.full_name}/{m.name}") for m in SERVICE.methods}
-            names = [n for n in calls if n not in ("End", "Begin", "Restore", "Claim", "Leave", "Close")]
+            # One flipped bit can make a push into a well-formed Claim, Leave, Close or End of the same run.
+            names = [n for n in calls if n not in ("Claim", "Leave", "Close", "End")]
             good = [wire.encode(r, p) for r, p in client._chunks(client.caller, 0, 12345, buffers(client, 1.0)[0])]
             good.append(pb.JoinRequest(worker=5, facts="{}", header=LAYOUT.header).SerializeToString())
             good.append(pb.PullRequest(caller=client.caller).SerializeToString())
@@ -571,7 +674,8 @@ def test_ten_thousand_bad_frames_leave_the_server_serving(tmp_path):
                         frame = frame[: rng.randrange(len(frame))]
                     case 2:
                         frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
-                waiting.append(calls[rng.choice(names)].future(bytes(frame), timeout=30))
+                name = rng.choice(list(calls) if i % 3 == 0 else names)
+                waiting.append(calls[name].future(bytes(frame), timeout=30))
                 if len(waiting) == 50:
                     for future in waiting:
                         future.exception()
@@ -604,8 +708,8 @@ def test_a_model_of_many_chunks(tmp_path):
         client.join()
         pulled = push(client, 2.0)
         np.testing.assert_array_equal(np.concatenate(pulled.pieces), start - 2)
-        with client.hold() as held:
-            np.testing.assert_array_equal(held.vector("params", np.dtype(np.float32)), start - 2)
+        held = client.read_one_version(lambda held: held.vector("params", np.dtype(np.float32)))
+        np.testing.assert_array_equal(held, start - 2)
 
 
 def test_a_gradient_that_is_not_finite_is_passed_over(tmp_path):

@@ -3,6 +3,8 @@
     python tools/bench.py allreduce --processes=2 [--model=densenet|resnet]    fused against one collective a leaf
     python tools/bench.py step [--pairs=10]                                    single against allreduce on one process
     python tools/bench.py parameter_server [--megabytes=0.7,3.4] [--servers=1,2] [--workers=1,2,4]     PushPull and echo
+    python tools/bench.py staleness [--bounds=0,1,3,10,-1] [--workers=4]       pace of the dial among uneven workers
+    python tools/bench.py independent [--batch=26] [--pairs=10]   two workers and a server against two runs alone
     python tools/bench.py input                                                cache and prefetch on against off; Grain
 
 Timings on shared machines drift: the variants alternate in one run, and the ratio is taken pair by pair.
@@ -16,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -154,6 +157,96 @@ def parameter_server(options: argparse.Namespace) -> None:
                 say(**measure(megabytes, servers, workers, options.pairs, 20))
 
 
+def staleness(options: argparse.Namespace) -> None:
+    """Pushes a second under each bound when one worker is 5 times slow, and when each stalls now and then.
+
+    A step is a sleep of 50 ms (and a tiny gradient), so that the workers do not share cores with each other's steps.
+    """
+    uneven = {
+        "one_slow": "delay@seconds=0.05;delay@process=1,seconds=0.2",
+        "random_stalls": "delay@seconds=0.05;delay@seconds=0.2,probability=0.1",
+    }
+    workers = max(map(int, options.workers.split(",")))
+    for kind, fault in uneven.items():
+        for bound in options.bounds.split(","):
+            with tempfile.TemporaryDirectory() as workdir:
+                summary, rows = _run_uneven(workdir, workers, bound, fault)
+            begun, ended = next(r for r in rows if r["epoch"] > 0.1 * rows[-1]["epoch"]), rows[-1]
+            pushes = (ended["examples_seen"] - begun["examples_seen"]) / 8
+            seen = [{int(s): n for s, n in h.items()} for h in summary["staleness_histogram"]]
+            say(
+                bench="staleness", workers=workers, uneven=kind, bound=bound,
+                pushes_per_second=round(pushes / (ended["time"] - begun["time"]), 1),
+                clock_lead_max=max(summary["clock_lead_max"]),
+                staleness_max=max(max(h, default=0) for h in seen),
+                staleness_mean=round(sum(s * n for h in seen for s, n in h.items()) / summary["updates"], 2),
+                pushes_per_worker=summary["pushes_per_worker"],
+            )  # fmt: skip
+
+
+def _run_uneven(workdir: str, workers: int, bound: str, fault: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Summary and train rows of a run of a tiny model on the embedded digits, 8 examples a push."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    low, _, high = bound.partition("..")
+    values = {
+        "model.depth": 10, "model.growth_rate": 4, "model.dropout": 0.0, "global_batch_size": 8 * workers,
+        "max_updates": 150, "eval_every_epochs": 1000, "checkpoint.every_epochs": 0,
+        "log_every_steps": 5, "strategy.name": "parameter_server", "strategy.max_staleness": low,
+    }  # fmt: skip
+    if high:
+        values |= {"strategy.staleness_policy": "dynamic", "strategy.staleness_range": f"({low},{high})"}
+    command = [sys.executable, f"{root}/tools/launch.py", f"--num_workers={workers}", "--num_servers=1", "--"]
+    command += [f"--config={root}/experiments/densenet_digits.py", f"--workdir={workdir}"]
+    command += [f"--config.{key}={value}" for key, value in values.items()]
+    subprocess.run(command, env=os.environ | {"JAXDIST_FAULT": fault}, check=True, stdout=subprocess.DEVNULL)
+    with open(f"{workdir}/summary.json") as f, open(f"{workdir}/metrics.jsonl") as lines:
+        return json.load(f), [row for row in map(json.loads, lines) if row["kind"] == "train"]
+
+
+def independent(options: argparse.Namespace) -> None:
+    """Images a second of two workers of one core each with a server, and of two `single` runs on the same cores, in
+    turn: what the exchange costs. Fashion-MNIST from $TFDS_DATA_DIR."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    common = ["--config.max_updates=40", "--config.log_every_steps=5", "--config.checkpoint.every_epochs=0"]
+    common += [f"--config={root}/experiments/densenet_fmnist.py", "--config.data.eval_examples=100"]
+
+    def together() -> float:
+        with tempfile.TemporaryDirectory() as workdir:
+            command = [sys.executable, f"{root}/tools/launch.py", "--num_workers=2", "--num_servers=1", "--"]
+            command += [*common, f"--workdir={workdir}", "--config.strategy.name=parameter_server"]
+            command += [f"--config.global_batch_size={2 * options.batch}", *options.config]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            return _images_per_second(workdir)
+
+    def alone() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = []
+            for core in cores:
+                command = ["taskset", "-c", str(core), sys.executable, "-m", "jaxdist.main", *common]
+                command += [f"--workdir={folder}/{core}", "--config.strategy.name=single"]
+                command += [f"--config.global_batch_size={options.batch}"]
+                runs.append(subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
+            if any([run.wait() for run in runs]):
+                raise SystemExit("a run failed")
+            return sum(_images_per_second(f"{folder}/{core}") for core in cores)
+
+    together(), alone()  # fills the compilation cache
+    pairs = [(together(), alone()) for _ in range(options.pairs)]
+    say(
+        bench="independent", model="densenet", batch=options.batch, config=options.config,
+        together_images_per_second=summary([a for a, _ in pairs]),
+        alone_images_per_second=summary([b for _, b in pairs]), ratio=summary([a / b for a, b in pairs]),
+    )  # fmt: skip
+
+
+def _images_per_second(workdir: str) -> float:
+    """Over all train rows but the first."""
+    with open(f"{workdir}/metrics.jsonl") as lines:
+        rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
+    return (rows[-1]["examples_seen"] - rows[0]["examples_seen"]) / (rows[-1]["time"] - rows[0]["time"])
+
+
 def input_(options: argparse.Namespace) -> None:
     """Milliseconds to prepare one batch: decoded at each use, from the cache, and by Grain if it is installed."""
     from jaxdist import data
@@ -198,7 +291,7 @@ def input_(options: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str]) -> int:
     benches = {"allreduce": allreduce, "allreduce_worker": allreduce_worker, "step": step, "input": input_}
-    benches["parameter_server"] = parameter_server
+    benches |= {"parameter_server": parameter_server, "staleness": staleness, "independent": independent}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(benches))
     parser.add_argument("--pairs", type=int, default=10)
@@ -208,6 +301,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--megabytes", default="0.7,3.4")
     parser.add_argument("--servers", default="1,2")
     parser.add_argument("--workers", default="1,2,4")
+    parser.add_argument("--config", action="append", default=[], help="of `independent`: more of --config.KEY=VALUE")
+    parser.add_argument("--bounds", default="0,1,3,10,-1", help="LOW..HIGH is DSSP")
     parser.add_argument("--data", default="fashion_mnist")
     parser.add_argument("--id", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--address", default="", help=argparse.SUPPRESS)

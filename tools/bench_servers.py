@@ -212,4 +212,7 @@ def _echo_by_tcp(plan: dict[str, Any]) -> Callable[[], None]:
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from jaxdist.allocator import keep_freed_memory
+
+    keep_freed_memory()  # as jaxdist.main does; the echo gets it too
     {"server": serve, "echo": echo, "worker": work}[sys.argv[1]](int(sys.argv[2]), json.loads(sys.argv[3]))

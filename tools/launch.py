@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--num_servers", type=int, default=0, help="parameter servers")
     parser.add_argument("--evaluator", action="store_true", help="a process that evaluates beside the training")
     parser.add_argument("--keep_going", action="store_true", help="do not stop the others when one fails")
-    parser.add_argument("--max_restarts", type=int, default=0, help="of servers that fail, in all")
+    parser.add_argument("--max_restarts", type=int, default=0, help="of servers that a signal ends, in all")
     parser.add_argument("--grace_seconds", type=float, default=60.0, help="between a forwarded signal and SIGKILL")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and what jaxdist.main gets")
     options = parser.parse_args(argv)
@@ -148,7 +148,7 @@ def start(options: argparse.Namespace, arguments: list[str]) -> Iterator[Child]:
 def wait(children: list[Child], options: argparse.Namespace, asked_at: list[float]) -> Child | None:
     """Waits for all; returns the one that failed first, after which the others are stopped.
 
-    Servers that fail are started again, `max_restarts` times in all, without what JAXDIST_FAULT said.
+    Servers that a signal has ended are started again, `max_restarts` times in all, without what JAXDIST_FAULT said.
     """
     first: Child | None = None
     running = list(children)
@@ -160,8 +160,9 @@ def wait(children: list[Child], options: argparse.Namespace, asked_at: list[floa
             if code is None:
                 continue
             running.remove(child)
-            failed = code not in (0, STOPPED_AFTER_SAVING)
-            if failed and child.name.startswith("server") and restarts and first is None and not asked_at:
+
+            crashed = code < 0 and child.name.startswith("server")
+            if crashed and restarts and first is None and not asked_at:
                 restarts -= 1
                 child.finish()
                 print(f"[{child.name}] ended with {code}; starting it again ({restarts} restarts left).", flush=True)

@@ -14,23 +14,27 @@ What it promises (each held by tests/test_ps_contract.py):
 5.  *The dial.* At bound 0 every update is the mean of one gradient from each worker that has examples, all taken at the
     version before (staleness 0). At bound s > 0 a step starts only when its clock lead is at most s, and its push is at
     most (workers - 1) * (2s + 1) versions late, one more where communication overlaps computation (`dial.py` derives
-    it). Below 0 nothing waits. Workers that are away, lost, or without examples hold nobody up.
+    it). Below 0 nothing waits. Workers that are lost or without examples hold nobody up, nor do those that are away
+    (evaluating, saving) unless the bound is 0.
 6.  *Examples.* Each is in one claim at a time. A claim ends by its push being applied, or goes back and is handed out
     again when its worker is lost, leaves, or the servers roll back. version - start = accepted pushes (at bound 0:
     rounds), and examples seen = the sum of their claims (and of claims passed over because they were not finite).
 7.  *Incarnations.* When a server is started again, all shards go back to one common snapshot, which holds the claimed
-    ranges and what was counted. Sessions of before are over: their pushes are refused, their workers join again. What
-    was lost is counted and logged.
-8.  *Leases.* A worker not heard for `lease_seconds` is dropped; its late pushes are refused. Without the chief (worker
-    0) the run ends.
+    ranges and what was counted. Sessions and claims of before are over and their numbers are not used again: pushes of
+    before are refused whether or not they had been applied, which stands in for a table of them; their workers join
+    again. What was lost is counted and logged.
+8.  *Leases.* A worker not heard for `lease_seconds` is dropped; its late pushes are refused. When that is the chief
+    (worker 0), or the chief says so, the run ends for everybody.
 
 BatchNorm's statistics are merged as `shard.Shard._compute` says.
 """
 
 from jaxdist.ps.client import Claim as Claim
 from jaxdist.ps.client import Client as Client
+from jaxdist.ps.client import Held as Held
 from jaxdist.ps.client import Progress as Progress
 from jaxdist.ps.client import Pulled as Pulled
+from jaxdist.ps.client import RunFinished as RunFinished
 from jaxdist.ps.client import end_run as end_run
 from jaxdist.ps.dial import largest_staleness as largest_staleness
 from jaxdist.ps.layout import Layout as Layout

@@ -2,11 +2,11 @@
 
     one step, two servers          worker              server 0              server 1
       gradient, part 1             Push ------------------------------------> stage
+      parameters, part 1           Pull (with that push) -------------------> waits
       gradient, part 0, commit     PushPull ---------> stage, accept          |
                                                        version 7 -----------> UPDATE
                                         <------------- part 0 of version 7
-      parameters, part 1           Pull(version >= 7) ----------------------> part 1
-                                        <------------------------------------
+                                        <------------------------------------ part 1 of version 7 (or a later one)
 
 Every call has a deadline and is sent again, after a growing and jittered pause, for as long as `timeout_seconds`.
 """
@@ -21,8 +21,8 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from jaxdist.ps.rpc import Lost, Refused, Stub, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced
 from jaxdist.ps.server import BEAT_SECONDS, LONG_POLL_SECONDS
 
+T = TypeVar("T")
 _CALL_SECONDS = LONG_POLL_SECONDS + 8.0
 
 
@@ -43,7 +44,7 @@ class Claim:
     """Examples to take the gradient of, claimed in a session."""
 
     number: int
-    session: int
+    caller: pb.Caller
     ranges: Ranges
 
 
@@ -65,6 +66,7 @@ class Pulled:
     pieces: list[np.ndarray]
     version: int
     progress: Progress
+    caller: pb.Caller
     clock_lead: int = 0
     staleness: int | None = None
 
@@ -110,7 +112,8 @@ class Client:
         self.progress = Progress()
         self.evaluator = False
         self.report: dict[str, Any] = {}
-        self._events_from = 0
+        self._events_from = self._evaluations_from = 0
+        self._told: set[str] = set()  # servers that have gone back say some things twice
         self._events: list[dict[str, Any]] = []
         self._evaluations: list[dict[str, Any]] = []
         self.retries = 0
@@ -197,7 +200,7 @@ class Client:
         Raises:
           UsageError: the servers refuse.
         """
-        run = uuid.uuid4().hex
+        self.caller = pb.Caller(run=(run := uuid.uuid4().hex))
         request = pb.BeginRequest(
             run=run, header=self.layout.header, facts=self._facts, settings=json.dumps(dict(settings))
         )
@@ -267,7 +270,7 @@ class Client:
         words = "The servers went back from version %d to %d: %d updates were lost."
         logging.warning(words, known, self.progress.version, lost)
         with self._beating:
-            self._events_from = 0
+            self._events_from = self._evaluations_from = 0
             self._events.append({"event": "updates_lost", "lost_updates": lost, "incarnation": self.caller.incarnation})
 
     def claim(self) -> Claim | None:
@@ -286,7 +289,7 @@ class Client:
                 if caller == self.caller:
                     self._claims += 1
                 bounds = list(reply.bounds)
-                return Claim(reply.claim, caller.session, tuple(zip(bounds[::2], bounds[1::2], strict=True)))
+                return Claim(reply.claim, caller, tuple(zip(bounds[::2], bounds[1::2], strict=True)))
         return None
 
     def stop_claiming(self) -> None:
@@ -300,12 +303,13 @@ class Client:
           Fenced: join again.
         """
         pulling = pb.Pulling(start=start, ahead=ahead, claim=claim, min_version=min_version, pushed=pushed)
+        caller = self.caller
         while True:
-            reply, data = self._call(0, "Pull", pb.PullRequest(caller=self.caller, pulling=pulling))
+            reply, data = self._call(0, "Pull", pb.PullRequest(caller=caller, pulling=pulling))
             if not reply.granted:
                 continue
             try:
-                return self._complete(reply, data)
+                return self._complete(caller, reply, data)
             except Superseded:
                 continue
 
@@ -330,9 +334,7 @@ class Client:
           Fenced: the push was not applied and will not be; join again.
           Refused: the values do not fit.
         """
-        if claim.session != self.caller.session:
-            raise Fenced("the claim is of an earlier session")
-        caller = self.caller
+        caller = claim.caller
         staged: list[tuple[int, str, Any, Any]] = []
         for server in reversed(range(len(pieces))):
             for request, part in self._chunks(caller, server, claim.number, pieces[server]):
@@ -343,13 +345,17 @@ class Client:
             self._call_all(staged)
         last.commit.CopyFrom(pb.Commit(**commit))
         last.then.CopyFrom(pb.Pulling(start=True, ahead=ahead, claim=next_claim))
+        early: list[Any] = []
+        if pieces:  # asked for before it is known which version it will be
+            asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(pushed=claim.number))
+            early = [stub.send("Pull", asked, timeout=_CALL_SECONDS) for stub in self._stubs[1:]]
         reply, data = self._call(0, "PushPull", last, last_part)
         while True:
             if reply.granted:
                 try:
-                    return self._complete(reply, data)
+                    return self._complete(caller, reply, data, early)
                 except Superseded:
-                    pass
+                    early = []
             again = pb.Pulling(start=True, ahead=ahead, claim=next_claim, pushed=claim.number)
             reply, data = self._call(0, "Pull", pb.PullRequest(caller=caller, pulling=again))
 
@@ -366,19 +372,28 @@ class Client:
             chunks.append((request, part))
         return chunks
 
-    def _complete(self, reply: pb.PullReply, data: memoryview) -> Pulled:
-        """The rest of a pull: further chunks, and the other servers' parts."""
-        others = list(range(1, len(self._stubs)))
-        asked = pb.Pulling(min_version=reply.version)
-        calls = [(i, "Pull", pb.PullRequest(caller=self.caller, pulling=asked), b"") for i in others]
+    def _complete(self, caller: pb.Caller, reply: pb.PullReply, data: memoryview, early: Sequence[Any] = ()) -> Pulled:
+        """The rest of a pull: further chunks, and the other servers' parts, of server 0's version or a later one.
+
+        `early`: calls for those parts that are under way; those whose answer is too old are asked again.
+        """
+        asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(min_version=reply.version))
+        calls = early or [stub.send("Pull", asked, timeout=_CALL_SECONDS) for stub in self._stubs[1:]]
         pieces = [self._whole(0, reply, data)]
-        for server, (part, more) in zip(others, self._call_all(calls), strict=True):
-            while not part.granted:
-                part, more = self._call(server, "Pull", pb.PullRequest(caller=self.caller, pulling=asked))
+        for server, call in enumerate(calls, 1):
+            try:
+                part, more = self._stubs[server].receive("Pull", call)
+            except Lost:
+                self.retries += 1
+                part, more = pb.PullReply(), memoryview(b"")
+            except Ended as e:
+                raise _as_error(e) from None
+            while not (part.granted and part.version >= reply.version):
+                part, more = self._call(server, "Pull", asked)
             pieces.append(self._whole(server, part, more))
         staleness = reply.push.staleness if reply.HasField("push") else None
         self.progress = _progress(reply.progress)
-        return Pulled(pieces, reply.version, self.progress, reply.clock_lead, staleness)
+        return Pulled(pieces, reply.version, self.progress, caller, reply.clock_lead, staleness)
 
     def _whole(self, server: int, reply: pb.PullReply, data: memoryview, **pulling: Any) -> np.ndarray:
         """All of a buffer whose first chunk is here."""
@@ -391,7 +406,7 @@ class Client:
         whole[: len(data)] = data
         calls = []
         for offset in range(len(data), reply.total, wire.CHUNK):
-            asked = pb.Pulling(offset=offset, version=reply.version, **pulling)
+            asked = pb.Pulling(offset=offset, **({"version": reply.version} | pulling))
             calls.append((server, "Pull", pb.PullRequest(caller=self.caller, pulling=asked), b""))
         at = len(data)
         for part, more in self._call_all(calls):
@@ -403,30 +418,28 @@ class Client:
 
     # Consistent reads.
 
-    @contextlib.contextmanager
-    def hold(self) -> Any:
-        """While open: one version of all shards that stays readable. Yields a `Held`."""
-        name = uuid.uuid4().hex
+    def read_one_version(self, read: Callable[[Held], T]) -> T:
+        """What `read` makes of one version of all shards, which stays readable meanwhile; nobody is stopped. Read
+        again, from another version, where the servers went back in between."""
         while True:
             caller = self.caller
+            name = uuid.uuid4().hex
             try:
                 reply, _ = self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name))
-                break
+                bounds = list(reply.pending)
+                pending = tuple(zip(bounds[::2], bounds[1::2], strict=True))
+                found = read(Held(self, caller, name, _progress(reply.progress), pending, list(reply.slots)))
+                self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name, release=True))
+                return found
             except Fenced:
                 self.rejoin(caller)
-        bounds = list(reply.pending)
-        pending = tuple(zip(bounds[::2], bounds[1::2], strict=True))
-        try:
-            yield Held(self, name, _progress(reply.progress), pending, list(reply.slots))
-        finally:
-            with contextlib.suppress(Fenced, PeerError):
-                self._call(0, "Hold", pb.HoldRequest(caller=self.caller, name=name, release=True))
 
-    def read(self, hold: str, what: str, server: int) -> np.ndarray:
+    def read(self, caller: pb.Caller, hold: str, version: int, what: str, server: int) -> np.ndarray:
         """Bytes (uint8) of one server's part of a hold; `what` as in `Pulling`."""
-        asked = pb.Pulling(hold=hold, what=what)
-        reply, data = self._call(server, "Pull", pb.PullRequest(caller=self.caller, pulling=asked))
-        return self._whole(server, reply, data, hold=hold, what=what)
+        pulling: dict[str, Any] = {"hold": hold, "what": what, "version": version}
+        request = pb.PullRequest(caller=caller, pulling=pb.Pulling(**pulling))
+        reply, data = self._call(server, "Pull", request)
+        return self._whole(server, reply, data, **pulling)
 
     # Signs of life.
 
@@ -435,13 +448,20 @@ class Client:
         with self._beating:
             if away is not None:
                 self._away = away
-            request = pb.BeatRequest(caller=self.caller, away=self._away, events_from=self._events_from)
+            request = pb.BeatRequest(
+                caller=self.caller,
+                away=self._away,
+                events_from=self._events_from,
+                evaluations_from=self._evaluations_from,
+            )
             reply, _ = self._call(0, "Beat", request)
             self.progress = _progress(reply.progress)
             self.evaluator = reply.evaluator
             self._events_from += len(reply.events)
-            self._events += [json.loads(e) for e in reply.events]
-            self._evaluations += [json.loads(e) for e in reply.evaluations]
+            self._evaluations_from += len(reply.evaluations)
+            self._events += [json.loads(e) for e in reply.events if e not in self._told]
+            self._evaluations += [json.loads(e) for e in reply.evaluations if e not in self._told]
+            self._told |= {*reply.events, *reply.evaluations}
             if reply.reports:
                 self.report = json.loads(reply.reports)
 
@@ -485,7 +505,14 @@ class Client:
                 self._call(0, "Close", pb.CloseRequest(caller=self.caller))
 
     def post_evaluation(self, row: Mapping[str, Any]) -> None:
-        self._call(0, "Post", pb.PostRequest(caller=self.caller, text=json.dumps(dict(row))))
+        """From an evaluator, for the chief."""
+        while True:
+            caller = self.caller
+            try:
+                self._call(0, "Post", pb.PostRequest(caller=caller, text=json.dumps(dict(row))))
+                return
+            except Fenced:
+                self.rejoin(caller)
 
     def leave(self, report: Any) -> None:
         """Goes in good order."""
@@ -511,20 +538,23 @@ class Held:
     """One version of all shards, and what was known when it was made."""
 
     client: Client
+    caller: pb.Caller
     name: str
     progress: Progress
     pending: Ranges
     slots: list[str]
 
+    def _parts(self, what: str, dtype: np.dtype) -> list[np.ndarray]:
+        version, servers = self.progress.version, range(len(self.client.pieces))
+        return [self.client.read(self.caller, self.name, version, what, i).view(dtype) for i in servers]
+
     def pieces(self) -> list[np.ndarray]:
         """Parameters and statistics, one buffer a server, as a pull gives them."""
-        dtype = self.client.layout.dtype
-        return [self.client.read(self.name, "", i).view(dtype) for i in range(len(self.client.pieces))]
+        return self._parts("", self.client.layout.dtype)
 
     def vector(self, what: str, dtype: np.dtype) -> np.ndarray:
         """'params', 'stats' or 'slot/NAME' of the whole model."""
-        parts = [self.client.read(self.name, what, i).view(dtype) for i in range(len(self.client.pieces))]
-        return np.concatenate(parts)
+        return np.concatenate(self._parts(what, dtype))
 
 
 def end_run(address: str, token: str, code: int, text: str) -> None:
@@ -543,7 +573,13 @@ def _progress(message: pb.Progress) -> Progress:
     return Progress(message.version, message.examples_seen, message.loss_sum, message.correct, message.count)
 
 
+class RunFinished(PeerError):
+    """The run has come to its good end, without this process."""
+
+
 def _as_error(ended: Ended) -> Exception:
+    if ended.code == 0:
+        return RunFinished("the run has come to its end without this process")
     if ended.code == 75:
         return Preempted(f"The run was stopped after saving: {ended.text}")
     if ended.code == 2:

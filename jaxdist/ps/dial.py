@@ -78,9 +78,9 @@ class Dial:
 
     def level(self, member: Member) -> None:
         """Forgets how far behind the others a worker is that was not active."""
-        slowest = self._slowest(member)
-        if slowest is not None:
-            member.completed = max(member.completed, slowest)
+        others = self._others(member) or [m for m in self.members.values() if m is not member]
+        if others:
+            member.completed = max(member.completed, min(m.completed for m in others))
 
     def lead(self, member: Member, ahead: int) -> int:
         """The clock lead of a step that starts with `ahead` own steps not yet applied."""

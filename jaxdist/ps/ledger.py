@@ -72,6 +72,8 @@ class Ledger:
         """The next claim of a worker, or None. `live`: worker -> session of all that take part."""
         if not self.in_rounds:
             return None if self.exhausted else self._new(worker, session, 0)
+        for done in [n for n in self._rounds if n < self.lowest_round]:
+            del self._rounds[done]
         number = max(self._round_of.get(session, 0), self.lowest_round)
         while number <= self._newest_round:
             claim = self._rounds.get(number, {}).pop(worker, None)

@@ -250,14 +250,16 @@ class PullReply(_message.Message):
     def __init__(self, granted: _Optional[bool] = ..., version: _Optional[int] = ..., total: _Optional[int] = ..., checksum: _Optional[int] = ..., clock_lead: _Optional[int] = ..., push: _Optional[_Union[PushReply, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., header: _Optional[bytes] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class BeatRequest(_message.Message):
-    __slots__ = ("caller", "away", "events_from")
+    __slots__ = ("caller", "away", "events_from", "evaluations_from")
     CALLER_FIELD_NUMBER: _ClassVar[int]
     AWAY_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FROM_FIELD_NUMBER: _ClassVar[int]
+    EVALUATIONS_FROM_FIELD_NUMBER: _ClassVar[int]
     caller: Caller
     away: bool
     events_from: int
-    def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ..., away: _Optional[bool] = ..., events_from: _Optional[int] = ...) -> None: ...
+    evaluations_from: int
+    def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ..., away: _Optional[bool] = ..., events_from: _Optional[int] = ..., evaluations_from: _Optional[int] = ...) -> None: ...
 
 class BeatReply(_message.Message):
     __slots__ = ("progress", "events", "evaluations", "evaluator", "reports")
@@ -318,7 +320,7 @@ class EndRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., code: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Operation(_message.Message):
-    __slots__ = ("kind", "version", "claims", "learning_rate", "stats_weight", "hold")
+    __slots__ = ("kind", "version", "claims", "learning_rate", "stats_weight", "hold", "committed")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UPDATE: _ClassVar[Operation.Kind]
@@ -337,13 +339,15 @@ class Operation(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     STATS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
     kind: Operation.Kind
     version: int
     claims: _containers.RepeatedScalarFieldContainer[int]
     learning_rate: float
     stats_weight: float
     hold: str
-    def __init__(self, kind: _Optional[_Union[Operation.Kind, str]] = ..., version: _Optional[int] = ..., claims: _Optional[_Iterable[int]] = ..., learning_rate: _Optional[float] = ..., stats_weight: _Optional[float] = ..., hold: _Optional[str] = ...) -> None: ...
+    committed: int
+    def __init__(self, kind: _Optional[_Union[Operation.Kind, str]] = ..., version: _Optional[int] = ..., claims: _Optional[_Iterable[int]] = ..., learning_rate: _Optional[float] = ..., stats_weight: _Optional[float] = ..., hold: _Optional[str] = ..., committed: _Optional[int] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
     __slots__ = ("run", "incarnation", "first", "operations")

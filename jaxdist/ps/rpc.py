@@ -32,7 +32,7 @@ Handler = Callable[[Any, memoryview], Payload]
 
 
 class Refused(Exception):
-    """The server refuses the values: they do not fit, are damaged or not finite."""
+    """The server refuses the values: they do not fit, or are damaged."""
 
 
 class Superseded(Exception):
@@ -63,7 +63,8 @@ class Service:
 
     def __init__(self, address: str, handlers: dict[str, Handler], token: str = "") -> None:
         pool = futures.ThreadPoolExecutor(_THREADS, "ps")
-        self._server = grpc.server(pool, options=[*_OPTIONS, ("grpc.so_reuseport", 0)])
+        options = [*_OPTIONS, ("grpc.so_reuseport", 0)]
+        self._server = grpc.server(pool, options=options, maximum_concurrent_rpcs=4 * _THREADS)
         methods = {m.name: _method(handlers[m.name], m.input_type, token) for m in SERVICE.methods}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, methods),))
         self.health = health.HealthServicer()
@@ -161,7 +162,12 @@ def _error(error: Any, address: str) -> Exception:
             return Superseded(text)
         case grpc.StatusCode.ABORTED:
             return Ended(**json.loads(text))
-        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
+        case (
+            grpc.StatusCode.UNAVAILABLE
+            | grpc.StatusCode.DEADLINE_EXCEEDED
+            | grpc.StatusCode.CANCELLED
+            | grpc.StatusCode.RESOURCE_EXHAUSTED
+        ):
             return Lost(f"{address}: {text}")
         case _:
             return Refused(f"{address}: {code.name}: {text}")

@@ -117,7 +117,8 @@ class Sequencer:
         self._round: dict[int, tuple[Claim, pb.Commit]] = {}  # pushed, and waiting for the rest of the round
         self._met = in_rounds is False
         self._restored = restored is not None
-        self._evaluations: list[str] = []
+        self.evaluations: list[str] = []
+        self._looked = time.monotonic()
         self._evaluator_heard = 0.0
         self.ended: Ended | None = None
 
@@ -135,7 +136,8 @@ class Sequencer:
 
     def note(self, event: str, **fields: Any) -> None:
         """Remembers something worth a row."""
-        self.events.append(json.dumps({"event": event, "version": self.version} | fields))
+        fields = {"event": event, "number": len(self.events), "version": self.version} | fields
+        self.events.append(json.dumps(fields))
 
     def end(self, code: int, text: str) -> None:
         if self.ended is None:
@@ -227,6 +229,12 @@ class Sequencer:
         member.claims = {number: claim.number} | {n: c for n, c in member.claims.items() if n > number - 4}
         return claim
 
+    @staticmethod
+    def beyond(facts: dict[str, Any]) -> dict[str, Any]:
+        """`snapshot_facts` for a new incarnation: with numbers that no session and no claim of before can have."""
+        beyond = {"next_session": facts["next_session"] + 10**6, "next_claim": facts["next_claim"] + 10**9}
+        return facts | beyond
+
     @property
     def finished(self) -> bool:
         return self.ledger.finished
@@ -250,9 +258,15 @@ class Sequencer:
         if claim is None or claim.session != member.session:
             self.counted[member.worker].refused += 1
             raise Fenced(f"claim {number} is not of session {member.session} any more")
+        if commit.pulled_version > self.version or (
+            self.settings.max_staleness == 0 and commit.pulled_version != self.version and not commit.skip
+        ):
+            self.counted[member.worker].refused += 1
+            raise Fenced(f"a gradient taken at version {commit.pulled_version} does not fit version {self.version}")
         if commit.skip:
             self.counted[member.worker].not_finite += 1
-            self.note("not_finite", worker=member.worker, examples_passed_over=self.settings.share)
+            if self.counted[member.worker].not_finite <= 100:  # the summary has the number
+                self.note("not_finite", worker=member.worker, examples_passed_over=self.settings.share)
         if self.settings.max_staleness == 0:
             self._accepted[number] = None
             self._round[number] = (claim, commit)
@@ -344,6 +358,10 @@ class Sequencer:
         if self.ended is not None:
             return
         now = time.monotonic()
+        if now - self._looked > max(self.settings.lease_seconds / 2, 2.0):  # this server itself stood still
+            for member in self.dial.members.values():
+                member.heard = now
+        self._looked = now
         for member in self.dial.silent(now, self.settings.lease_seconds):
             why = f"nothing was heard of it for {self.settings.lease_seconds:g} s"
             if member.worker == 0:
@@ -375,11 +393,8 @@ class Sequencer:
 
     def post_evaluation(self, text: str) -> None:
         self.evaluator_beats()
-        self._evaluations.append(text)
-
-    def take_evaluations(self) -> list[str]:
-        taken, self._evaluations = self._evaluations, []
-        return taken
+        if text not in self.evaluations:
+            self.evaluations.append(text)
 
     def snapshot_facts(self) -> dict[str, Any]:
         """What a server 0 that starts again needs of this moment. Claims are given back: their sessions are over."""
@@ -390,10 +405,10 @@ class Sequencer:
             "pending": position.pending,
             "sums": list(self.sums),
             "counted": {w: dataclasses.asdict(c) for w, c in self.counted.items()},
-            "reports": self.reports,
-            "events": self.events,
-            "next_session": self._next_session + 1000,  # beyond any that was handed out after this moment
-            "next_claim": self.ledger.next_number + 10**6,
+            "reports": dict(self.reports),
+            "events": list(self.events),
+            "next_session": self._next_session,
+            "next_claim": self.ledger.next_number,
         }
 
     def report(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ import numpy as np
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
 from jaxdist.ps.layout import Layout
-from jaxdist.ps.rpc import Handler, Lost, Payload, Service, Stub, Superseded
+from jaxdist.ps.rpc import Handler, Lost, Payload, Refused, Service, Stub, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced, NotNow, Sequencer, Settings
 from jaxdist.ps.shard import Shard, UpdateRule, Values, both, contents
 from jaxdist.ps.snapshots import Snapshots
@@ -75,10 +75,14 @@ class ParameterServer:
         self._idle_seconds, self._on_update, self._drop_reply = idle_seconds, on_update, drop_reply
         self._snapshots = Snapshots(folder)
         self._boot = uuid.uuid4().hex
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)  # something that a caller may wait for
+        self._work = threading.Condition(lock)  # for the applier: there is an operation
         self._run, self._incarnation = "", 0
         self._shard: Shard | None = None
         self._sequencer: Sequencer | None = None
+        self._begun = False
+        self._committed = 0  # the version to go back to
         self._rolling = False  # back to a snapshot; nothing is served meanwhile
         self._failure = ""
         self._queue: collections.deque[pb.Operation] = collections.deque()
@@ -86,10 +90,11 @@ class ParameterServer:
         self._applying = threading.Lock()
         self._heard = time.monotonic()
         self._ended: Ended | None = None
+        self._end_asked: Ended | None = None
         self._closing = threading.Event()
         self._writer = ThreadPoolExecutor(1, "snapshot")
         self._others: list[_Forwarder] = []
-        self._snapshot_facts: tuple[int, dict[str, Any]] | None = None  # asked for, not yet on every disk
+        self._snapshot_facts: tuple[int, dict[str, Any], float] | None = None  # asked for, not yet on every disk
         handlers: dict[str, Handler] = {
             "Status": self._status,
             "Begin": self._begin,
@@ -111,7 +116,12 @@ class ParameterServer:
         if index == 0:
             self._others = [_Forwarder(a, token, self._ask_rollback) for a in self.addresses[1:]]
         self._rollback_asked = False
-        if index == 0 and (stored := self._snapshots.load_run()) is not None:
+        stored = self._snapshots.load_run() if index == 0 else None
+        if stored is not None and stored["servers"] != len(self.addresses):
+            words = "There is a snapshot of %d servers here; it is of no use to %d."
+            logging.warning(words, stored["servers"], len(addresses))
+            stored = None
+        if stored is not None:
             self._run, self._incarnation = stored["run"], stored["incarnation"]
             self._rolling = self._rollback_asked = True
             logging.info("Found the snapshot of version %d; going back to it.", stored["sequencer"]["version"])
@@ -143,9 +153,13 @@ class ParameterServer:
         return ended
 
     def stop_if_idle(self) -> None:
-        """Ends where no run has begun. Safe in a signal handler: takes no lock."""
-        if not self._run:
-            self._ended = Ended(75, "stopped before a run began")
+        """Ends where no run goes on. Safe in a signal handler: takes no lock."""
+        if self.index == 0:
+            lives = self._sequencer is not None and self._sequencer.chief_lives
+        else:
+            lives = bool(self._run) and time.monotonic() - self._heard < 10 * BEAT_SECONDS
+        if not lives:
+            self._ended = Ended(75, "stopped while no run went on")
 
     def close(self) -> None:
         """Stops at once, as if killed, but for the threads."""
@@ -233,14 +247,17 @@ class ParameterServer:
         layout = Layout.from_header(request.header)
         settings = Settings(**json.loads(request.settings))
         if not request.ready:
+            if request.run == self._run:  # sent again
+                return EMPTY
             shard = Shard(layout, self.index, len(self.addresses), self._rule)
+            shard.most_staged = 8 + 4 * settings.num_workers
             with self._applying, self._changed:
                 self._snapshots.clear()
                 self._run, self._incarnation, self._shard, self._sequencer = request.run, 1, shard, None
-                self._rolling = self._rollback_asked = False
+                self._rolling = self._rollback_asked = self._begun = False
                 self._queue.clear()
                 self._received, self._heard = 0, time.monotonic()
-                self._snapshot_facts = None
+                self._snapshot_facts, self._committed = None, 0
                 for other in self._others:
                     other.reset(self._run, self._incarnation)
             return EMPTY
@@ -248,9 +265,13 @@ class ParameterServer:
             shard = self._values()
             if request.run != self._run:
                 raise Fenced("another run has begun here")
+            if self._begun:  # sent again
+                return EMPTY
+            if not shard.is_loaded:
+                raise ValueError(f"server {self.index} is to begin without all of its values")
             shard.begin(settings.updates)
-            self._heard = time.monotonic()
-            if self.index == 0 and self._sequencer is None:
+            self._begun, self._heard = True, time.monotonic()
+            if self.index == 0:
                 self._sequencer = Sequencer(settings, self._emit, self._changed)
                 logging.info("The run begins at version %d, with %s.", settings.updates, request.settings)
             self._changed.notify_all()
@@ -306,12 +327,13 @@ class ParameterServer:
 
     def _wait_and_reply(self, caller: pb.Caller, pulling: pb.Pulling, deadline: float) -> Payload:
         """Parameters and statistics, once the version and the dial allow it; else `granted` is False."""
+        start = _Start()
         with self._changed:
             while True:
                 self._check(caller)
                 shard = self._values()
                 reply = pb.PullReply(version=shard.values.version)
-                if self._may_have(caller, pulling, shard, reply):
+                if self._may_have(caller, pulling, shard, reply, start):
                     values = shard.values
                     break
                 left = deadline - time.monotonic()
@@ -323,11 +345,13 @@ class ParameterServer:
         reply.total, reply.checksum = len(whole), digest
         return reply, memoryview(whole)[: wire.CHUNK]
 
-    def _may_have(self, caller: pb.Caller, pulling: pb.Pulling, shard: Shard, reply: pb.PullReply) -> bool:
+    def _may_have(
+        self, caller: pb.Caller, pulling: pb.Pulling, shard: Shard, reply: pb.PullReply, start: _Start
+    ) -> bool:
         """Whether a pull may be answered; fills in what the reply says besides the values. With the lock."""
         needed = pulling.min_version
         if self.index != 0:
-            return shard.values.version >= needed
+            return shard.values.version >= needed and (not pulling.pushed or shard.is_applied(pulling.pushed))
         sequencer, _ = self._ready()
         reply.progress.CopyFrom(sequencer.progress())
         member = sequencer.member(caller.session) if caller.session else None
@@ -337,14 +361,14 @@ class ParameterServer:
                 return False
             reply.push.CopyFrom(outcome)
             needed = max(needed, outcome.version)
-        if shard.values.version < needed:
-            return False
-        if pulling.start and member is not None:
+        if pulling.start and member is not None and start.version is None:
             lead = sequencer.may_start(member, pulling)
             if lead is None:
                 return False
-            reply.clock_lead = lead
-        return True
+            # What is accepted by now counts as completed: without it in the values, staleness would pass its bound.
+            start.version, start.lead = sequencer.version, lead
+        reply.clock_lead = start.lead
+        return shard.values.version >= max(needed, start.version or 0)
 
     def _pull_part(self, caller: pb.Caller, pulling: pb.Pulling, deadline: float) -> Payload:
         """A chunk: of something that is held, or of a version whose beginning was pulled just before."""
@@ -353,6 +377,8 @@ class ParameterServer:
                 self._check(caller)
                 shard = self._values()
                 held = shard.held(pulling.hold) if pulling.hold else None
+                if held is not None and held.version != pulling.version:
+                    held = None  # the hold was sent again, and is on its way with a later version
                 if held is not None or not pulling.hold:
                     break
                 if time.monotonic() > deadline:
@@ -422,7 +448,7 @@ class ParameterServer:
                 evaluator=sequencer.has_evaluator,
             )
             if member.worker == 0:
-                reply.evaluations.extend(sequencer.take_evaluations())
+                reply.evaluations.extend(sequencer.evaluations[request.evaluations_from :])
                 reply.reports = json.dumps(sequencer.report())
             return reply, b""
 
@@ -456,11 +482,13 @@ class ParameterServer:
 
     def _end(self, request: pb.EndRequest, data: memoryview) -> Payload:
         with self._changed:
-            lives = self._sequencer is not None and self._sequencer.chief_lives
+            lives = self._run if self.index else self._sequencer is not None and self._sequencer.chief_lives
             if request.run != self._run and (request.run or lives):
                 raise Fenced("another run has begun here")
-            if self.index == 0 and self._sequencer is not None:
-                self._sequencer.end(request.code, request.text)  # the monitor tells the others
+            if self.index == 0 and self._run:
+                self._end_asked = Ended(request.code, request.text)  # the monitor tells the others
+                if self._sequencer is not None:
+                    self._sequencer.end(request.code, request.text)
             else:
                 self._finish(request.code, request.text)
         return EMPTY
@@ -476,7 +504,7 @@ class ParameterServer:
         self._queue.append(operation)
         for other in self._others:
             other.put(operation)
-        self._changed.notify_all()
+        self._work.notify()
 
     # The other servers.
 
@@ -489,7 +517,7 @@ class ParameterServer:
                 raise Fenced(f"operations {self._received} to {request.first} are missing")
             self._queue.extend(request.operations[self._received - request.first :])
             self._received = max(self._received, request.first + len(request.operations))
-            self._changed.notify_all()
+            self._work.notify()
         return EMPTY
 
     def _restore(self, request: pb.RestoreRequest, data: memoryview) -> Payload:
@@ -500,12 +528,15 @@ class ParameterServer:
         return EMPTY
 
     def _restore_shard(self, run: str, incarnation: int, version: int, header: bytes) -> None:
+        self._writer.submit(lambda: None).result()  # nothing of the incarnation before is written after this
         vectors = self._snapshots.load(run, version)
+        self._snapshots.drop([v for v in self._snapshots.versions() if v > version])
         shard = Shard(Layout.from_header(header), self.index, len(self.addresses), self._rule)
         shard.restore(version, vectors)
         with self._applying, self._changed:
             if self._run not in ("", run):  # meanwhile the chief has begun another
                 raise Fenced("another run has begun here")
+            self._begun, self._committed = True, version
             self._queue.clear()
             self._shard, self._run, self._incarnation = shard, run, incarnation
             self._received, self._heard = 0, time.monotonic()
@@ -516,9 +547,9 @@ class ParameterServer:
 
     def _apply_forever(self) -> None:
         while not self._closing.is_set():
-            with self._changed:
+            with self._work:
                 while not self._queue and not self._closing.is_set():
-                    self._changed.wait(1.0)
+                    self._work.wait(1.0)
             with self._applying:
                 with self._changed:
                     if not self._queue or self._shard is None:
@@ -541,12 +572,12 @@ class ParameterServer:
             case pb.Operation.FORGET:
                 shard.forget(operation.claims)
             case pb.Operation.SNAPSHOT:
-                self._writer.submit(self._save, self._run, shard.values)
+                self._writer.submit(self._save, self._run, shard.values, operation.committed)
 
-    def _save(self, run: str, values: Values) -> None:
+    def _save(self, run: str, values: Values, committed: int) -> None:
         try:
-            self._snapshots.save(run, values.version, contents(values))
-        except OSError as e:
+            self._snapshots.save(run, values.version, contents(values), keep=committed)
+        except Exception as e:  # training goes on; what is lost with a server grows
             logging.error("The snapshot of version %d could not be written: %s", values.version, e)
 
     def _monitor(self) -> None:
@@ -558,9 +589,9 @@ class ParameterServer:
                 if sequencer is not None and not self._rolling:
                     self._heard = time.monotonic()
                     sequencer.drop_silent()
-                    if sequencer.ended is not None:
-                        ended = sequencer.ended
-                        break
+                ended = self._asked_to_end()
+                if ended is not None:
+                    break
             if self._rollback_asked:
                 self._roll_back()
             elif sequencer is not None:
@@ -575,14 +606,19 @@ class ParameterServer:
             return
         self._say_the_end(ended)
 
+    def _asked_to_end(self) -> Ended | None:
+        """Called with the lock."""
+        ended = self._sequencer.ended if self._sequencer is not None else None
+        return ended or self._end_asked
+
     def _say_the_end(self, ended: Ended) -> None:
         """Tells the other servers, and stays until the workers have asked."""
         for other in self._others:
             with contextlib.suppress(Lost, Fenced, Ended):
                 request = pb.EndRequest(run=self._run, code=ended.code, text=ended.text)
                 other.stub.call("End", request, timeout=5)
-        assert self._sequencer is not None
-        if self._sequencer.dial.members.keys() - {0}:
+        sequencer = self._sequencer
+        if sequencer is not None and (sequencer.dial.members.keys() - {0} or sequencer.has_evaluator):
             self._closing.wait(6 * BEAT_SECONDS)  # each asks at least once a beat
         with self._changed:
             self._finish(ended.code, ended.text)
@@ -610,11 +646,16 @@ class ParameterServer:
 
     def _ask_snapshot(self, sequencer: Sequencer) -> bool:
         with self._changed:
-            if self._snapshot_facts is not None or sequencer is not self._sequencer:
+            now = time.monotonic()
+            if sequencer is not self._sequencer:
                 return False
-            self._snapshot_facts = (sequencer.version, sequencer.snapshot_facts())
-            self._emit(pb.Operation(kind=pb.Operation.SNAPSHOT, version=sequencer.version))
-            self._changed.notify_all()
+            if self._snapshot_facts is not None:
+                if now - self._snapshot_facts[2] < max(3 * sequencer.settings.snapshot_seconds, 30.0):
+                    return False
+                logging.error("A snapshot has not reached the disk of every server; trying another.")
+            self._snapshot_facts = (sequencer.version, sequencer.snapshot_facts(), now)
+            snapshot = pb.Operation(kind=pb.Operation.SNAPSHOT, version=sequencer.version, committed=self._committed)
+            self._emit(snapshot)
             return True
 
     def _commit_snapshot(self) -> None:
@@ -622,20 +663,33 @@ class ParameterServer:
         with self._changed:
             if self._snapshot_facts is None:
                 return
-            version, facts = self._snapshot_facts
+            version, facts, _ = self._snapshot_facts
         on_disk = [self._snapshots.versions(), *(o.status.snapshots for o in self._others if o.status is not None)]
         if len(on_disk) == len(self.addresses) and all(version in versions for versions in on_disk):
             self._save_run(facts)
             with self._changed:
-                self._snapshot_facts = None
+                self._snapshot_facts, self._committed = None, version
 
     def _save_run(self, facts: dict[str, Any]) -> None:
         with self._changed:
             if self._sequencer is None or self._shard is None:  # another run is beginning
                 return
             settings, header = self._sequencer.settings, self._shard.layout.header
-            run = {"run": self._run, "incarnation": self._incarnation, "settings": dataclasses.asdict(settings)}
+            run = {"run": self._run, "servers": len(self.addresses), "incarnation": self._incarnation}
+            run |= {"settings": dataclasses.asdict(settings)}
         self._snapshots.save_run(run | {"header": base64.b64encode(header).decode(), "sequencer": facts})
+
+    def _cannot_roll_back(self, before: Sequencer | None, why: str) -> None:
+        """Ends the run; or, where no run went on here, forgets the snapshot and waits for a chief."""
+        with self._changed:
+            self._rollback_asked = False
+            if before is not None:
+                self._rolling = False
+                before.end(1, f"the parameter servers cannot go back to their snapshot: {why}")
+                return
+            logging.warning("The snapshot is of no use (%s); waiting for a chief to begin a run.", why)
+            self._snapshots.clear()
+            self._run, self._shard, self._rolling = "", None, False
 
     def _roll_back(self) -> None:
         """A new incarnation of all servers, from the newest common snapshot."""
@@ -650,16 +704,18 @@ class ParameterServer:
             self._rolling = True
             self._incarnation = max(self._incarnation, stored["incarnation"]) + 1
             self._changed.notify_all()
-        run, facts, header = stored["run"], stored["sequencer"], base64.b64decode(stored["header"])
+        run, facts, header = stored["run"], Sequencer.beyond(stored["sequencer"]), base64.b64decode(stored["header"])
         request = pb.RestoreRequest(run=run, incarnation=self._incarnation, version=facts["version"], header=header)
         for other in self._others:
             while not self._closing.is_set():
-                if run != self._run:  # the chief has begun another
+                if run != self._run or self._asked_to_end() is not None:  # the chief has begun another, or given up
                     return
                 try:
                     other.stub.call("Restore", request, timeout=30)
                     other.boot = other.stub.call("Status", pb.Empty(), timeout=5)[0].boot
                     break
+                except Refused as e:
+                    return self._cannot_roll_back(before, f"the server at {other.stub.address} says: {e}")
                 except (Lost, Fenced) as e:
                     logging.warning("Waiting for a server to go back with: %s", e)
                     self._closing.wait(BEAT_SECONDS)
@@ -667,6 +723,8 @@ class ParameterServer:
             self._restore_shard(run, self._incarnation, facts["version"], header)
         except Fenced:
             return
+        except ValueError as e:
+            return self._cannot_roll_back(before, str(e))
         with self._changed:
             if run != self._run:
                 return
@@ -683,6 +741,14 @@ class ParameterServer:
             self._rolling = self._rollback_asked = False
             self._changed.notify_all()
         logging.warning("All servers are at version %d, incarnation %d.", facts["version"], self._incarnation)
+
+
+@dataclasses.dataclass
+class _Start:
+    """A step that the dial has let start while its pull waits for the values: taken once."""
+
+    version: int | None = None
+    lead: int = 0
 
 
 class _Forwarder:
@@ -728,7 +794,10 @@ class _Forwarder:
                 pause = min(2 * pause, 1.0)
                 continue
             except Fenced:
-                self._ask_rollback()
+                with self._change:
+                    current = key == (self._run, self._incarnation, self._first)
+                if current:
+                    self._ask_rollback()
                 time.sleep(0.2)
                 continue
             except Ended:

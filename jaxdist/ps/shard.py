@@ -21,7 +21,6 @@ from jaxdist.ps import wire
 from jaxdist.ps.layout import Layout
 
 Vector = np.ndarray
-_MOST_STAGED = 1024
 
 
 class UpdateRule(Protocol):
@@ -74,9 +73,11 @@ class Shard:
         self._lock = threading.Lock()
         self._staged: dict[int, _Staged] = {}
         self._holds: dict[str, Values] = {}
-        self._done: collections.deque[int] = collections.deque(maxlen=4096)  # claims not to be staged any more
-        self._loading: dict[str, bytearray] = {}
+        self._done: collections.OrderedDict[int, bool] = collections.OrderedDict()  # claim -> applied, or forgotten
+        self._loading: dict[str, _Staged] = {}
+        self._loaded: set[str] = set()
         self._replies: collections.OrderedDict[int, tuple[bytes, int]] = collections.OrderedDict()
+        self.most_staged = 1024
         self.seconds: list[float] = []  # of the last updates, for measurements
         self.values = self.initial()
 
@@ -114,15 +115,32 @@ class Shard:
         self.values = dataclasses.replace(now, state=now.state | {name: loaded})
 
     def load_part(self, what: str, offset: int, total: int, data: memoryview) -> None:
-        """`load` in chunks, in order; takes effect with the last."""
+        """`load` in chunks, each once; takes effect with the last."""
         limit = 8 * max(self.piece.num_params, self.piece.num_stats, 8)
-        if total > limit or offset + len(data) > total:
+        if total > limit or offset % wire.CHUNK or len(data) != min(wire.CHUNK, total - offset):
             raise ValueError(f"{what!r}: {len(data)} bytes at {offset} of {total} do not fit this server")
-        buffer = self._loading.setdefault(what, bytearray(total))
-        buffer[offset : offset + len(data)] = data
-        if offset + len(data) == total:
+        if what not in ("params", "stats") and what.removeprefix("slot/") not in self.values.state:
+            raise ValueError(f"the rule has no slot {what!r}")
+        with self._lock:
+            if what in self._loaded:  # sent again
+                return
+            if what not in self._loading:
+                self._loading[what] = _Staged(bytearray(total), set(range(0, max(total, 1), wire.CHUNK)))
+            entry = self._loading[what]
+            if len(entry.buffer) != total:
+                raise ValueError(f"{what!r} has {total} bytes now, and had {len(entry.buffer)}")
+            entry.buffer[offset : offset + len(data)] = data
+            entry.missing.discard(offset)
+            if entry.missing:
+                return
             del self._loading[what]
-            self.load(what, np.frombuffer(buffer, self.slot_dtype(what)))
+            self._loaded.add(what)
+            self.load(what, np.frombuffer(entry.buffer, self.slot_dtype(what)))
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the values have come; slots that have not are the rule's initial ones."""
+        return self._loaded >= {"params", "stats"}
 
     @staticmethod
     def _same_size(what: str, given: int, expected: int) -> None:
@@ -161,8 +179,8 @@ class Shard:
         with self._lock:
             if claim in self._done:  # sent again, or too late
                 return
-            if len(self._staged) >= _MOST_STAGED and claim not in self._staged:
-                raise ValueError(f"{_MOST_STAGED} gradients wait to be applied already")
+            if len(self._staged) >= self.most_staged and claim not in self._staged:
+                raise ValueError(f"{self.most_staged} gradients wait to be applied already")
             if len(data) == total:
                 self._staged[claim] = _Staged(data)
                 return
@@ -177,20 +195,31 @@ class Shard:
             entry = self._staged.get(claim)
             return claim in self._done or (entry is not None and not entry.missing)
 
+    def _note_done(self, claim: int, applied: bool) -> None:
+        self._done[claim] = applied
+        while len(self._done) > 4096:
+            self._done.popitem(last=False)
+
+    def is_applied(self, claim: int) -> bool:
+        """Whether the values include the push of a claim (one of the last few thousand)."""
+        with self._lock:
+            return self._done.get(claim, False)
+
     def forget(self, claims: Sequence[int]) -> None:
         """Drops gradients that nobody will ask to apply."""
         with self._lock:
             for claim in claims:
                 self._staged.pop(claim, None)
-                self._done.append(claim)
+                self._note_done(claim, False)
 
     def update(self, version: int, claims: Sequence[int], learning_rate: float, stats_weight: float) -> None:
         """Applies the mean of staged gradients as one update. `stats_weight`: see `_compute`."""
         begin = time.perf_counter()
         with self._lock:
             staged = [self._staged.pop(claim) for claim in claims]
-            self._done.extend(claims)
-        arrived = [np.frombuffer(s.buffer, self.piece.dtype) for s in staged]
+            for claim in claims:  # from now on a push that is sent again is not staged again
+                self._note_done(claim, False)
+            arrived = [np.frombuffer(s.buffer, self.piece.dtype) for s in staged]
         now, cut = self.values, self.piece.num_params
         params, stats, state = self._update(
             now.params,
@@ -203,6 +232,9 @@ class Shard:
         )
         jax.block_until_ready(params)
         self.values = Values(version, params, stats, state)
+        with self._lock:
+            for claim in claims:
+                self._note_done(claim, True)
         self.seconds.append(time.perf_counter() - begin)
         del self.seconds[:-1000]
 

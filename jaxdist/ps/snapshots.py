@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ class Snapshots:
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, run: str, version: int, vectors: Mapping[str, np.ndarray]) -> None:
-        """Writes a shard; keeps the newest two others."""
+    def save(self, run: str, version: int, vectors: Mapping[str, np.ndarray], keep: int) -> None:
+        """Writes a shard; of the others keeps version `keep`."""
         part = self.folder / f"{version}.npz.part"
         with open(part, "wb") as f:
             stored: dict[str, Any] = {name.replace("/", "|"): v for name, v in vectors.items()}
@@ -34,8 +34,11 @@ class Snapshots:
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, self.folder / f"{version}.npz")
-        for old in [v for v in self.versions() if v != version][:-2]:
-            (self.folder / f"{old}.npz").unlink(missing_ok=True)
+        self.drop([v for v in self.versions() if v not in (version, keep)])
+
+    def drop(self, versions: Iterable[int]) -> None:
+        for version in versions:
+            (self.folder / f"{version}.npz").unlink(missing_ok=True)
 
     def versions(self) -> list[int]:
         """Those on disk, in order."""
@@ -75,5 +78,4 @@ class Snapshots:
     def clear(self) -> None:
         """Forgets everything: the run is over, or another one begins."""
         (self.folder / "run.json").unlink(missing_ok=True)
-        for version in self.versions():
-            (self.folder / f"{version}.npz").unlink(missing_ok=True)
+        self.drop(self.versions())

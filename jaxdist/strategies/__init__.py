@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxdist.errors import UsageError
+from jaxdist.ps import RunFinished as RunFinished
 from jaxdist.ps import end_run
 from jaxdist.strategies.allreduce import AllReduce, AllReduceJit, AllReducePmap
 from jaxdist.strategies.base import Strategy as Strategy
@@ -112,7 +113,6 @@ def build(
     global_batch_size: int,
     process_id: int,
     num_processes: int,
-    total_examples: int = 0,
     server_addresses: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
     timeouts: Mapping[str, float] | None = None,
@@ -121,7 +121,6 @@ def build(
     """The strategy that `config.strategy` describes. Uses JAX's devices.
 
     Args:
-      total_examples: of the whole run.
       server_addresses: of the parameter servers, in order.
       facts: what all processes must have alike, for strategies whose processes do not meet before.
       timeouts: `config.cluster`.
@@ -133,7 +132,6 @@ def build(
         return ParameterServer(
             task,
             global_batch_size=global_batch_size,
-            total_examples=total_examples,
             process_id=process_id,
             num_processes=num_processes,
             server_addresses=server_addresses,

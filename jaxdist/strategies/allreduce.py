@@ -86,7 +86,7 @@ class AllReduce(Strategy):
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
         return fused_psum(self.task.evaluate(arrays["params"], arrays["model_state"], batch), AXIS, 1.0)
 
-    def import_state(self, canonical: TrainState) -> PlacedState:
+    def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
         return PlacedState.of(jax.tree.map(self._put_everywhere, canonical.arrays()), canonical)
 
     def _put_everywhere(self, leaf: Any) -> jax.Array:

@@ -40,8 +40,11 @@ class Strategy(abc.ABC):
     learning_rate_scale: float = 1.0
 
     @abc.abstractmethod
-    def import_state(self, canonical: TrainState) -> State:
-        """Places, shards or sends a canonical state, leaf by leaf. Every process calls it."""
+    def import_state(self, canonical: TrainState, total_examples: int = 0) -> State:
+        """Places, shards or sends a canonical state, leaf by leaf. Every process calls it.
+
+        `total_examples`, of the whole run, is for strategies that hand them out by themselves.
+        """
 
     @abc.abstractmethod
     def export_state(self, state: State) -> TrainState:

@@ -68,7 +68,7 @@ class Observer(Strategy):
         """Gives the chief an evaluation to write."""
         self._client.post_evaluation(row)
 
-    def import_state(self, canonical: TrainState) -> NoReturn:
+    def import_state(self, canonical: TrainState, total_examples: int = 0) -> NoReturn:
         raise NotImplementedError("an observer has no state of its own")
 
     def export_state(self, state: PulledState) -> NoReturn:

@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.position import Position, indices
-from jaxdist.ps import Claim, Client, Fenced, Progress, Pulled, Refused, largest_staleness, pack, unpack
+from jaxdist.ps import Claim, Client, Fenced, Held, Progress, Pulled, Refused, largest_staleness, pack, unpack
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.flat_model import FlatModel
 from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, flatten
@@ -36,6 +36,7 @@ class PulledState:
     pieces: tuple[jax.Array, ...]
     version: int
     progress: Progress
+    caller: Any  # the session in which it was pulled
 
     @property
     def arrays(self) -> Tree:
@@ -44,9 +45,11 @@ class PulledState:
 
 def snapshot(client: Client, model: FlatModel) -> PulledState:
     """One and the same version of all servers, to evaluate; stops nobody."""
-    with client.hold() as held:
-        buffers = held.pieces()
-    return PulledState(model.put(buffers), held.progress.version, held.progress)
+
+    def read(held: Held) -> PulledState:
+        return PulledState(model.put(held.pieces()), held.progress.version, held.progress, held.caller)
+
+    return client.read_one_version(read)
 
 
 @dataclasses.dataclass
@@ -55,7 +58,7 @@ class _Window:
 
     staleness: list[int] = dataclasses.field(default_factory=list)
     clock_lead_max: int = 0
-    wait_seconds: float = 0.0
+    wait_seconds: float = 0.0  # the devices had nothing to do
     compute_seconds: float = 0.0
     steps: int = 0
     not_finite: int = 0
@@ -68,7 +71,6 @@ class ParameterServer(Strategy):
 
     Args:
       global_batch_size: divided by the number of workers: the examples of one push.
-      total_examples: of the whole run.
       max_staleness: -1 none, 0 rounds of one gradient a worker, s > 0 clock lead at most s.
       scale_learning_rate: divides the rate by the number of workers, where each push is an update of its own.
       overlap: push and pull while the next gradient is computed (not at bound 0).
@@ -82,7 +84,6 @@ class ParameterServer(Strategy):
         task: Task,
         *,
         global_batch_size: int,
-        total_examples: int,
         process_id: int,
         num_processes: int,
         server_addresses: Sequence[str],
@@ -100,7 +101,6 @@ class ParameterServer(Strategy):
         self._asynchronous = self._bound != 0
         self._share = global_batch_size // num_processes
         self.examples_per_update = self._share if self._asynchronous else global_batch_size
-        self._total_examples = total_examples
         self._settings, self._timeouts = settings, timeouts
         self._overlap = bool(settings["overlap"]) and self._asynchronous
         scaled = settings["scale_learning_rate"] and self._asynchronous and num_processes > 1
@@ -129,7 +129,7 @@ class ParameterServer(Strategy):
 
     # State.
 
-    def import_state(self, canonical: TrainState) -> PulledState:
+    def import_state(self, canonical: TrainState, total_examples: int = 0) -> PulledState:
         """The chief puts the state on the servers and lets the workers in; the others wait for that."""
         self._client.check_servers()
         if self.is_chief:
@@ -146,7 +146,7 @@ class ParameterServer(Strategy):
                     "staleness_high": self._high,
                     "num_workers": self._workers,
                     "share": self._share,
-                    "total_examples": self._total_examples,
+                    "total_examples": total_examples,
                     "updates": canonical.updates,
                     "examples_seen": canonical.examples_seen,
                     "pending": canonical.pending,
@@ -188,27 +188,28 @@ class ParameterServer(Strategy):
         return pack(tensors, {n: np.asarray(leaf) for n, leaf in flatten(tree).items()})
 
     def _placed(self, pulled: Pulled) -> PulledState:
-        return PulledState(self._model.put(pulled.pieces), pulled.version, pulled.progress)
+        return PulledState(self._model.put(pulled.pieces), pulled.version, pulled.progress, pulled.caller)
 
     def export_state(self, state: PulledState) -> TrainState:
         """One version of all servers; nobody stops. For the chief."""
         self._wait_for_network()
-        with self._client.hold() as held:
-            dtype = self._layout.dtype
-            opt_state: Tree = {}
-            like = self.task.optimizer.init({"kernel": np.zeros((1,), dtype)})
-            for slot in held.slots:
-                if isinstance(like[slot], dict):
-                    opt_state[slot] = self._tree(self._layout.params, held.vector(f"slot/{slot}", dtype))
-                else:
-                    opt_state[slot] = held.vector(f"slot/{slot}", like[slot].dtype)[0:1].reshape(()).copy()
-            arrays = {
-                "params": self._tree(self._layout.params, held.vector("params", dtype)),
-                "model_state": self._tree(self._layout.stats, held.vector("stats", dtype)),
-                "opt_state": opt_state,
-            }
-            seen = held.progress.examples_seen
-            return TrainState.of(arrays, held.progress.version, Position(seen, held.pending))
+        return self._client.read_one_version(self._canonical)
+
+    def _canonical(self, held: Held) -> TrainState:
+        dtype = self._layout.dtype
+        opt_state: Tree = {}
+        like = self.task.optimizer.init({"kernel": np.zeros((1,), dtype)})
+        for slot in held.slots:
+            if isinstance(like[slot], dict):
+                opt_state[slot] = self._tree(self._layout.params, held.vector(f"slot/{slot}", dtype))
+            else:  # a number is the same on all servers
+                opt_state[slot] = held.vector(f"slot/{slot}", like[slot].dtype)[0:1].reshape(()).copy()
+        arrays = {
+            "params": self._tree(self._layout.params, held.vector("params", dtype)),
+            "model_state": self._tree(self._layout.stats, held.vector("stats", dtype)),
+            "opt_state": opt_state,
+        }
+        return TrainState.of(arrays, held.progress.version, Position(held.progress.examples_seen, held.pending))
 
     @staticmethod
     def _tree(tensors: Any, vector: np.ndarray) -> Tree:
@@ -220,6 +221,7 @@ class ParameterServer(Strategy):
     # Steps.
 
     def positions(self, start: Position, total_examples: int) -> Iterator[np.ndarray]:
+        """Whatever server 0 hands out; it knows where the run stands and how long it is."""
         while (claim := self._client.claim()) is not None:
             self._claims.append(claim)
             yield indices(claim.ranges)
@@ -234,10 +236,11 @@ class ParameterServer(Strategy):
         claim = self._claims.popleft()
         begun = state.progress
         elsewhere = 0
-        if claim.session != self._client.caller.session:  # claimed in a session that is over
-            self._refresh = True
+        if claim.caller != self._client.caller:  # claimed in a session that is over
+            self._leave_off()
             return state, self._since(begun, begun) | {"stop": stop}
-        if self._refresh:  # away, or not let start yet
+        if self._refresh or state.caller != claim.caller:
+            self._wait_for_network()
             state = self._pull_to_start(claim)
             elsewhere = max(state.progress.examples_seen - self._away_since.examples_seen, 0)
             self._refresh, self._job = False, None
@@ -245,12 +248,10 @@ class ParameterServer(Strategy):
         parts, metrics = self._model.gradient(state.pieces, batch)
         job = self._network.submit(self._exchange, state, claim, parts, metrics, dispatched)
         before, self._job = self._job, job
-        asked = time.perf_counter()
         if not self._overlap:
             state = job.result()
         elif before is not None:
             state = before.result()
-        self._window.wait_seconds += time.perf_counter() - asked
         self._window.steps += 1
         now = self._since(begun, state.progress) | {"stop": stop, "elsewhere": elsewhere}
         return state, now
@@ -279,9 +280,12 @@ class ParameterServer(Strategy):
         buffers = [np.asarray(p) for p in parts]  # waits for the device
         ready = time.perf_counter()
         self._window.compute_seconds += ready - max(dispatched, self._ready_at)
+        self._window.wait_seconds += max(dispatched - self._ready_at, 0.0) if self._ready_at else 0.0
         self._ready_at = ready
         seen = state.progress.examples_seen
-        caller = self._client.caller
+        if claim.caller != self._client.caller:
+            self._leave_off()
+            return self._pull_to_start(None)
         try:
             commit: dict[str, Any] = {"pulled_version": state.version}
             if bool(metrics["finite"]):
@@ -293,14 +297,20 @@ class ParameterServer(Strategy):
             pulled = self._client.push_pull(claim, buffers, commit, ahead=int(self._overlap))
         except Fenced as e:
             logging.warning("A push was not applied: %s", e)
-            self._client.rejoin(caller)
-            self._refresh = True
+            self._client.rejoin(claim.caller)
+            self._leave_off()
             return self._pull_to_start(None)
         except Refused as e:
             raise PeerError(f"the parameter server refused a push: {e}") from None
         self._window.staleness.append(pulled.staleness or 0)
         self._window.clock_lead_max = max(self._window.clock_lead_max, pulled.clock_lead)
         return self._placed(pulled)
+
+    def _leave_off(self) -> None:
+        """What was pulled is of no use for the next step; until it begins, this process does not train."""
+        if not self._refresh:
+            self._away_since = self._client.progress
+        self._refresh, self._ready_at = True, 0.0
 
     def _note_not_finite(self, state: PulledState) -> None:
         """A gradient with NaN or Inf reaches no server: its examples are passed over."""
@@ -311,8 +321,9 @@ class ParameterServer(Strategy):
         logging.warning("%s: it is not pushed.", text)
 
     def _wait_for_network(self) -> None:
+        """Also raises what went wrong there."""
         if self._job is not None:
-            self._job.exception()
+            self._job.result()
 
     def settle(self, state: PulledState) -> tuple[PulledState, Metrics | None]:
         begun = state.progress
@@ -346,15 +357,13 @@ class ParameterServer(Strategy):
             yield
             return
         self._wait_for_network()
-        if not self._refresh:  # else: away since an earlier phase
-            self._away_since = self._client.progress
+        self._leave_off()
         self._beat(away=True)
         try:
             yield
         finally:
             if not self._left:
                 self._beat(away=False)
-                self._refresh = True
 
     def _beat(self, away: bool) -> None:
         while True:

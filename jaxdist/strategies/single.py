@@ -40,7 +40,7 @@ class Single(Strategy):
         self._update = jax.jit(partial(update, task), donate_argnums=0)
         self._evaluate = jax.jit(lambda arrays, batch: task.evaluate(arrays["params"], arrays["model_state"], batch))
 
-    def import_state(self, canonical: TrainState) -> PlacedState:
+    def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
         put = lambda leaf: jax.device_put(np.array(leaf), self._device)  # noqa: E731 - a copy: the step donates it
         return PlacedState.of(jax.tree.map(put, canonical.arrays()), canonical)
 
