@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
+from jaxdist.allocator import keep_freed_memory
 from jaxdist.errors import PeerError, Preempted, UsageError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, then --config.KEY=VALUE.", lock_config=True)
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs one process; returns its exit code (0 done, 1 failed, 2 bad input, 75 stopped after saving)."""
     try:
         workdir = _parse_flags(argv)
+        keep_freed_memory()
         cluster = cluster_lib.detect(
             role=_ROLE.value,
             coordinator_address=_COORDINATOR.value,

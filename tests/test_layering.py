@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "jaxdist"
 # Top-level module or package of jaxdist -> those it may import.
 MAY_IMPORT = {
     "__init__": {"train"},
-    "main": {"cluster", "config", "errors", "evaluator", "serving", "train"},
+    "main": {"allocator", "cluster", "config", "errors", "evaluator", "serving", "train"},
     "serving": {"cluster", "compilation", "config", "errors", "faults", "optim", "ps"},
     "evaluator": {"cluster", "compilation", "config", "errors", "evaluation", "experiment", "strategies"},
     "train": {

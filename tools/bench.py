@@ -154,7 +154,7 @@ def parameter_server(options: argparse.Namespace) -> None:
     for megabytes in map(float, options.megabytes.split(",")):
         for servers in map(int, options.servers.split(",")):
             for workers in map(int, options.workers.split(",")):
-                say(**measure(megabytes, servers, workers, options.pairs, 20))
+                say(**measure(megabytes, servers, workers, options.pairs, 50))
 
 
 def staleness(options: argparse.Namespace) -> None:
@@ -227,7 +227,8 @@ def independent(options: argparse.Namespace) -> None:
                 command += [f"--workdir={folder}/{core}", "--config.strategy.name=single"]
                 command += [f"--config.global_batch_size={options.batch}"]
                 runs.append(subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
-            if any([run.wait() for run in runs]):
+            codes = [run.wait() for run in runs]
+            if any(codes):
                 raise SystemExit("a run failed")
             return sum(_images_per_second(f"{folder}/{core}") for core in cores)
 

@@ -186,6 +186,9 @@ def _echo_by_grpc(plan: dict[str, Any]) -> Callable[[], None]:
     payload = bytes(_part_bytes(plan))
 
     def run() -> None:
+        if len(calls) == 1:  # the quicker way
+            assert len(calls[0](payload, wait_for_ready=True, timeout=SECONDS)) == len(payload)
+            return
         for future in [call.future(payload, wait_for_ready=True, timeout=SECONDS) for call in calls]:
             assert len(future.result()) == len(payload)
 

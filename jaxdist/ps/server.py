@@ -1,7 +1,7 @@
 """A parameter server: one process, one shard. Server 0 also orders everything (see `sequencer.py`).
 
-RPC threads     decode, check, stage; wait on one condition; never compute
-applier         applies operations to the shard, one at a time, in their order
+RPC threads     decode, check, stage; wait on one condition
+    applier         applies operations to the shard, one at a time, in their order, where no RPC thread waits for them
 forwarders      server 0 alone, one for each other server: send it the operations
 monitor         server 0 alone: leases, snapshots, restarted servers
 snapshot        writes files
@@ -83,6 +83,7 @@ class ParameterServer:
         self._sequencer: Sequencer | None = None
         self._begun = False
         self._committed = 0  # the version to go back to
+        self._draining = False  # the thread that emits operations is about to apply them
         self._rolling = False  # back to a snapshot; nothing is served meanwhile
         self._failure = ""
         self._queue: collections.deque[pb.Operation] = collections.deque()
@@ -300,8 +301,14 @@ class ParameterServer:
             sequencer, _ = self._ready()
             if not (request.commit.skip or shard.is_staged(request.claim)):
                 raise ValueError(f"claim {request.claim} was committed before all of its push had come")
-            sequencer.accept(sequencer.member(request.caller.session), request.claim, request.commit)
-            return sequencer.outcome(request.claim) or pb.PushReply(), b""
+            self._draining = True
+            try:
+                sequencer.accept(sequencer.member(request.caller.session), request.claim, request.commit)
+            finally:
+                self._draining = False
+            outcome = sequencer.outcome(request.claim) or pb.PushReply()
+        self._guard(self._drain)()
+        return outcome, b""
 
     def _stage(self, shard: Shard, request: pb.PushRequest, data: memoryview) -> None:
         if request.header and request.header != shard.layout.header:
@@ -504,7 +511,8 @@ class ParameterServer:
         self._queue.append(operation)
         for other in self._others:
             other.put(operation)
-        self._work.notify()
+        if not self._draining:
+            self._work.notify()
 
     # The other servers.
 
@@ -517,7 +525,7 @@ class ParameterServer:
                 raise Fenced(f"operations {self._received} to {request.first} are missing")
             self._queue.extend(request.operations[self._received - request.first :])
             self._received = max(self._received, request.first + len(request.operations))
-            self._work.notify()
+        self._guard(self._drain)()
         return EMPTY
 
     def _restore(self, request: pb.RestoreRequest, data: memoryview) -> Payload:
@@ -550,14 +558,26 @@ class ParameterServer:
             with self._work:
                 while not self._queue and not self._closing.is_set():
                     self._work.wait(1.0)
-            with self._applying:
-                with self._changed:
-                    if not self._queue or self._shard is None:
-                        continue
-                    operation, shard = self._queue.popleft(), self._shard
-                self._do(operation, shard)
-                with self._changed:
-                    self._changed.notify_all()
+            self._drain()
+
+    def _drain(self) -> None:
+        """Applies the operations that wait, one at a time, unless another thread is at it. Called without the lock.
+
+        A thread whose caller waits for them does it itself: handing them to the applier would cost two switches.
+        """
+        # Looked at again after each release: what came in between found the lock taken.
+        while self._queue and self._shard is not None and self._applying.acquire(blocking=False):
+            try:
+                while True:
+                    with self._changed:
+                        if not self._queue or self._shard is None:
+                            break
+                        operation, shard = self._queue.popleft(), self._shard
+                    self._do(operation, shard)
+                    with self._changed:
+                        self._changed.notify_all()
+            finally:
+                self._applying.release()
 
     def _do(self, operation: pb.Operation, shard: Shard) -> None:
         match operation.kind:
