@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxdist.errors import PeerError, UsageError
 from jaxdist.peers import Peers
+from jaxdist.security import OPEN, Security
 
 _ADDRESS = r"\S+:\d+"
 
@@ -27,7 +28,7 @@ class Cluster:
       process_id, num_processes: among the workers.
       coordinator_address: 'host:port' at which process 0 meets the others; '' for a run of one process.
       server_addresses, server_index: of the parameter servers.
-      token: the secret that they ask for; from the variable JAXDIST_TOKEN.
+      security: what they ask for; from the variables JAXDIST_TOKEN and JAXDIST_TLS_*.
     """
 
     role: str = "worker"
@@ -36,7 +37,7 @@ class Cluster:
     coordinator_address: str = ""
     server_addresses: tuple[str, ...] = ()
     server_index: int = 0
-    token: str = ""
+    security: Security = OPEN
 
     @property
     def is_chief(self) -> bool:
@@ -74,7 +75,7 @@ def detect(
         raise UsageError(f"--num_processes={n} must be at least 1.")
     servers = _servers(role, server_addresses, server_index)
     if role != "worker":
-        return Cluster(role=role, token=environ.get("JAXDIST_TOKEN", ""), **servers)
+        return Cluster(role=role, security=Security.from_environ(environ, role), **servers)
     missing = [k for k in ("coordinator_address", "num_processes", "process_id") if k not in found]
     if server_addresses and "coordinator_address" in missing:  # workers of parameter servers meet there
         missing.remove("coordinator_address")
@@ -94,7 +95,7 @@ def detect(
         process_id=found.get("process_id", 0),
         num_processes=n,
         coordinator_address=found.get("coordinator_address", "") if n > 1 else "",
-        token=environ.get("JAXDIST_TOKEN", ""),
+        security=Security.from_environ(environ, role),
         **servers,
     )
 

@@ -17,7 +17,7 @@ def default_config() -> ConfigDict:
         {
             "seed": 0,
             "num_epochs": 40.0,  # passes over the training set; may be a fraction
-            "max_updates": 0,  # stop after so many updates; 0 = no cap (for trials: the schedule stays num_epochs')
+            "max_updates": 0,  # stop after so many global batches; 0 = no cap (the schedule stays num_epochs')
             "global_batch_size": 128,  # examples an update, over all workers
             "eval_every_epochs": 1.0,
             "eval_batch_size": 0,  # 0 = global_batch_size

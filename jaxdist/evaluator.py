@@ -43,7 +43,7 @@ def evaluate_snapshots(config: ConfigDict, workdir: str, cluster: Cluster) -> in
         server_addresses=cluster.server_addresses,
         facts=cluster_lib.shared_facts(config_lib.comparable(config)) | fingerprints,
         timeouts=config.cluster,
-        token=cluster.token,
+        security=cluster.security,
     )
     num_train = len(examples.train)
     span = config.eval_every_epochs * num_train

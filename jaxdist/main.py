@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
 import pathlib
+import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 from ml_collections import config_flags
@@ -17,6 +19,8 @@ from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
 from jaxdist.allocator import keep_freed_memory
 from jaxdist.errors import PeerError, Preempted, UsageError
+
+_SERVER_SECONDS = 30.0
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file, then --config.KEY=VALUE.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a run in it is resumed.")
@@ -29,6 +33,9 @@ _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of pr
 _SERVERS = flags.DEFINE_list("server_addresses", [], "HOST:PORT of all parameter servers, in order.")
 _SERVER_INDEX = flags.DEFINE_integer("server_index", None, "Which of them a server is.")
 _INSECURE = flags.DEFINE_bool("insecure", False, "A server may listen beyond this machine without JAXDIST_TOKEN.")
+
+
+_WITH_SERVER = flags.DEFINE_bool("with_server", False, "Start server --server_index on this host as a child.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,7 +66,8 @@ def main(argv: Sequence[str]) -> int:
             return 0
         from jaxdist.train import train_and_evaluate  # after the flags: a typing error need not wait for JAX
 
-        summary = train_and_evaluate(_CONFIG.value, workdir, cluster)
+        with _server_beside(argv) if _WITH_SERVER.value else contextlib.nullcontext():
+            summary = train_and_evaluate(_CONFIG.value, workdir, cluster)
     except UsageError as e:
         return _report(str(e), 2)
     except PeerError as e:
@@ -78,6 +86,23 @@ def main(argv: Sequence[str]) -> int:
         print(f"Validation accuracy {accuracy:.2f} % after {seconds:.0f} s.", flush=True)
         print(f"Results are in {place} (summary.json, metrics.jsonl, tensorboard/).", flush=True)
     return 0
+
+
+@contextlib.contextmanager
+def _server_beside(argv: Sequence[str]) -> Iterator[None]:
+    """The host's parameter server as a child with the same flags. It lives as long as the run, which may be longer than
+    this worker's part of it."""
+    child = subprocess.Popen([sys.executable, "-m", "jaxdist.main", *argv[1:], "--role=server", "--nowith_server"])
+    try:
+        yield
+    except BaseException:
+        child.terminate()  # it ends unless a run goes on without this worker
+        raise
+    finally:
+        try:
+            child.wait(_SERVER_SECONDS)
+        except subprocess.TimeoutExpired:
+            logging.warning("The server (pid %d) goes on without this worker.", child.pid)
 
 
 def _parse_flags(argv: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool 
     """
     config_lib.validate(config)
     address = cluster.server_addresses[cluster.server_index]
-    if not (is_loopback(address) or cluster.token or insecure):
+    if not (is_loopback(address) or cluster.security.token or insecure):
         raise UsageError(
             f"The server at {address} could be reached from other machines, by anybody: set the variable JAXDIST_TOKEN "
             "to one and the same secret on all processes, or say --insecure on a network that you trust."
@@ -44,7 +44,7 @@ def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool 
             rule,
             facts=cluster_lib.shared_facts(config_lib.comparable(config)),
             folder=pathlib.Path(workdir) / "servers" / str(cluster.server_index),
-            token=cluster.token,
+            security=cluster.security,
             idle_seconds=config.cluster.connect_timeout_seconds,
             on_update=lambda version: faults.at("update", version),
             drop_reply=lambda version: faults.asked("drop", version),

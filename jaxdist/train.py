@@ -60,6 +60,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
     with contextlib.ExitStack() as stack:
         # To the very end: a second SIGTERM while the state is being saved must not undo the first one's good work.
         stop_asked = stack.enter_context(_sigterm_sets_a_flag())
+        if cluster.is_chief:  # whatever happens: servers that no run has used, or will use, must not wait for one
+            stack.push(lambda _, e, __: strategies.end_servers(cluster.server_addresses, cluster.security, e))
         peers = None
         if strategies.needs_peers(config.strategy.name):
             peers = cluster_lib.connect(
@@ -75,8 +77,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
             cluster_lib.disconnect(peers)
             raise
         except BaseException as e:
-            if cluster.is_chief:
-                strategies.give_up(cluster.server_addresses, cluster.token, e)
             if peers is not None:
                 named = peers.diagnose(e) if isinstance(e, jax.errors.JaxRuntimeError) else None
                 if named is not None:
@@ -111,7 +111,7 @@ def _train(
         process_id=cluster.process_id,
         num_processes=cluster.num_processes,
         server_addresses=cluster.server_addresses,
-        token=cluster.token,
+        security=cluster.security,
         facts=cluster_lib.shared_facts(config_lib.comparable(config)) | fingerprints,
         timeouts=config.cluster,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import numpy as np
 import pytest
-from processes import Run, finish, rows, wait_for_update
+from processes import Run, finish, free_port, rows, start, wait_for_update
 from reference import assert_same
 from test_multiprocess import final_state, reference_state
 
@@ -30,6 +31,17 @@ def test_a_resnet_at_staleness_0(x64, tmp_path):
 def test_one_asynchronous_worker_is_single(x64, tmp_path):
     finish(tmp_path, 1, servers=1, max_updates=20)
     assert_same(final_state(tmp_path), reference_state(20, replicas=1), 1e-9)
+
+
+def test_a_worker_may_start_its_host_s_server(tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "jaxdist.main", "--config=tests/tiny_config.py", f"--workdir={tmp_path}"]
+    command += ["--config.strategy.name=parameter_server", "--config.max_updates=5"]
+    command += ["--with_server", f"--server_addresses={address}", "--server_index=0"]
+    p = start(command, {})
+    output, _ = p.communicate(timeout=90)
+    assert p.returncode == 0, output[-2000:]
+    assert f"Server 0 of 1 serves at {address}" in output and "The run has ended" in output
 
 
 def test_workers_of_several_devices(x64, tmp_path):

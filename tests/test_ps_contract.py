@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 import optax
 import pytest
+import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,8 +40,9 @@ from jaxdist.ps import (
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.dial import Dial, further_steps
 from jaxdist.ps.ledger import Ledger
-from jaxdist.ps.rpc import SERVICE, Stub
+from jaxdist.ps.rpc import SERVICE, Lost, Stub
 from jaxdist.ps.shard import check_elementwise
+from jaxdist.security import Security
 
 FACTS = {"optim.name": "sgd"}
 
@@ -60,6 +62,7 @@ class Servers:
     def __init__(self, folder, count=1, momentum=0.0, **options):
         self.folder, self.options = folder, options
         self.rule = optim.build("sgd", momentum=momentum)
+        self.client_security = Security()
         sockets = [grpc_port() for _ in range(count)]
         self.addresses = [f"127.0.0.1:{p}" for p in sockets]
         self.servers = [self.start(i) for i in range(count)]
@@ -70,7 +73,7 @@ class Servers:
         return ParameterServer(index, self.addresses, self.rule, facts=FACTS, folder=folder, **self.options)
 
     def client(self, worker=0, layout=LAYOUT, addresses=None, facts=FACTS, **options) -> Client:
-        options = {"timeout_seconds": 10.0, "connect_seconds": 10.0} | options
+        options = {"timeout_seconds": 10.0, "connect_seconds": 10.0, "security": self.client_security} | options
         client = Client(addresses or self.addresses, worker, layout, facts=facts, **options)
         self.clients.append(client)
         return client
@@ -465,7 +468,7 @@ def test_a_second_chief_disturbs_nobody(tmp_path, count):
     with Servers(tmp_path, count) as servers:
         (client,) = servers.begin()
         for address in servers.addresses:
-            end_run(address, "", 2, "a chief with bad flags")
+            end_run(address, Security(), 2, "a chief with bad flags")
         with pytest.raises(UsageError, match="serves another run, whose chief is alive"):
             servers.begin()
         assert push(client).version == 1
@@ -640,11 +643,39 @@ def test_an_address_in_use_is_refused(tmp_path):
 
 
 def test_the_token_is_asked_for(tmp_path):
-    with Servers(tmp_path, token="right") as servers:
+    with Servers(tmp_path, security=Security("right")) as servers:
         for token in ("", "wrong"):
             with pytest.raises(Refused, match="UNAUTHENTICATED"):
-                Stub(servers.addresses[0], token).call("Status", pb.Empty(), timeout=5)
-        assert Stub(servers.addresses[0], "right").call("Status", pb.Empty(), timeout=5)[0].index == 0
+                Stub(servers.addresses[0], Security(token)).call("Status", pb.Empty(), timeout=5)
+        assert Stub(servers.addresses[0], Security("right")).call("Status", pb.Empty(), timeout=5)[0].index == 0
+
+
+def test_tls_encrypts_and_checks_the_servers(tmp_path):
+    authority, stranger = trustme.CA(), trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    certificate = b"".join(part.bytes() for part in issued.cert_chain_pems)
+    trusted = authority.cert_pem.bytes()
+    security = Security("token", trusted, certificate, issued.private_key_pem.bytes())
+    with Servers(tmp_path, 2, security=security) as servers:
+        servers.client_security = security
+        (client,) = servers.begin()
+        assert push(client).version == 1
+        for wrong in (Security("token"), Security("token", stranger.cert_pem.bytes())):
+            with pytest.raises(Lost):
+                Stub(servers.addresses[0], wrong).call("Status", pb.Empty(), timeout=3)
+
+
+@pytest.mark.parametrize(
+    ("role", "environ", "words"),
+    [
+        ("worker", {"JAXDIST_TLS_CA": "nowhere.pem"}, "JAXDIST_TLS_CA=nowhere.pem cannot be read"),
+        ("server", {"JAXDIST_TLS_CA": __file__}, "a server needs the variable JAXDIST_TLS_CERT and JAXDIST_TLS_KEY"),
+        ("worker", {"JAXDIST_TLS_CERT": __file__}, "a worker needs the variable JAXDIST_TLS_CA"),
+    ],
+)
+def test_half_of_a_tls_setup_is_refused(role, environ, words):
+    with pytest.raises(UsageError, match=words):
+        Security.from_environ(environ, role)
 
 
 def test_health_is_served(tmp_path):

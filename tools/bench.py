@@ -208,8 +208,8 @@ def independent(options: argparse.Namespace) -> None:
     turn: what the exchange costs. Fashion-MNIST from $TFDS_DATA_DIR."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     cores = sorted(os.sched_getaffinity(0))[:2]
-    common = ["--config.max_updates=40", "--config.log_every_steps=5", "--config.checkpoint.every_epochs=0"]
-    common += [f"--config={root}/experiments/densenet_fmnist.py", "--config.data.eval_examples=100"]
+    common = [f"--config={root}/experiments/densenet_fmnist.py", "--config.data.eval_examples=100"]
+    common += ["--config.max_updates=40", "--config.log_every_steps=5", "--config.checkpoint.every_epochs=0"]
 
     def together() -> float:
         with tempfile.TemporaryDirectory() as workdir:

@@ -34,6 +34,7 @@ from jaxdist.ps.layout import Layout
 from jaxdist.ps.rpc import Lost, Refused, Stub, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced
 from jaxdist.ps.server import BEAT_SECONDS, LONG_POLL_SECONDS
+from jaxdist.security import OPEN, Security
 
 T = TypeVar("T")
 _CALL_SECONDS = LONG_POLL_SECONDS + 8.0
@@ -90,7 +91,7 @@ class Client:
         layout: Layout,
         *,
         facts: Mapping[str, Any],
-        token: str = "",
+        security: Security = OPEN,
         timeout_seconds: float = 60.0,
         connect_seconds: float = 300.0,
     ) -> None:
@@ -100,7 +101,7 @@ class Client:
         self._addresses = list(addresses)
         self._facts = json.dumps(dict(facts))
         self._timeout, self._connect = timeout_seconds, connect_seconds
-        self._stubs = [Stub(a, token) for a in addresses]
+        self._stubs = [Stub(a, security) for a in addresses]
         self.caller = pb.Caller()
         self._joining = threading.Lock()
         self._claims = 0
@@ -557,9 +558,9 @@ class Held:
         return np.concatenate(self._parts(what, dtype))
 
 
-def end_run(address: str, token: str, code: int, text: str) -> None:
+def end_run(address: str, security: Security, code: int, text: str) -> None:
     """Tells a server that waits for a run that none will begin; a server whose run goes on does not listen."""
-    stub = Stub(address, token)
+    stub = Stub(address, security)
     _end(stub, "", code, text)
     stub.close()
 

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
 from jaxdist.ps.sequencer import Ended, Fenced, NotNow
+from jaxdist.security import OPEN, Security
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ParameterServer"]
 _TOKEN = "jaxdist-token"
@@ -55,22 +56,26 @@ class Service:
     """Serves handlers at an address until closed; port 0 takes a free one.
 
     Args:
-      token: callers must send the same; '' asks for none.
+      security: what callers must send, and what encrypts the connections.
 
     Raises:
       OSError: the address cannot be bound.
     """
 
-    def __init__(self, address: str, handlers: dict[str, Handler], token: str = "") -> None:
+    def __init__(self, address: str, handlers: dict[str, Handler], security: Security = OPEN) -> None:
         pool = futures.ThreadPoolExecutor(_THREADS, "ps")
         options = [*_OPTIONS, ("grpc.so_reuseport", 0)]
         self._server = grpc.server(pool, options=options, maximum_concurrent_rpcs=4 * _THREADS)
-        methods = {m.name: _method(handlers[m.name], m.input_type, token) for m in SERVICE.methods}
+        methods = {m.name: _method(handlers[m.name], m.input_type, security.token) for m in SERVICE.methods}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, methods),))
         self.health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         try:
-            self.port = self._server.add_insecure_port(address)
+            if security.certificate:
+                credentials = grpc.ssl_server_credentials([(security.key, security.certificate)])
+                self.port = self._server.add_secure_port(address, credentials)
+            else:
+                self.port = self._server.add_insecure_port(address)
         except RuntimeError as e:
             raise OSError(f"{address} cannot be bound (in use, or not an address of this host)") from e
         self._server.start()
@@ -114,11 +119,14 @@ def _method(handler: Handler, input_type: Any, token: str) -> grpc.RpcMethodHand
 class Stub:
     """Calls a server's methods; thread-safe. Connects when first used."""
 
-    def __init__(self, address: str, token: str = "") -> None:
+    def __init__(self, address: str, security: Security = OPEN) -> None:
         self.address = address
         options = [*_OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
-        self._channel = grpc.insecure_channel(address, options=options)
-        self._metadata = ((_TOKEN, token),) if token else ()
+        if security.ca:
+            self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(security.ca), options=options)
+        else:
+            self._channel = grpc.insecure_channel(address, options=options)
+        self._metadata = ((_TOKEN, security.token),) if security.token else ()
         self._calls = {m.name: self._channel.unary_unary(f"/{SERVICE.full_name}/{m.name}") for m in SERVICE.methods}
         self._replies = {m.name: message_factory.GetMessageClass(m.output_type) for m in SERVICE.methods}
         self.bytes_sent = 0

@@ -32,6 +32,7 @@ from jaxdist.ps.rpc import Handler, Lost, Payload, Refused, Service, Stub, Super
 from jaxdist.ps.sequencer import Ended, Fenced, NotNow, Sequencer, Settings
 from jaxdist.ps.shard import Shard, UpdateRule, Values, both, contents
 from jaxdist.ps.snapshots import Snapshots
+from jaxdist.security import OPEN, Security
 
 LONG_POLL_SECONDS = 2.0
 BEAT_SECONDS = 0.5
@@ -46,7 +47,7 @@ class ParameterServer:
       rule: the optimizer; elementwise.
       facts: what every process of the run must have alike.
       folder: for snapshots, on this host's own disk.
-      token: shared secret; '' for none.
+      security: what callers must have.
       idle_seconds: without a run, or without a word from server 0, it gives up after this.
       on_update: called after each applied update with its version (faults are injected here).
       drop_reply: whether to lose the reply to the push that made a version (for tests).
@@ -64,13 +65,13 @@ class ParameterServer:
         *,
         facts: Mapping[str, Any],
         folder: str | pathlib.Path,
-        token: str = "",
+        security: Security = OPEN,
         idle_seconds: float = 300.0,
         on_update: Callable[[int], None] = lambda version: None,
         drop_reply: Callable[[int], bool] = lambda version: False,
     ) -> None:
         self.index, self.addresses = index, list(addresses)
-        self._rule, self._token = rule, token
+        self._rule = rule
         self._facts = json.loads(json.dumps(dict(facts)))  # as the others' will look when they have been sent
         self._idle_seconds, self._on_update, self._drop_reply = idle_seconds, on_update, drop_reply
         self._snapshots = Snapshots(folder)
@@ -115,7 +116,7 @@ class ParameterServer:
             "Restore": self._restore,
         }
         if index == 0:
-            self._others = [_Forwarder(a, token, self._ask_rollback) for a in self.addresses[1:]]
+            self._others = [_Forwarder(a, security, self._ask_rollback) for a in self.addresses[1:]]
         self._rollback_asked = False
         stored = self._snapshots.load_run() if index == 0 else None
         if stored is not None and stored["servers"] != len(self.addresses):
@@ -126,7 +127,7 @@ class ParameterServer:
             self._run, self._incarnation = stored["run"], stored["incarnation"]
             self._rolling = self._rollback_asked = True
             logging.info("Found the snapshot of version %d; going back to it.", stored["sequencer"]["version"])
-        self._service = Service(self.addresses[index], handlers, token)
+        self._service = Service(self.addresses[index], handlers, security)
         self.port = self._service.port
         threads = [self._apply_forever, *([self._monitor] if index == 0 else []), *(f.run for f in self._others)]
         for work in threads:
@@ -774,8 +775,8 @@ class _Start:
 class _Forwarder:
     """Sends server 0's operations to another server, in order, until they have arrived."""
 
-    def __init__(self, address: str, token: str, ask_rollback: Callable[[], None]) -> None:
-        self.stub = Stub(address, token)
+    def __init__(self, address: str, security: Security, ask_rollback: Callable[[], None]) -> None:
+        self.stub = Stub(address, security)
         self.status: pb.StatusReply | None = None
         self.boot = ""
         self._ask_rollback = ask_rollback

@@ -10,6 +10,7 @@ import jax
 from jaxdist.errors import UsageError
 from jaxdist.ps import RunFinished as RunFinished
 from jaxdist.ps import end_run
+from jaxdist.security import OPEN, Security
 from jaxdist.strategies.allreduce import AllReduce, AllReduceJit, AllReducePmap
 from jaxdist.strategies.base import Strategy as Strategy
 from jaxdist.strategies.observer import Observer as Observer
@@ -87,10 +88,10 @@ def _check_parameter_server(
             )
 
 
-def give_up(server_addresses: Sequence[str], token: str, error: BaseException) -> None:
-    """From the chief: tells the servers that no run will begin, or go on, where they wait for one."""
+def end_servers(server_addresses: Sequence[str], security: Security, error: BaseException | None) -> None:
+    """From the chief at its end: servers that still wait for a run end too, as the chief does (None: well)."""
     for address in reversed(server_addresses):
-        end_run(address, token, *ending(error))
+        end_run(address, security, *ending(error))
 
 
 def build_observer(settings: Mapping[str, Any], task: Task, **connection: Any) -> Observer:
@@ -116,7 +117,7 @@ def build(
     server_addresses: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
     timeouts: Mapping[str, float] | None = None,
-    token: str = "",
+    security: Security = OPEN,
 ) -> Strategy:
     """The strategy that `config.strategy` describes. Uses JAX's devices.
 
@@ -124,7 +125,7 @@ def build(
       server_addresses: of the parameter servers, in order.
       facts: what all processes must have alike, for strategies whose processes do not meet before.
       timeouts: `config.cluster`.
-      token: what parameter servers ask for.
+      security: what parameter servers ask for.
     """
     if settings["name"] == "single":
         return Single(task, global_batch_size=global_batch_size)
@@ -138,7 +139,7 @@ def build(
             facts=facts or {},
             timeouts=timeouts or {},
             settings=settings,
-            token=token,
+            security=security,
         )
     return SPELLINGS[settings["spmd"]](
         task,

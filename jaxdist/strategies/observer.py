@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from jaxdist.ps import Client
+from jaxdist.security import OPEN, Security
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.flat_model import FlatModel
 from jaxdist.strategies.parameter_server import PulledState, snapshot
@@ -30,7 +31,7 @@ class Observer(Strategy):
         server_addresses: Sequence[str],
         facts: Mapping[str, Any],
         timeouts: Mapping[str, float],
-        token: str = "",
+        security: Security = OPEN,
     ) -> None:
         self.task = task
         self._model = FlatModel(task, len(server_addresses))
@@ -39,7 +40,7 @@ class Observer(Strategy):
             -1,
             self._model.layout,
             facts=facts,
-            token=token,
+            security=security,
             timeout_seconds=timeouts["timeout_seconds"],
             connect_seconds=timeouts["connect_timeout_seconds"],
         )

@@ -23,6 +23,7 @@ import numpy as np
 from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.position import Position, indices
 from jaxdist.ps import Claim, Client, Fenced, Held, Progress, Pulled, Refused, largest_staleness, pack, unpack
+from jaxdist.security import OPEN, Security
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.flat_model import FlatModel
 from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, flatten
@@ -90,7 +91,7 @@ class ParameterServer(Strategy):
         facts: Mapping[str, Any],
         timeouts: Mapping[str, float],
         settings: Mapping[str, Any],
-        token: str = "",
+        security: Security = OPEN,
     ) -> None:
         self.task = task
         self.is_chief = process_id == 0
@@ -112,7 +113,7 @@ class ParameterServer(Strategy):
             process_id,
             self._layout,
             facts=facts,
-            token=token,
+            security=security,
             timeout_seconds=timeouts["timeout_seconds"],
             connect_seconds=timeouts["connect_timeout_seconds"],
         )
