@@ -260,6 +260,8 @@ class Peers:
             if said["code"] != 2:
                 raise PeerError(said["text"]) from None
             text = said["text"].rstrip(".")
+            if self.chief is not None:
+                time.sleep(2 * BEAT_SECONDS)  # for the others' answers to leave before this process does
             raise UsageError(f"The {self.num_processes} processes cannot start together: {text}.") from None
         return json.loads(reply)
 

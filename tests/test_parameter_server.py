@@ -50,7 +50,7 @@ def test_workers_of_several_devices(x64, tmp_path):
     assert_same(final_state(tmp_path), reference_state(10, replicas=6), 1e-9)
 
 
-@pytest.mark.parametrize(("staleness", "overlap"), [(-1, False), (-1, True), (1, False), (3, True)])
+@pytest.mark.parametrize(("staleness", "overlap"), [(-1, False), (3, True)])
 def test_every_example_is_pushed_once(tmp_path, staleness, overlap):
     summary = finish(tmp_path, 3, servers=2, strategy__max_staleness=staleness, strategy__overlap=overlap)
     assert summary["examples_seen"] == 480
@@ -71,7 +71,7 @@ def test_dynamic_staleness_stays_inside_its_range(tmp_path):
     assert summary["examples_seen"] == 960
 
 
-@pytest.mark.parametrize("bound", [0, 1, 3, 10])
+@pytest.mark.parametrize("bound", [pytest.param(b, marks=[] if b == 3 else pytest.mark.long) for b in (0, 1, 3, 10)])
 def test_a_slow_worker_keeps_the_others_within_the_bound(tmp_path, bound):
     fault = "delay@process=1,seconds=0.05"
     summary = finish(tmp_path, 2, servers=1, fault=fault, num_epochs=4.0, strategy__max_staleness=bound)

@@ -25,7 +25,7 @@ def named(workdir, event: str) -> list[dict]:
     return [e for e in events(workdir) if e["event"] == event]
 
 
-@pytest.mark.parametrize("staleness", [-1, 1, 0])
+@pytest.mark.parametrize("staleness", [-1, pytest.param(1, marks=pytest.mark.long), 0])
 def test_a_killed_worker_is_dropped_and_its_examples_are_trained_on_by_others(tmp_path, staleness):
     fault = f"{SLOW};kill@process=1,update=9"
     with Run(tmp_path, 3, servers=2, fault=fault, strategy__max_staleness=staleness, **SETTINGS) as run:
@@ -49,7 +49,7 @@ def test_a_worker_that_comes_back_joins(tmp_path):
     assert [e["worker"] for e in named(tmp_path, "worker_joined_again")] == [1]
 
 
-@pytest.mark.parametrize("action", ["kill", "stop"])
+@pytest.mark.parametrize("action", ["kill", pytest.param("stop", marks=pytest.mark.long)])
 def test_loss_of_the_chief_ends_the_run_resumably(tmp_path, action):
     settings = SETTINGS | {"checkpoint__every_updates": 10}
     with Run(tmp_path, 2, servers=2, fault=f"{SLOW};{action}@process=0,update=25", **settings) as run:
@@ -90,6 +90,7 @@ def test_a_killed_server_that_does_not_come_back_is_named_in_time(tmp_path):
     assert re.search(r"parameter server 1 at \S+ gave no answer for \d+ s", ended[0].error), ended[0].output[-1500:]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", ["worker", "server 0", "server 1"])
 def test_a_stopped_process_that_goes_on_again_takes_part_again(tmp_path, victim):
     with Run(tmp_path, 2, servers=2, fault=SLOW, num_epochs=10.0, **SETTINGS) as run:

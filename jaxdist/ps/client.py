@@ -149,6 +149,8 @@ class Client:
             except Ended as e:
                 raise _as_error(e) from None
             except Lost as e:
+                if self._trouble is not None and threading.current_thread() is not self._beat_thread:
+                    raise self._trouble from None  # server 0 has said why nobody answers
                 silent = time.monotonic() - begin
                 if silent + pause > patience or self._closing.is_set():
                     where = f"the parameter server {server} at {self._addresses[server]}"

@@ -633,14 +633,14 @@ class ParameterServer:
         return ended or self._end_asked
 
     def _say_the_end(self, ended: Ended) -> None:
-        """Tells the other servers, and stays until the workers have asked."""
+        """Stays until the workers have asked, then tells the other servers."""
+        sequencer = self._sequencer
+        if sequencer is not None and (sequencer.dial.members.keys() - {0} or sequencer.has_evaluator):
+            self._closing.wait(6 * BEAT_SECONDS)  # each asks at least once a beat
         for other in self._others:
             with contextlib.suppress(Lost, Fenced, Ended):
                 request = pb.EndRequest(run=self._run, code=ended.code, text=ended.text)
                 other.stub.call("End", request, timeout=5)
-        sequencer = self._sequencer
-        if sequencer is not None and (sequencer.dial.members.keys() - {0} or sequencer.has_evaluator):
-            self._closing.wait(6 * BEAT_SECONDS)  # each asks at least once a beat
         with self._changed:
             self._finish(ended.code, ended.text)
 
