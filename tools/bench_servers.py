@@ -135,7 +135,8 @@ def work(index: int, plan: dict[str, Any]) -> None:
                     times[name].append(time.perf_counter() - begin)
     _meet(index, plan, "end")
     print(json.dumps(times), flush=True)
-    runs["push_pull"](end=index == 0)  # type: ignore[call-arg]
+    if index == 0:  # ends the run for all
+        runs["push_pull"](end=True)  # type: ignore[call-arg]
 
 
 def _meet(index: int, plan: dict[str, Any], name: str) -> None:
@@ -165,11 +166,7 @@ def _push_pull(index: int, plan: dict[str, Any]) -> Callable[[], None]:
     def run(end: bool | None = None) -> None:
         nonlocal version
         if end is not None:
-            client.leave(None)
-            if end:
-                client.end(0, "")
-            client.close()
-            return
+            return client.end(0, "")
         claim = claims.pop()
         assert claim is not None
         commit = {"pulled_version": version, "learning_rate": 0.1}

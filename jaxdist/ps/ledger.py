@@ -36,6 +36,7 @@ class Ledger:
         self.share = share
         self.in_rounds = in_rounds
         self.outstanding: dict[int, Claim] = {}
+        self._claimed = 0  # examples in them
         self.next_number = first
         self._rounds: dict[int, dict[int, Claim]] = {}  # round -> worker -> claim not yet asked for
         self._round_of: dict[int, int] = {}  # session -> its next round
@@ -44,7 +45,7 @@ class Ledger:
     @property
     def applied(self) -> int:
         """Examples whose gradients have been applied."""
-        return self.cursor.seen - sum(size(c.ranges) for c in self.outstanding.values())
+        return self.cursor.seen - self._claimed
 
     @property
     def position(self) -> Position:
@@ -95,6 +96,7 @@ class Ledger:
         ranges, self.cursor = self.cursor.take(self.share)
         claim = Claim(self.next_number, session, worker, ranges, number)
         self.outstanding[claim.number] = claim
+        self._claimed += size(ranges)
         self.next_number += 1
         return claim
 
@@ -109,7 +111,9 @@ class Ledger:
 
     def retire(self, claim: int) -> int:
         """Marks a claim as applied; returns its number of examples."""
-        return size(self.outstanding.pop(claim).ranges)
+        examples = size(self.outstanding.pop(claim).ranges)
+        self._claimed -= examples
+        return examples
 
     def drop(self, session: int) -> list[int]:
         """Takes back all claims of a session; returns their numbers."""
@@ -122,7 +126,9 @@ class Ledger:
         return numbers
 
     def _give_back(self, number: int) -> None:
-        self.cursor = self.cursor.give_back(self.outstanding.pop(number).ranges)
+        ranges = self.outstanding.pop(number).ranges
+        self._claimed -= size(ranges)
+        self.cursor = self.cursor.give_back(ranges)
 
     def holds(self, session: int) -> bool:
         """Whether a session has claims that are not applied."""
