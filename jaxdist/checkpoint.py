@@ -171,7 +171,7 @@ class Checkpoints:
 def state_of(leaves: dict[str, Leaf], progress: dict[str, Any]) -> TrainState:
     """The canonical state that flat leaves and the stored counts make."""
     tree: Tree = {"params": {}, "model_state": {}, "opt_state": {}} | unflatten(dict(leaves))
-    pending = tuple((start, stop) for start, stop in progress["pending"])
+    pending = tuple((start, stop) for start, stop in progress.get("pending", ()))  # absent in old ones
     return TrainState.of(tree, progress["updates"], Position(progress["examples_seen"], pending))
 
 
