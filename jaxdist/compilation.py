@@ -14,6 +14,12 @@ import jax
 _events: collections.Counter[str] = collections.Counter()
 
 
+def set_up(folder: str, dtype: str) -> None:
+    """What every process does before it computes: 64-bit numbers if `dtype` needs them, and `enable_cache`."""
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    enable_cache(folder)
+
+
 def enable_cache(folder: str) -> None:
     """Keeps compiled programs in `folder` (default $JAX_COMPILATION_CACHE_DIR, then ~/.cache/jaxdist/compilation).
 

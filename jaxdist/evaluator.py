@@ -6,7 +6,6 @@ import logging
 import os
 import time
 
-import jax
 from ml_collections import ConfigDict
 
 from jaxdist import cluster as cluster_lib
@@ -15,7 +14,7 @@ from jaxdist import config as config_lib
 from jaxdist.cluster import Cluster
 from jaxdist.errors import Preempted
 from jaxdist.evaluation import evaluation_row
-from jaxdist.experiment import examples_fingerprint, load_examples, make_task, model_fingerprint, total_examples
+from jaxdist.experiment import fingerprints, load_examples, make_task, total_examples
 
 _ASK_SECONDS = 0.5
 
@@ -31,17 +30,15 @@ def evaluate_snapshots(config: ConfigDict, workdir: str, cluster: Cluster) -> in
       PeerError: the run failed, or the servers are lost.
     """
     config_lib.validate(config)
-    jax.config.update("jax_enable_x64", config.model.param_dtype == "float64")
-    compilation.enable_cache(config.compilation_cache)
+    compilation.set_up(config.compilation_cache, config.model.param_dtype)
     os.makedirs(workdir, exist_ok=True)
     examples = load_examples(config)
     task = make_task(config, examples)
-    fingerprints = {"data": examples_fingerprint(examples), "model": model_fingerprint(task)}
     observer = strategies.build_observer(
         config.strategy,
         task,
         server_addresses=cluster.server_addresses,
-        facts=cluster_lib.shared_facts(config_lib.comparable(config)) | fingerprints,
+        facts=cluster_lib.shared_facts(config_lib.comparable(config)) | fingerprints(examples, task),
         timeouts=config.cluster,
         security=cluster.security,
     )
@@ -68,7 +65,6 @@ def evaluate_snapshots(config: ConfigDict, workdir: str, cluster: Cluster) -> in
             logging.info(words, updates, row["loss"], 100 * row["accuracy"])
     except (strategies.RunFinished, Preempted) as e:
         logging.info("The run has ended: %s", e)
-
     finally:
         observer.close()
     return done

@@ -113,6 +113,11 @@ def num_params(task: Task) -> int:
     return sum(int(np.prod(leaf.shape)) for params, _ in task.chain.shapes.values() for leaf in jax.tree.leaves(params))
 
 
+def fingerprints(examples: Examples, task: Task) -> dict[str, str]:
+    """What tells these data and this model from others."""
+    return {"data": examples_fingerprint(examples), "model": model_fingerprint(task)}
+
+
 def examples_fingerprint(examples: Examples) -> str:
     whole = data.Dataset(examples.name, examples.train, examples.evaluation, examples.num_classes)
     return f"{len(examples.train)} + {len(examples.evaluation)} examples, {whole.fingerprint()}"

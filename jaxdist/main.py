@@ -33,8 +33,6 @@ _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of pr
 _SERVERS = flags.DEFINE_list("server_addresses", [], "HOST:PORT of all parameter servers, in order.")
 _SERVER_INDEX = flags.DEFINE_integer("server_index", None, "Which of them a server is.")
 _INSECURE = flags.DEFINE_bool("insecure", False, "A server may listen beyond this machine without JAXDIST_TOKEN.")
-
-
 _WITH_SERVER = flags.DEFINE_bool("with_server", False, "Start server --server_index on this host as a child.")
 
 

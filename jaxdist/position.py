@@ -11,7 +11,7 @@ resumes it, under any strategy, takes them first, so that no example is skipped 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -60,6 +60,16 @@ class Position:
 def size(ranges: Iterable[tuple[int, int]]) -> int:
     """Number of examples in ranges."""
     return sum(stop - start for start, stop in ranges)
+
+
+def bounds(ranges: Iterable[tuple[int, int]]) -> list[int]:
+    """[start, stop, start, stop, ...]: ranges as they travel."""
+    return [edge for pair in ranges for edge in pair]
+
+
+def from_bounds(edges: Sequence[int]) -> Ranges:
+    """The inverse of `bounds`."""
+    return tuple(zip(edges[::2], edges[1::2], strict=True))
 
 
 def indices(ranges: Ranges) -> np.ndarray:

@@ -7,7 +7,6 @@ import pathlib
 import signal
 import threading
 
-import jax
 from ml_collections import ConfigDict
 
 from jaxdist import cluster as cluster_lib
@@ -33,8 +32,7 @@ def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool 
             f"The server at {address} could be reached from other machines, by anybody: set the variable JAXDIST_TOKEN "
             "to one and the same secret on all processes, or say --insecure on a network that you trust."
         )
-    jax.config.update("jax_enable_x64", config.model.param_dtype == "float64")
-    compilation.enable_cache(config.compilation_cache)
+    compilation.set_up(config.compilation_cache, config.model.param_dtype)
     faults = Faults(cluster.server_index, role="server")
     rule = optim.build(config.optim.name, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay)
     try:

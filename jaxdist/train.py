@@ -25,10 +25,9 @@ from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.evaluation import evaluation_row
 from jaxdist.experiment import (
     Examples,
-    examples_fingerprint,
+    fingerprints,
     load_examples,
     make_task,
-    model_fingerprint,
     num_params,
     total_examples,
 )
@@ -55,8 +54,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
     """
     cluster = cluster or Cluster()
     config_lib.validate(config)
-    jax.config.update("jax_enable_x64", config.model.param_dtype == "float64")
-    compilation.enable_cache(config.compilation_cache)
+    compilation.set_up(config.compilation_cache, config.model.param_dtype)
     with contextlib.ExitStack() as stack:
         # To the very end: a second SIGTERM while the state is being saved must not undo the first one's good work.
         stop_asked = stack.enter_context(_sigterm_sets_a_flag())
@@ -94,9 +92,9 @@ def _train(
     begin = time.monotonic()
     examples = load_examples(config)
     task = make_task(config, examples)
-    fingerprints = {"data": examples_fingerprint(examples), "model": model_fingerprint(task)}
+    identity = fingerprints(examples, task)
     if peers is not None:
-        peers.agree("data and model", fingerprints)
+        peers.agree("data and model", identity)
     strategies.check(
         config.strategy,
         global_batch_size=config.global_batch_size,
@@ -112,7 +110,7 @@ def _train(
         num_processes=cluster.num_processes,
         server_addresses=cluster.server_addresses,
         security=cluster.security,
-        facts=cluster_lib.shared_facts(config_lib.comparable(config)) | fingerprints,
+        facts=cluster_lib.shared_facts(config_lib.comparable(config)) | identity,
         timeouts=config.cluster,
     )
     with contextlib.ExitStack() as stack:
@@ -167,9 +165,12 @@ class _Run:
             self.writer.write("event", event="resumed", **self.here())
             logging.info("Resumed at update %d, epoch %.2f.", self.updates, self.seen / self.num_train)
 
-    def here(self, state: Any = None) -> dict[str, Any]:
-        """Where the run is (or a state): the fields that every row begins with."""
-        updates, seen = (self.updates, self.seen) if state is None else self.strategy.progress(state)
+    def here(self) -> dict[str, Any]:
+        """Where the run is: the fields that every row begins with."""
+        return self.at(self.updates, self.seen)
+
+    def at(self, updates: int, seen: int) -> dict[str, Any]:
+        """The same fields, elsewhere."""
         return {"updates": updates, "examples_seen": seen, "epoch": seen / self.num_train}
 
     @contextlib.contextmanager
@@ -293,7 +294,9 @@ class _Run:
             return
         with self.phase("evaluate"):
             state = self.strategy.snapshot(self.state)
-            row = self.here(state) | evaluation_row(self.strategy, state, self.examples, self.config)
+            row = self.at(*self.strategy.progress(state)) | evaluation_row(
+                self.strategy, state, self.examples, self.config
+            )
         self.note_evaluation(row)
         self.decide_on_stopping(row)
 
@@ -318,8 +321,7 @@ class _Run:
             canonical = self.strategy.export_state(self.state)
             self.saved_at = canonical.updates
             if self.checkpoints is not None:
-                seen = canonical.examples_seen
-                what = {"updates": canonical.updates, "examples_seen": seen, "epoch": seen / self.num_train}
+                what = self.at(canonical.updates, canonical.examples_seen)
                 self.checkpoints.save(
                     canonical, self.log.to_json(), lambda: self.writer.write("event", event="saved", **what)
                 )

@@ -21,6 +21,7 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import free_port
 
 from jaxdist import optim
 from jaxdist.errors import PeerError, UsageError
@@ -63,8 +64,7 @@ class Servers:
         self.folder, self.options = folder, options
         self.rule = optim.build("sgd", momentum=momentum)
         self.client_security = Security()
-        sockets = [grpc_port() for _ in range(count)]
-        self.addresses = [f"127.0.0.1:{p}" for p in sockets]
+        self.addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
         self.servers = [self.start(i) for i in range(count)]
         self.clients: list[Client] = []
 
@@ -107,14 +107,6 @@ class Servers:
             c.close()
         for s in self.servers:
             s.close()
-
-
-def grpc_port() -> int:
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def buffers(client: Client, gradient: float, stats: float = 0.0) -> list[np.ndarray]:
@@ -630,7 +622,7 @@ def test_server_lists_that_differ_are_refused(tmp_path):
 
 
 def test_a_server_that_is_not_there_is_named():
-    address = f"127.0.0.1:{grpc_port()}"
+    address = f"127.0.0.1:{free_port()}"
     client = Client([address], 0, LAYOUT, facts=FACTS, connect_seconds=1.5)
     with pytest.raises(UsageError, match=f"server 0 could not be reached.*{address}"):
         client.check_servers()

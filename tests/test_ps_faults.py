@@ -134,24 +134,27 @@ def test_the_chief_s_bad_input_ends_everybody_with_2(tmp_path):
     assert "nearest: 12 or 14" in ended[0].error and "nearest: 12 or 14" in ended[2].error
 
 
-def test_the_launcher_restarts_a_killed_server(tmp_path):
-    command = [sys.executable, str(ROOT / "tools/launch.py"), "--num_workers=2", "--num_servers=2", "--max_restarts=1"]
-    command += ["--", "--config=tests/tiny_config.py", f"--workdir={tmp_path}"]
-    command += ["--config.strategy.name=parameter_server", "--config.strategy.snapshot_seconds=0.5"]
-    p = start(command, {"JAXDIST_FAULT": f"{SLOW};kill@server=1,update=30"})
+def launched(workdir, *flags: str, fault: str) -> str:
+    """Runs the launcher to its good end, with leases and snapshots as short as above; returns what it printed."""
+    command = [sys.executable, str(ROOT / "tools/launch.py"), *flags, "--", "--config=tests/tiny_config.py"]
+    command += [f"--workdir={workdir}", "--config.strategy.name=parameter_server"]
+    command += ["--config.strategy.lease_seconds=3", "--config.strategy.snapshot_seconds=0.5"]
+    p = start(command, {"JAXDIST_FAULT": f"{SLOW};{fault}"})
     output, _ = p.communicate(timeout=120)
     assert p.returncode == 0, output[-3000:]
+    return output
+
+
+def test_the_launcher_restarts_a_killed_server(tmp_path):
+    flags = ("--num_workers=2", "--num_servers=2", "--max_restarts=1")
+    output = launched(tmp_path, *flags, fault="kill@server=1,update=30")
     assert "[server 1] ended with -9; starting it again (0 restarts left)." in output
     assert summary_of(tmp_path)["examples_seen"] == 480
 
 
 def test_the_launcher_keeps_going_without_a_worker(tmp_path):
-    command = [sys.executable, str(ROOT / "tools/launch.py"), "--num_workers=3", "--num_servers=1", "--keep_going"]
-    command += ["--", "--config=tests/tiny_config.py", f"--workdir={tmp_path}"]
-    command += ["--config.strategy.name=parameter_server", "--config.strategy.lease_seconds=3"]
-    p = start(command, {"JAXDIST_FAULT": f"{SLOW};kill@process=2,update=9"})
-    output, _ = p.communicate(timeout=120)
-    assert p.returncode == 0, output[-3000:]
+    flags = ("--num_workers=3", "--num_servers=1", "--keep_going")
+    output = launched(tmp_path, *flags, fault="kill@process=2,update=9")
     assert "A failure that the others survived (worker 2)" in output
     assert summary_of(tmp_path)["examples_seen"] == 480
 

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxdist.errors import PeerError, Preempted, UsageError
-from jaxdist.position import Ranges
+from jaxdist.position import Ranges, from_bounds
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
 from jaxdist.ps.layout import Layout
@@ -162,7 +162,7 @@ class Client:
     def _call_all(self, calls: list[tuple[int, str, Any, Any]]) -> list[tuple[Any, memoryview]]:
         """Calls to several servers at once; those that get no answer are sent again as `_call` does."""
         futures = [self._stubs[s].send(n, m, d, timeout=_CALL_SECONDS) for s, n, m, d in calls]
-        replies: list[tuple[Any, memoryview] | Exception] = []
+        replies: list[tuple[Any, memoryview]] = []
         for (server, name, message, data), future in zip(calls, futures, strict=True):
             try:
                 replies.append(self._stubs[server].receive(name, future))
@@ -171,7 +171,7 @@ class Client:
                 replies.append(self._call(server, name, message, data))
             except Ended as e:
                 raise _as_error(e) from None
-        return replies  # type: ignore[return-value]
+        return replies
 
     # The run.
 
@@ -223,8 +223,7 @@ class Client:
         if vector.ndim:
             vector = vector[piece.stats if what == "stats" else piece.params]
         data = np.ascontiguousarray(vector).reshape(-1).view(np.uint8)
-        for offset in range(0, max(len(data), 1), wire.CHUNK):
-            part = data[offset : offset + wire.CHUNK]
+        for offset, part in wire.chunks(data):
             digest = wire.checksum(part)
             request = pb.LoadRequest(run=run, what=what, offset=offset, total=len(data), checksum=digest)
             self._call(server, "Load", request, part)
@@ -268,6 +267,15 @@ class Client:
                         raise PeerError(f"the servers did not let worker {self.worker} join again") from None
                     time.sleep(0.2)
 
+    def in_session(self, call: Callable[[pb.Caller], T]) -> T:
+        """What `call` returns for the present session; called again in a new one where that session is over."""
+        while True:
+            caller = self.caller
+            try:
+                return call(caller)
+            except Fenced:
+                self.rejoin(caller)
+
     def _note_lost_updates(self, known: int) -> None:
         lost = max(known - self.progress.version, 0)
         words = "The servers went back from version %d to %d: %d updates were lost."
@@ -278,43 +286,38 @@ class Client:
 
     def claim(self) -> Claim | None:
         """The next examples for this worker. Blocks while others may still be lost and theirs come free. None: done."""
+
+        def ask(caller: pb.Caller) -> tuple[pb.Caller, pb.ClaimReply]:
+            return caller, self._call(0, "Claim", pb.ClaimRequest(caller=caller, number=self._claims))[0]
+
         while not self._claiming_over.is_set():
-            caller = self.caller
-            try:
-                request = pb.ClaimRequest(caller=caller, number=self._claims)
-                reply, _ = self._call(0, "Claim", request)
-            except Fenced:
-                self.rejoin(caller)
-                continue
+            caller, reply = self.in_session(ask)
             if reply.outcome == pb.ClaimReply.DONE:
                 return None
             if reply.outcome == pb.ClaimReply.GIVEN:
                 if caller == self.caller:
                     self._claims += 1
-                bounds = list(reply.bounds)
-                return Claim(reply.claim, caller, tuple(zip(bounds[::2], bounds[1::2], strict=True)))
+                return Claim(reply.claim, caller, from_bounds(reply.bounds))
         return None
 
     def stop_claiming(self) -> None:
         """`claim` returns None from now on, where it would wait."""
         self._claiming_over.set()
 
-    def pull(self, *, start: bool, ahead: int = 0, claim: int = 0, min_version: int = 0, pushed: int = 0) -> Pulled:
-        """The newest values. With `start`: for a step, as soon as the dial allows it.
+    def pull(self, *, start: bool, ahead: int = 0, claim: int = 0, min_version: int = 0) -> Pulled:
+        """The newest values, in the present session or a new one. With `start`: for a step, as soon as the dial allows
+        it; `ahead` and `claim` as in `Pulling`."""
+        pulling = pb.Pulling(start=start, ahead=ahead, claim=claim, min_version=min_version)
 
-        Raises:
-          Fenced: join again.
-        """
-        pulling = pb.Pulling(start=start, ahead=ahead, claim=claim, min_version=min_version, pushed=pushed)
-        caller = self.caller
-        while True:
-            reply, data = self._call(0, "Pull", pb.PullRequest(caller=caller, pulling=pulling))
-            if not reply.granted:
-                continue
-            try:
-                return self._complete(caller, reply, data)
-            except Superseded:
-                continue
+        def pull(caller: pb.Caller) -> Pulled:
+            request = pb.PullRequest(caller=caller, pulling=pulling)
+            while True:
+                reply, data = self._call(0, "Pull", request)
+                if reply.granted:
+                    with contextlib.suppress(Superseded):
+                        return self._complete(caller, reply, data)
+
+        return self.in_session(pull)
 
     def push_pull(
         self,
@@ -323,7 +326,6 @@ class Client:
         commit: Mapping[str, Any],
         *,
         ahead: int,
-        next_claim: int = 0,
     ) -> Pulled:
         """Pushes the gradient and new statistics of a claim (one buffer a server: gradient, then statistics), and
         pulls for the next step as soon as the dial allows it.
@@ -347,7 +349,7 @@ class Client:
             _, _, last, last_part = staged.pop()
             self._call_all(staged)
         last.commit.CopyFrom(pb.Commit(**commit))
-        last.then.CopyFrom(pb.Pulling(start=True, ahead=ahead, claim=next_claim))
+        last.then.CopyFrom(pb.Pulling(start=True, ahead=ahead))
         early: list[Any] = []
         if pieces:  # asked for before it is known which version it will be
             asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(pushed=claim.number))
@@ -359,14 +361,13 @@ class Client:
                     return self._complete(caller, reply, data, early)
                 except Superseded:
                     early = []
-            again = pb.Pulling(start=True, ahead=ahead, claim=next_claim, pushed=claim.number)
+            again = pb.Pulling(start=True, ahead=ahead, pushed=claim.number)
             reply, data = self._call(0, "Pull", pb.PullRequest(caller=caller, pulling=again))
 
     def _chunks(self, caller: pb.Caller, server: int, claim: int, piece: np.ndarray) -> list[tuple[Any, np.ndarray]]:
         data = piece.view(np.uint8)
         chunks = []
-        for offset in range(0, max(len(data), 1), wire.CHUNK):
-            part = data[offset : offset + wire.CHUNK]
+        for offset, part in wire.chunks(data):
             request = pb.PushRequest(
                 caller=caller, claim=claim, offset=offset, total=len(data), checksum=wire.checksum(part, claim)
             )
@@ -382,7 +383,7 @@ class Client:
         """
         asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(min_version=reply.version))
         calls = early or [stub.send("Pull", asked, timeout=_CALL_SECONDS) for stub in self._stubs[1:]]
-        pieces = [self._whole(0, reply, data)]
+        pieces = [self._whole(caller, 0, reply, data)]
         for server, call in enumerate(calls, 1):
             try:
                 part, more = self._stubs[server].receive("Pull", call)
@@ -393,12 +394,14 @@ class Client:
                 raise _as_error(e) from None
             while not (part.granted and part.version >= reply.version):
                 part, more = self._call(server, "Pull", asked)
-            pieces.append(self._whole(server, part, more))
+            pieces.append(self._whole(caller, server, part, more))
         staleness = reply.push.staleness if reply.HasField("push") else None
         self.progress = _progress(reply.progress)
         return Pulled(pieces, reply.version, self.progress, caller, reply.clock_lead, staleness)
 
-    def _whole(self, server: int, reply: pb.PullReply, data: memoryview, **pulling: Any) -> np.ndarray:
+    def _whole(
+        self, caller: pb.Caller, server: int, reply: pb.PullReply, data: memoryview, **pulling: Any
+    ) -> np.ndarray:
         """All of a buffer whose first chunk is here."""
         if wire.checksum(data) != reply.checksum:
             raise PeerError(f"values from {self._addresses[server]} were damaged on their way (checksum)")
@@ -410,7 +413,7 @@ class Client:
         calls = []
         for offset in range(len(data), reply.total, wire.CHUNK):
             asked = pb.Pulling(offset=offset, **({"version": reply.version} | pulling))
-            calls.append((server, "Pull", pb.PullRequest(caller=self.caller, pulling=asked), b""))
+            calls.append((server, "Pull", pb.PullRequest(caller=caller, pulling=asked), b""))
         at = len(data)
         for part, more in self._call_all(calls):
             if wire.checksum(more) != part.checksum:
@@ -424,25 +427,23 @@ class Client:
     def read_one_version(self, read: Callable[[Held], T]) -> T:
         """What `read` makes of one version of all shards, which stays readable meanwhile; nobody is stopped. Read
         again, from another version, where the servers went back in between."""
-        while True:
-            caller = self.caller
+
+        def hold_and_read(caller: pb.Caller) -> T:
             name = uuid.uuid4().hex
-            try:
-                reply, _ = self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name))
-                bounds = list(reply.pending)
-                pending = tuple(zip(bounds[::2], bounds[1::2], strict=True))
-                found = read(Held(self, caller, name, _progress(reply.progress), pending, list(reply.slots)))
-                self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name, release=True))
-                return found
-            except Fenced:
-                self.rejoin(caller)
+            reply, _ = self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name))
+            progress, pending = _progress(reply.progress), from_bounds(reply.pending)
+            found = read(Held(self, caller, name, progress, pending, list(reply.slots)))
+            self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name, release=True))
+            return found
+
+        return self.in_session(hold_and_read)
 
     def read(self, caller: pb.Caller, hold: str, version: int, what: str, server: int) -> np.ndarray:
         """Bytes (uint8) of one server's part of a hold; `what` as in `Pulling`."""
         pulling: dict[str, Any] = {"hold": hold, "what": what, "version": version}
         request = pb.PullRequest(caller=caller, pulling=pb.Pulling(**pulling))
         reply, data = self._call(server, "Pull", request)
-        return self._whole(server, reply, data, **pulling)
+        return self._whole(caller, server, reply, data, **pulling)
 
     # Signs of life.
 
@@ -499,23 +500,19 @@ class Client:
 
     def close_claims(self) -> None:
         """From the chief: nobody gets more examples. Blocks until everything that others have is applied or lost."""
-        caller = self.caller
-        with contextlib.suppress(Fenced):
-            self._call(0, "Close", pb.CloseRequest(caller=caller))
+
+        def close() -> None:
+            self.in_session(lambda caller: self._call(0, "Close", pb.CloseRequest(caller=caller)))
+
         self._claiming_over.clear()
-        while self.claim() is not None:
-            with contextlib.suppress(Fenced):
-                self._call(0, "Close", pb.CloseRequest(caller=self.caller))
+        close()
+        while self.claim() is not None:  # the servers have gone back to when there were more
+            close()
 
     def post_evaluation(self, row: Mapping[str, Any]) -> None:
         """From an evaluator, for the chief."""
-        while True:
-            caller = self.caller
-            try:
-                self._call(0, "Post", pb.PostRequest(caller=caller, text=json.dumps(dict(row))))
-                return
-            except Fenced:
-                self.rejoin(caller)
+        text = json.dumps(dict(row))
+        self.in_session(lambda caller: self._call(0, "Post", pb.PostRequest(caller=caller, text=text)))
 
     def leave(self, report: Any) -> None:
         """Goes in good order."""

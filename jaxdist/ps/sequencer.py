@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jaxdist.position import Position, indices
+from jaxdist.position import Position, bounds
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.dial import Dial, Member
 from jaxdist.ps.ledger import Claim, Ledger
@@ -110,12 +110,11 @@ class Sequencer:
         self._next_session: int = facts.get("next_session", 1)
         in_rounds = settings.max_staleness == 0
         self.ledger = Ledger(start, settings.total_examples, settings.share, in_rounds, facts.get("next_claim", 1))
-
         self.dial = Dial(settings.max_staleness, settings.staleness_high)
         self._sessions: dict[int, Member] = {}
         self._accepted: collections.OrderedDict[int, pb.PushReply | None] = collections.OrderedDict()
         self._round: dict[int, tuple[Claim, pb.Commit]] = {}  # pushed, and waiting for the rest of the round
-        self._met = in_rounds is False
+        self._met = not in_rounds
         self._restored = restored is not None
         self.evaluations: list[str] = []
         self._looked = time.monotonic()
@@ -343,8 +342,7 @@ class Sequencer:
         """Has all shards keep the present version for a reader."""
         kind = pb.Operation.RELEASE if release else pb.Operation.HOLD
         self._emit(pb.Operation(kind=kind, version=self.version, hold=name))
-        flat = [x for bounds in self.ledger.position.pending for x in bounds]
-        reply = pb.HoldReply(progress=self.progress(), pending=flat)
+        reply = pb.HoldReply(progress=self.progress(), pending=bounds(self.ledger.position.pending))
         self.changed.notify_all()
         return reply
 
@@ -422,9 +420,3 @@ class Sequencer:
 
 def _counted(stored: dict[str, Any]) -> Counted:
     return Counted(**stored | {"staleness": {int(k): v for k, v in stored["staleness"].items()}})
-
-
-def positions_of(claim: pb.ClaimReply) -> Any:
-    """The positions of the stream that a claim names: int64 [b]."""
-    bounds = list(claim.bounds)
-    return indices(tuple(zip(bounds[::2], bounds[1::2], strict=True)))

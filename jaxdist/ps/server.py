@@ -25,10 +25,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxdist.position import bounds
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
+from jaxdist.ps.forwarder import Forwarder
 from jaxdist.ps.layout import Layout
-from jaxdist.ps.rpc import Handler, Lost, Payload, Refused, Service, Stub, Superseded
+from jaxdist.ps.rpc import Handler, Lost, Payload, Refused, Service, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced, NotNow, Sequencer, Settings
 from jaxdist.ps.shard import Shard, UpdateRule, Values, both, contents
 from jaxdist.ps.snapshots import Snapshots
@@ -95,7 +97,7 @@ class ParameterServer:
         self._end_asked: Ended | None = None
         self._closing = threading.Event()
         self._writer = ThreadPoolExecutor(1, "snapshot")
-        self._others: list[_Forwarder] = []
+        self._others: list[Forwarder] = []
         self._snapshot_facts: tuple[int, dict[str, Any], float] | None = None  # asked for, not yet on every disk
         handlers: dict[str, Handler] = {
             "Status": self._status,
@@ -116,7 +118,7 @@ class ParameterServer:
             "Restore": self._restore,
         }
         if index == 0:
-            self._others = [_Forwarder(a, security, self._ask_rollback) for a in self.addresses[1:]]
+            self._others = [Forwarder(a, security, self._ask_rollback) for a in self.addresses[1:]]
         self._rollback_asked = False
         stored = self._snapshots.load_run() if index == 0 else None
         if stored is not None and stored["servers"] != len(self.addresses):
@@ -149,7 +151,7 @@ class ParameterServer:
                 self.close()
                 whom = "the chief" if not self._run else "server 0"
                 raise TimeoutError(f"nothing was heard from {whom} for {quiet:.0f} s")
-        if ended.code == 0 or ended.code == 75:
+        if ended.code in (0, 75):
             self._snapshots.clear()
         self.close()
         return ended
@@ -432,8 +434,8 @@ class ParameterServer:
                 member = sequencer.member(request.caller.session)
                 claim = sequencer.claim(member, request.number)
                 if claim is not None:
-                    bounds = [x for bounds in claim.ranges for x in bounds]
-                    return pb.ClaimReply(outcome=pb.ClaimReply.GIVEN, claim=claim.number, bounds=bounds), b""
+                    given = pb.ClaimReply.GIVEN
+                    return pb.ClaimReply(outcome=given, claim=claim.number, bounds=bounds(claim.ranges)), b""
                 if sequencer.finished:
                     return pb.ClaimReply(outcome=pb.ClaimReply.DONE), b""
                 left = deadline - time.monotonic()
@@ -772,74 +774,10 @@ class _Start:
     lead: int = 0
 
 
-class _Forwarder:
-    """Sends server 0's operations to another server, in order, until they have arrived."""
-
-    def __init__(self, address: str, security: Security, ask_rollback: Callable[[], None]) -> None:
-        self.stub = Stub(address, security)
-        self.status: pb.StatusReply | None = None
-        self.boot = ""
-        self._ask_rollback = ask_rollback
-        self._change = threading.Condition()
-        self._closed = False
-        self.reset("", 0)
-
-    def reset(self, run: str, incarnation: int) -> None:
-        """Forgets what is not sent; numbers begin again."""
-        with self._change:
-            self._run, self._incarnation, self._first = run, incarnation, 0
-            self._waiting: list[pb.Operation] = []
-            self.status = None
-
-    def put(self, operation: pb.Operation) -> None:
-        with self._change:
-            self._waiting.append(operation)
-            self._change.notify()
-
-    def run(self) -> None:
-        pause = 0.05
-        while not self._closed:
-            with self._change:
-                while not self._waiting and not self._closed:
-                    self._change.wait(1.0)
-                sending = list(self._waiting[:64])
-                key = self._run, self._incarnation, self._first
-            if not sending:
-                continue
-            try:
-                run, incarnation, first = key
-                request = pb.ApplyRequest(run=run, incarnation=incarnation, first=first, operations=sending)
-                self.stub.call("Apply", request, timeout=10)
-            except Lost:
-                time.sleep(pause)
-                pause = min(2 * pause, 1.0)
-                continue
-            except Fenced:
-                with self._change:
-                    current = key == (self._run, self._incarnation, self._first)
-                if current:
-                    self._ask_rollback()
-                time.sleep(0.2)
-                continue
-            except Ended:
-                return
-            pause = 0.05
-            with self._change:
-                if key == (self._run, self._incarnation, self._first):
-                    self._first += len(sending)
-                    del self._waiting[: len(sending)]
-
-    def close(self) -> None:
-        with self._change:
-            self._closed = True
-            self._change.notify_all()
-        self.stub.close()
-
-
 def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     """The facts that both have and that differ, as text; '' for none."""
-    found = [f"{k} ({mine[k]!r} here, {theirs[k]!r} there)" for k in sorted(mine.keys() & theirs.keys())]
-    return ", ".join(f for k, f in zip(sorted(mine.keys() & theirs.keys()), found, strict=True) if mine[k] != theirs[k])
+    differing = [k for k in sorted(mine.keys() & theirs.keys()) if mine[k] != theirs[k]]
+    return ", ".join(f"{k} ({mine[k]!r} here, {theirs[k]!r} there)" for k in differing)
 
 
 def shard_bytes(values: Values, what: str) -> Any:

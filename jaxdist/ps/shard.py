@@ -49,14 +49,6 @@ class Values:
         return np.concatenate(parts) if parts else np.zeros((0,), np.float32)
 
 
-@dataclasses.dataclass
-class _Staged:
-    """A gradient with statistics, arriving in pieces."""
-
-    buffer: Any
-    missing: set[int] = dataclasses.field(default_factory=set)  # offsets of chunks
-
-
 class Shard:
     """The arrays of server `index` of `count`, and the gradients that wait to be applied. Thread-safe.
 
@@ -71,10 +63,10 @@ class Shard:
         self._rule = rule
         self._update = jax.jit(self._compute)
         self._lock = threading.Lock()
-        self._staged: dict[int, _Staged] = {}
+        self._staged: dict[int, wire.Arriving | memoryview] = {}
         self._holds: dict[str, Values] = {}
         self._done: collections.OrderedDict[int, bool] = collections.OrderedDict()  # claim -> applied, or forgotten
-        self._loading: dict[str, _Staged] = {}
+        self._loading: dict[str, wire.Arriving] = {}
         self._loaded: set[str] = set()
         self._replies: collections.OrderedDict[int, tuple[bytes, int]] = collections.OrderedDict()
         self.most_staged = 1024
@@ -117,21 +109,18 @@ class Shard:
     def load_part(self, what: str, offset: int, total: int, data: memoryview) -> None:
         """`load` in chunks, each once; takes effect with the last."""
         limit = 8 * max(self.piece.num_params, self.piece.num_stats, 8)
-        if total > limit or offset % wire.CHUNK or len(data) != min(wire.CHUNK, total - offset):
+        if total > limit or not wire.Arriving.fits(offset, total, data):
             raise ValueError(f"{what!r}: {len(data)} bytes at {offset} of {total} do not fit this server")
         if what not in ("params", "stats") and what.removeprefix("slot/") not in self.values.state:
             raise ValueError(f"the rule has no slot {what!r}")
         with self._lock:
             if what in self._loaded:  # sent again
                 return
-            if what not in self._loading:
-                self._loading[what] = _Staged(bytearray(total), set(range(0, max(total, 1), wire.CHUNK)))
-            entry = self._loading[what]
+            entry = self._loading.setdefault(what, wire.Arriving(total))
             if len(entry.buffer) != total:
                 raise ValueError(f"{what!r} has {total} bytes now, and had {len(entry.buffer)}")
-            entry.buffer[offset : offset + len(data)] = data
-            entry.missing.discard(offset)
-            if entry.missing:
+            entry.add(offset, data)
+            if not entry.whole:
                 return
             del self._loading[what]
             self._loaded.add(what)
@@ -171,7 +160,7 @@ class Shard:
         Raises:
           ValueError: sizes that do not fit.
         """
-        if total != self.piece.num_bytes or offset % wire.CHUNK or len(data) != min(wire.CHUNK, total - offset):
+        if total != self.piece.num_bytes or not wire.Arriving.fits(offset, total, data):
             raise ValueError(
                 f"{len(data)} bytes at {offset} of {total} do not fit this server's {self.piece.num_bytes} "
                 f"({self.piece.num_params} parameters and {self.piece.num_stats} statistics of {self.piece.dtype})"
@@ -181,19 +170,18 @@ class Shard:
                 return
             if len(self._staged) >= self.most_staged and claim not in self._staged:
                 raise ValueError(f"{self.most_staged} gradients wait to be applied already")
-            if len(data) == total:
-                self._staged[claim] = _Staged(data)
+            if len(data) == total:  # no need to copy it
+                self._staged[claim] = data
                 return
-            if claim not in self._staged:
-                self._staged[claim] = _Staged(bytearray(total), set(range(0, total, wire.CHUNK)))
-            entry = self._staged[claim]
-            entry.buffer[offset : offset + len(data)] = data
-            entry.missing.discard(offset)
+            entry = self._staged.setdefault(claim, wire.Arriving(total))
+            assert isinstance(entry, wire.Arriving)  # chunks of one total are all of the size that it says
+            entry.add(offset, data)
 
     def is_staged(self, claim: int) -> bool:
         with self._lock:
             entry = self._staged.get(claim)
-            return claim in self._done or (entry is not None and not entry.missing)
+            whole = entry.whole if isinstance(entry, wire.Arriving) else entry is not None
+            return claim in self._done or whole
 
     def _note_done(self, claim: int, applied: bool) -> None:
         self._done[claim] = applied
@@ -219,7 +207,8 @@ class Shard:
             staged = [self._staged.pop(claim) for claim in claims]
             for claim in claims:  # from now on a push that is sent again is not staged again
                 self._note_done(claim, False)
-            arrived = [np.frombuffer(s.buffer, self.piece.dtype) for s in staged]
+            buffers = [s.buffer if isinstance(s, wire.Arriving) else s for s in staged]
+        arrived = [np.frombuffer(b, self.piece.dtype) for b in buffers]
         now, cut = self.values, self.piece.num_params
         params, stats, state = self._update(
             now.params,

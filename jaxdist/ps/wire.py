@@ -7,8 +7,10 @@ What results is an ordinary message that any implementation reads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import xxhash
 from google.protobuf.message import Message
 
@@ -23,6 +25,33 @@ M = TypeVar("M", bound=Message)
 def checksum(data: Any, claim: int = 0) -> int:
     """XXH3-64 of a buffer, seeded with the claim that it belongs to: data under another claim's number are noticed."""
     return xxhash.xxh3_64_intdigest(data, claim)
+
+
+def chunks(data: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(offset, part) of a buffer of bytes, each part as large as one message takes; one empty part of nothing."""
+    for offset in range(0, max(len(data), 1), CHUNK):
+        yield offset, data[offset : offset + CHUNK]
+
+
+class Arriving:
+    """A buffer of `total` bytes whose chunks come in any order, and may come twice."""
+
+    def __init__(self, total: int) -> None:
+        self.buffer = bytearray(total)
+        self._missing = set(range(0, max(total, 1), CHUNK))
+
+    @staticmethod
+    def fits(offset: int, total: int, data: memoryview) -> bool:
+        """Whether these bytes are the chunk at `offset` of `total`."""
+        return offset % CHUNK == 0 and len(data) == min(CHUNK, total - offset)
+
+    def add(self, offset: int, data: memoryview) -> None:
+        self.buffer[offset : offset + len(data)] = data
+        self._missing.discard(offset)
+
+    @property
+    def whole(self) -> bool:
+        return not self._missing
 
 
 def encode(message: Message, data: Any = b"") -> bytes:

@@ -47,45 +47,35 @@ def check(
             )
         return
     if settings["name"] == "parameter_server":
-        return _check_parameter_server(
-            settings, global_batch_size=global_batch_size, num_processes=num_processes, num_servers=num_servers
-        )
+        return _check_parameter_server(global_batch_size, num_processes, num_servers)
     if settings["spmd"] == "jit" and settings["sync_batch_norm"] is False:
         raise UsageError(
             "strategy.spmd='jit' computes BatchNorm over the global batch, so strategy.sync_batch_norm=False cannot be "
             "had: use strategy.spmd='shard_map' for statistics per replica."
         )
-    rest = global_batch_size % num_devices
+    _check_divisible(global_batch_size, num_devices, f"devices of {num_processes} process(es)")
+
+
+def _check_divisible(global_batch_size: int, count: int, what: str) -> None:
+    """Refuses a global batch that `count` of `what` cannot share equally."""
+    whole, rest = divmod(global_batch_size, count)
     if rest:
-        down, up = global_batch_size - rest, global_batch_size - rest + num_devices
+        down, up = global_batch_size - rest, global_batch_size - rest + count
         near = f"{down} or {up}" if down else f"{up}"
         raise UsageError(
-            f"global_batch_size={global_batch_size} is not divisible by the {num_devices} devices of {num_processes} "
-            f"process(es) ({global_batch_size} = {num_devices} x {global_batch_size // num_devices} + {rest}); "
-            f"nearest: {near}."
+            f"global_batch_size={global_batch_size} is not divisible by the {count} {what} ({global_batch_size} = "
+            f"{count} x {whole} + {rest}); nearest: {near}."
         )
 
 
-def _check_parameter_server(
-    settings: Mapping[str, Any], *, global_batch_size: int, num_processes: int, num_servers: int
-) -> None:
+def _check_parameter_server(global_batch_size: int, num_processes: int, num_servers: int) -> None:
     if not num_servers:
         raise UsageError(
             "strategy.name='parameter_server' needs --server_addresses=HOST:PORT,... and a process with --role=server "
             "for each (tools/launch.py --num_servers=1 starts them on this machine)."
         )
-    for count, what in (
-        (num_processes, "workers"),
-        (num_processes * len(jax.local_devices()), "devices of all workers"),
-    ):
-        rest = global_batch_size % count
-        if rest:
-            down, up = global_batch_size - rest, global_batch_size - rest + count
-            near = f"{down} or {up}" if down else f"{up}"
-            raise UsageError(
-                f"global_batch_size={global_batch_size} is not divisible by the {count} {what}, each of which takes an "
-                f"equal part of it; nearest: {near}."
-            )
+    _check_divisible(global_batch_size, num_processes, "workers")
+    _check_divisible(global_batch_size, num_processes * len(jax.local_devices()), "devices of all workers")
 
 
 def end_servers(server_addresses: Sequence[str], security: Security, error: BaseException | None) -> None:

@@ -124,7 +124,6 @@ class ParameterServer(Strategy):
         self._away_since = Progress()
         self._ready_at = 0.0
         self._window = _Window()
-
         self._closed = False
         self._left = False
 
@@ -160,13 +159,8 @@ class ParameterServer(Strategy):
         self._client.join()
         self._away_since = self._client.progress
         self._log_what_is_used()
-        while True:
-            caller = self._client.caller
-            try:
-                # No step before this process's first claim: at bound 0 its first round may not be the next.
-                return self._placed(self._client.pull(start=False))
-            except Fenced:
-                self._client.rejoin(caller)
+        # No step before this process's first claim: at bound 0 its first round may not be the next.
+        return self._placed(self._client.pull(start=False))
 
     def _log_what_is_used(self) -> None:
         words = {-1: "unbounded", 0: "0: rounds of one gradient from each worker"}.get(self._bound, str(self._bound))
@@ -266,13 +260,8 @@ class ParameterServer(Strategy):
         return {n: getattr(after, n) - getattr(before, n) for n in names}
 
     def _pull_to_start(self, claim: Claim | None) -> PulledState:
-        while True:
-            caller = self._client.caller
-            try:
-                number = claim.number if claim is not None else 0
-                return self._placed(self._client.pull(start=True, ahead=int(self._overlap), claim=number))
-            except Fenced:
-                self._client.rejoin(caller)
+        number = claim.number if claim is not None else 0
+        return self._placed(self._client.pull(start=True, ahead=int(self._overlap), claim=number))
 
     def _exchange(
         self, state: PulledState, claim: Claim, parts: Sequence[jax.Array], metrics: Metrics, dispatched: float
@@ -333,15 +322,8 @@ class ParameterServer(Strategy):
         if not self.is_chief:
             return state, None
         self._client.close_claims()
-        self._client.beat()
-        while True:
-            caller = self._client.caller
-            try:
-                version = self._client.progress.version
-                state = self._placed(self._client.pull(start=False, min_version=version))
-                return state, self._since(begun, state.progress) | {"stop": False}
-            except Fenced:
-                self._client.rejoin(caller)
+        state = snapshot(self._client, self._model)
+        return state, self._since(begun, state.progress) | {"stop": False}
 
     # Besides the steps.
 
@@ -367,12 +349,7 @@ class ParameterServer(Strategy):
                 self._beat(away=False)
 
     def _beat(self, away: bool) -> None:
-        while True:
-            caller = self._client.caller
-            try:
-                return self._client.beat(away)
-            except Fenced:
-                self._client.rejoin(caller)
+        self._client.in_session(lambda _: self._client.beat(away))
 
     def row(self) -> dict[str, Any]:
         window, self._window = self._window, _Window()
