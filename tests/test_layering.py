@@ -22,6 +22,7 @@ MAY_IMPORT = {
         "metrics", "peers", "restoring", "run_directory", "run_log", "strategies", "task",
     },
     "evaluation": {"data", "experiment", "metrics", "strategies"},
+    "models": {"ops"},
     "restoring": {"checkpoint", "errors", "peers", "task"},
     "experiment": {"data", "errors", "models", "optim", "task"},
     "run_log": {"metrics"},

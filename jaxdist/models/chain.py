@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdist import ops
 from jaxdist.models.context import Context
-from jaxdist.models.layers import mix32
 
 Tree = dict[str, Any]
 
@@ -107,7 +107,7 @@ class Chain:
         for name, module in self.blocks:
             if names is not None and name not in names:
                 continue
-            own = context._replace(dropout_key=mix32(jnp.uint32(seed % 2**32) ^ _crc(name)))
+            own = context._replace(dropout_key=ops.mix32(jnp.uint32(seed % 2**32) ^ _crc(name)))
             variables = {"params": params.get(name, {}), "batch_stats": stats.get(name, {})}
             if context.train:
                 x, changed = module.apply(variables, x, own, mutable=["batch_stats"])
@@ -115,6 +115,8 @@ class Chain:
                     new_stats[name] = changed["batch_stats"]
             else:
                 x = module.apply(variables, x, own)
+            # What crosses a boundary has several readers, and so has the sum of their gradients on the way back.
+            x = ops.materialize(x)
         return x, (new_stats if context.train else stats)
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
+from jaxdist import ops
 from jaxdist.models.context import Context
-from jaxdist.models.layers import Dropout
+from jaxdist.models.layers import Conv, Dropout
 
 
 class ConvRelu(nn.Module):
@@ -23,9 +24,9 @@ class ConvRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = nn.relu(nn.Conv(self.features, (3, 3), padding="VALID", name="conv")(x))
+        x = nn.relu(Conv(self.features, (3, 3), kernel_init=nn.linear.default_kernel_init, name="conv")(x))
         if self.pool:
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = ops.max_pool(x)
         return Dropout(self.dropout, name="dropout")(x, context)
 
 

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdist import ops
 from jaxdist.models.context import Context
 from jaxdist.models.layers import BatchNorm, Classifier, Dropout, conv
 
@@ -35,11 +36,11 @@ class DenseLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        y = nn.relu(BatchNorm(name="norm1")(x, context))
+        y = BatchNorm(relu=True, name="norm1")(x, context)
         if self.bottleneck:
             y = conv(4 * self.growth_rate, 1, name="conv1")(y)
             y = Dropout(self.dropout, name="dropout1")(y, context)
-            y = nn.relu(BatchNorm(name="norm2")(y, context))
+            y = BatchNorm(relu=True, name="norm2")(y, context)
         y = conv(self.growth_rate, 3, name="conv2")(y)
         y = Dropout(self.dropout, name="dropout2")(y, context)
         return jnp.concatenate([x, y], axis=-1)
@@ -53,10 +54,10 @@ class Transition(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = nn.relu(BatchNorm(name="norm")(x, context))
+        x = BatchNorm(relu=True, name="norm")(x, context)
         x = conv(self.features, 1, name="conv")(x)
         x = Dropout(self.dropout, name="dropout")(x, context)
-        return nn.avg_pool(x, (2, 2), strides=(2, 2))
+        return ops.average_pool(x)
 
 
 class Head(nn.Module):
@@ -64,7 +65,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = nn.relu(BatchNorm(name="norm")(x, context))
+        x = BatchNorm(relu=True, name="norm")(x, context)
         return Classifier(self.num_classes, name="classifier")(x, context)
 
 

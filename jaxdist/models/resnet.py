@@ -25,7 +25,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         x = conv(self.features, 3, name="conv")(x)
-        return nn.relu(BatchNorm(name="norm")(x, context)) if self.activate else x
+        return BatchNorm(relu=True, name="norm")(x, context) if self.activate else x
 
 
 class BasicBlock(nn.Module):
@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         y = conv(self.features, 3, self.strides, name="conv1")(x)
-        y = nn.relu(BatchNorm(name="norm1")(y, context))
+        y = BatchNorm(relu=True, name="norm1")(y, context)
         y = conv(self.features, 3, name="conv2")(y)
         y = BatchNorm(name="norm2")(y, context)
         if x.shape != y.shape:
@@ -55,14 +55,14 @@ class BottleneckBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        active = nn.relu(BatchNorm(name="norm1")(x, context))
+        active = BatchNorm(relu=True, name="norm1")(x, context)
         shortcut = x
         if self.strides != 1 or x.shape[-1] != self.features:
             shortcut = conv(self.features, 1, self.strides, name="shortcut")(active)
         y = conv(self.features // 4, 1, name="conv1")(active)
-        y = nn.relu(BatchNorm(name="norm2")(y, context))
+        y = BatchNorm(relu=True, name="norm2")(y, context)
         y = conv(self.features // 4, 3, self.strides, name="conv2")(y)
-        y = nn.relu(BatchNorm(name="norm3")(y, context))
+        y = BatchNorm(relu=True, name="norm3")(y, context)
         return shortcut + conv(self.features, 1, name="conv3")(y)
 
 
@@ -73,7 +73,7 @@ class ActivatedClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = nn.relu(BatchNorm(name="norm")(x, context))
+        x = BatchNorm(relu=True, name="norm")(x, context)
         return Classifier(self.num_classes, name="classifier")(x, context)
 
 

@@ -127,12 +127,17 @@ class AllReduceJit(AllReduce):
     """The global program under `jit` with NamedSharding (once called pjit); BatchNorm over the global batch."""
 
     def _compile(self) -> None:
+        # Operations that XLA could not partition are told by the mesh that it is to do so.
+        mesh = self._mesh.abstract_mesh
+
         def step(arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array) -> tuple[Tree, Metrics]:
-            arrays, metrics = update(self.task, arrays, batch, learning_rate)
+            with jax.sharding.use_abstract_mesh(mesh):
+                arrays, metrics = update(self.task, arrays, batch, learning_rate)
             return arrays, metrics | {"stop": stop.sum()}
 
         def evaluate(arrays: Tree, batch: Batch) -> Metrics:
-            return self.task.evaluate(arrays["params"], arrays["model_state"], batch)
+            with jax.sharding.use_abstract_mesh(mesh):
+                return self.task.evaluate(arrays["params"], arrays["model_state"], batch)
 
         self._step = jax.jit(step, donate_argnums=0, out_shardings=self._replicated)
         self._evaluate = jax.jit(evaluate, out_shardings=self._replicated)
