@@ -44,7 +44,8 @@ def default_config() -> ConfigDict:
                 "reduction": 0.5,
                 "bottleneck": True,
                 "dropout": 0.0,
-                "param_dtype": "float32",  # float32 | float64, of parameters and computation
+                "param_dtype": "float32",  # float32 | float64, of parameters and statistics
+                "dtype": "",  # of activations: '' = param_dtype | bfloat16
                 "options": {},  # further arguments of the family, or all those of a function of your own
             },
             "optim": {
@@ -59,6 +60,7 @@ def default_config() -> ConfigDict:
                 "name": "allreduce",  # single | allreduce | parameter_server
                 "spmd": "shard_map",  # allreduce: shard_map | jit | pmap
                 "fusion_megabytes": 64.0,  # largest buffer of one all-reduce; 0 = one all-reduce per array
+                "accumulate": 1,  # parts in which each device takes its batch; BatchNorm then sees the parts
                 "sync_batch_norm": placeholder(bool),  # BatchNorm over the global batch; unset: False, True with jit
                 # parameter_server: -1 unbounded, 0 synchronous rounds, s > 0 a worker's clock lead is at most s
                 "max_staleness": -1,
@@ -91,6 +93,7 @@ LOCAL_KEYS = ("data.data_dir", "data.cache", "data.prefetch", "compilation_cache
 _CHOICES = {
     "data.cache": ("file", "memory", "none"),
     "model.param_dtype": ("float32", "float64"),
+    "model.dtype": ("", "bfloat16"),
     "optim.name": ("sgd", "adadelta", "adagrad", "adam"),
     "strategy.name": ("single", "allreduce", "parameter_server"),
     "strategy.staleness_policy": ("fixed", "dynamic"),
@@ -109,8 +112,8 @@ _AT_LEAST_ZERO = (
 _ABOVE_ZERO = (
     "num_epochs", "global_batch_size", "eval_every_epochs", "log_every_steps", "optim.learning_rate",
     "optim.drop_factor", "checkpoint.keep", "cluster.timeout_seconds", "cluster.connect_timeout_seconds",
-    "cluster.compile_timeout_seconds", "cluster.evaluate_timeout_seconds", "strategy.lease_seconds",
-    "strategy.snapshot_seconds",
+    "cluster.compile_timeout_seconds", "cluster.evaluate_timeout_seconds", "strategy.accumulate",
+    "strategy.lease_seconds", "strategy.snapshot_seconds",
 )  # fmt: skip
 
 
@@ -166,6 +169,10 @@ def validate(config: ConfigDict) -> None:
         for key in keys:
             if not low <= flat[key] < math.inf:
                 raise UsageError(f"{key}={flat[key]} must be {words}.")
+    if flat["model.dtype"] == "bfloat16" and flat["model.param_dtype"] != "float32":
+        raise UsageError(
+            f"model.dtype='bfloat16' goes with model.param_dtype='float32', not {flat['model.param_dtype']!r}."
+        )
     if flat["strategy.max_staleness"] < -1:
         raise UsageError(
             f"strategy.max_staleness={flat['strategy.max_staleness']} must be -1 (unbounded), 0 (synchronous) or more."

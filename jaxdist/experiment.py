@@ -7,6 +7,7 @@ import hashlib
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -90,7 +91,7 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
         o.learning_rate, drop_epochs=o.drop_epochs, drop_factor=o.drop_factor, examples_per_epoch=len(examples.train)
     )
     rule = optim.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
-    return Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype))
+    return Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype), jnp.dtype(m.dtype or m.param_dtype))
 
 
 def total_examples(config: ConfigDict, num_train: int) -> int:

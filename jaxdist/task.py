@@ -82,7 +82,10 @@ class Task:
       optimizer: the update rule.
       learning_rate: examples_seen -> learning rate.
       seed: of initialisation and dropout.
-      dtype: of parameters, statistics and computation.
+      dtype: of parameters and statistics.
+      compute_dtype: of activations; None: `dtype`. Statistics, loss and the update stay `dtype` or wider.
+      microbatches: `gradient` takes a batch in so many equal parts, one after the other: less memory, and activations
+        that stay in cache. BatchNorm sees the parts as replicas do theirs; statistics are the mean of the parts'.
     """
 
     chain: Chain
@@ -90,6 +93,8 @@ class Task:
     learning_rate: Callable[[int], float]
     seed: int = 0
     dtype: Any = np.float32
+    compute_dtype: Any = None
+    microbatches: int = 1
 
     def init(self) -> TrainState:
         """The initial canonical state; its leaves are made block by block, when asked for."""
@@ -119,7 +124,7 @@ class Task:
 
     def apply(self, params: Tree, stats: Tree, batch: Batch, context: Context) -> tuple[jax.Array, Tree]:
         """Logits [b, classes] and new statistics; `context` needs no positions, they come from the batch."""
-        image = batch["image"].astype(self.dtype)
+        image = batch["image"].astype(self.compute_dtype or self.dtype)
         context = context._replace(positions=batch.get("position"))
         return self.chain.apply(params, stats, image, context, seed=self.seed)
 
@@ -134,10 +139,23 @@ class Task:
     def gradient(
         self, params: Tree, stats: Tree, batch: Batch, batch_axis: str | None = None
     ) -> tuple[Tree, Tree, Metrics]:
-        """(gradient of the mean loss, new statistics, metrics) of one batch."""
+        """(gradient of the mean loss, new statistics, metrics) of one batch, in `microbatches` parts."""
         differentiated = jax.grad(functools.partial(self.loss, batch_axis=batch_axis), has_aux=True)
-        grads, (stats, metrics) = differentiated(params, stats, batch)
-        return grads, stats, metrics
+
+        def part(batch: Batch) -> tuple[Tree, Tree, Metrics]:
+            grads, (new, metrics) = differentiated(params, stats, batch)
+            return grads, new, metrics
+
+        count = self.microbatches
+        if count == 1:
+            return part(batch)
+        parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
+        shapes = jax.eval_shape(part, jax.tree.map(lambda leaf: leaf[0], parts))
+        start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        add = functools.partial(jax.tree.map, jnp.add)
+        (grads, new, metrics), _ = jax.lax.scan(lambda total, one: (add(total, part(one)), None), start, parts)
+        grads, new = jax.tree.map(lambda leaf: leaf / count, (grads, new))
+        return grads, new, metrics
 
     def evaluate(self, params: Tree, stats: Tree, batch: Batch) -> Metrics:
         """Metrics of one batch with the running statistics; examples whose mask is 0 do not count."""

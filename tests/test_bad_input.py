@@ -44,6 +44,8 @@ def test_missing_config_file(tmp_path):
         ("optim.learning_rate", -1.0, "optim.learning_rate=-1.0 must be above 0 and finite"),
         ("global_batch_size", 0, "above 0"),
         ("data.holdout_examples", -5, "at least 0"),
+        ("model.dtype", "float16", "one of , bfloat16"),
+        ("strategy.accumulate", 0, "above 0"),
         ("early_stopping_patience", 3, "set data.holdout_examples above 0"),
     ],
 )
@@ -59,6 +61,16 @@ def test_batch_that_does_not_divide():
     settings = config_lib.default_config().strategy
     with pytest.raises(UsageError, match=r"128 = 5 x 25 \+ 3.*nearest: 125 or 130"):
         strategies.check(settings, global_batch_size=128, num_processes=5, num_devices=5)
+
+
+def test_parts_that_do_not_divide_or_cannot_be():
+    settings = config_lib.default_config().strategy
+    settings.accumulate = 4
+    with pytest.raises(UsageError, match=r"24 is not divisible by the 16 parts.*accumulate=4 on 4 device.*16 or 32"):
+        strategies.check(settings, global_batch_size=24, num_processes=2, num_devices=4)
+    settings.spmd = "jit"
+    with pytest.raises(UsageError, match="shard_map"):
+        strategies.check(settings, global_batch_size=32, num_processes=1, num_devices=4)
 
 
 def test_spelling_and_strategy_that_cannot_be():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import assert_same, make_batches, make_task, train_reference
@@ -16,6 +18,7 @@ BATCH = 16
 
 def run_strategy(task, batches, *, devices: int, **settings):
     defaults = {"name": "allreduce", "spmd": "shard_map", "fusion_megabytes": 64.0, "sync_batch_norm": None}
+    defaults["accumulate"] = 1
     some = jax.devices()[:devices]
     with mock.patch.object(jax, "devices", lambda: some), mock.patch.object(jax, "local_devices", lambda: some):
         strategy = strategies.build(defaults | settings, task, global_batch_size=BATCH, process_id=0, num_processes=1)
@@ -52,6 +55,14 @@ def test_single_equals_the_reference(x64):
     assert_same(run_strategy(task, batches, devices=1, name="single"), train_reference(task, batches, replicas=1), 1e-9)
 
 
+@pytest.mark.parametrize(("name", "devices", "accumulate"), [("single", 1, 4), ("allreduce", 2, 2)])
+def test_accumulated_parts_equal_replicas(x64, name, devices, accumulate):
+    task = make_task("densenet")
+    batches = make_batches(5, BATCH)
+    expected = train_reference(task, batches, replicas=4)
+    assert_same(run_strategy(task, batches, devices=devices, name=name, accumulate=accumulate), expected, 1e-9)
+
+
 @pytest.mark.parametrize("optimizer", ["adadelta", "adagrad", "adam"])
 def test_every_optimizer(x64, optimizer):
     task = make_task("resnet", optimizer=optimizer)
@@ -74,3 +85,17 @@ def test_one_float32_update(model, spmd):
     batches = make_batches(1, BATCH, np.float32)
     expected = train_reference(task, batches, replicas=1 if spmd == "jit" else 4)
     assert_same(run_strategy(task, batches, devices=4, spmd=spmd), expected, 1e-5)
+
+
+def test_bfloat16_is_near_float32():
+    task = make_task("resnet", np.float32)
+    batches = make_batches(1, BATCH, np.float32)
+    narrow = dataclasses.replace(task, compute_dtype=jnp.bfloat16)
+    params, stats = (jax.tree.map(np.asarray, tree) for tree in (task.init().params, task.init().model_state))
+    (wide_grads, _, wide), (grads, new_stats, metrics) = (
+        jax.jit(t.gradient)(params, stats, batches[0]) for t in (task, narrow)
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves((grads, new_stats))} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(metrics["loss_sum"], wide["loss_sum"], rtol=0.03)
+    norm = lambda tree: np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))  # noqa: E731
+    assert norm(jax.tree.map(np.subtract, grads, wide_grads)) < 0.2 * norm(wide_grads)

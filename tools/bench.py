@@ -5,6 +5,8 @@
     python tools/bench.py parameter_server [--megabytes=0.7,3.4] [--servers=1,2] [--workers=1,2,4]     PushPull and echo
     python tools/bench.py staleness [--bounds=0,1,3,10,-1] [--workers=4]       pace of the dial among uneven workers
     python tools/bench.py independent [--batch=26] [--pairs=10]   two workers and a server against two runs alone
+    python tools/bench.py train --model=densenet|resnet50|resnet56v2|cnn [--batch=26] [--processes=2]
+        [--strategy=allreduce] [--dtype=bfloat16] [--against=torch]      images/s, share of the matrix peak, PyTorch DDP
     python tools/bench.py input                                                cache and prefetch on against off; Grain
 
 Timings on shared machines drift: the variants alternate in one run, and the ratio is taken pair by pair.
@@ -144,6 +146,20 @@ def step(options: argparse.Namespace) -> None:
         allreduce_ms=summary([100 * t for t in spread]),
         allreduce_over_single=summary([b / a for a, b in zip(single, spread, strict=True)]),
     )  # fmt: skip
+
+
+def train(options: argparse.Namespace) -> None:
+    """Training steps, and PyTorch's in turn; one core for each process, or all for one."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    from bench_train import measure
+    from launch import free_port
+
+    strategy = "single" if options.processes == 1 else options.strategy
+    line = measure(
+        options.model, options.batch, options.processes, strategy, options.against, options.pairs, options.dtype,
+        free_port,
+    )  # fmt: skip
+    say(**line)
 
 
 def parameter_server(options: argparse.Namespace) -> None:
@@ -291,13 +307,22 @@ def input_(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    benches = {"allreduce": allreduce, "allreduce_worker": allreduce_worker, "step": step, "input": input_}
+    benches = {
+        "allreduce": allreduce,
+        "allreduce_worker": allreduce_worker,
+        "step": step,
+        "input": input_,
+        "train": train,
+    }
     benches |= {"parameter_server": parameter_server, "staleness": staleness, "independent": independent}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(benches))
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--model", choices=sorted(MODELS), default="densenet")
+    parser.add_argument("--model", choices=sorted({*MODELS, "resnet50", "resnet56v2", "cnn"}), default="densenet")
+    parser.add_argument("--strategy", default="allreduce")
+    parser.add_argument("--dtype", default="", choices=["", "bfloat16"])
+    parser.add_argument("--against", default="", choices=["", "torch"])
     parser.add_argument("--batch", type=int, default=26)
     parser.add_argument("--megabytes", default="0.7,3.4")
     parser.add_argument("--servers", default="1,2")

@@ -38,7 +38,7 @@ class DenseRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = nn.relu(nn.Dense(self.features, name="dense")(x.reshape(x.shape[0], -1)))
+        x = nn.relu(nn.Dense(self.features, dtype=x.dtype, name="dense")(x.reshape(x.shape[0], -1)))
         return Dropout(self.dropout, name="dropout")(x, context)
 
 

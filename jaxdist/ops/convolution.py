@@ -3,7 +3,7 @@
     y[n, h, w, o] = sum_{a, b, i} x[n, h*s + a - p, w*s + b - p, i] * k[a, b, i, o]
 
 1x1       a matrix product of [pixels, in] and [in, out], as are its derivatives.
-forward   XLA's own. Up to 16 output channels leave half of a tile empty: two neighbouring output pixels are then computed
+forward   XLA's own. Up to 16 output channels leave half of a tile empty: two neighbouring output pixels are then taken
           as 2*out channels of a convolution of stride 2, with a kernel one column wider. The output has the same bytes:
 
               k      b0 b1 b2         pixel 2w      b0 b1 b2  0
@@ -134,10 +134,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Sequence[int], padding:
         return _plain((1, 1), near if swapped else padding)(batch, columns)
 
     group = _group(examples, height * width, max(x.shape[-1], dy.shape[-1]))
-    if group >= examples:
-        total = part(x, dy)
-    else:
-        total = _sum_over_groups(part, x, dy, group)
+    total = part(x, dy) if group >= examples else _sum_over_groups(part, x, dy, group)
     if swapped:
         return total[:, ::-1, ::-1].transpose(1, 2, 3, 0)
     return total.transpose(1, 2, 0, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,15 +46,29 @@ def check(
             raise UsageError(
                 f"strategy.name='single' is for one process, but there are {num_processes}: use 'allreduce'."
             )
-        return
+        return _check_microbatches(settings, global_batch_size, 1)
     if settings["name"] == "parameter_server":
-        return _check_parameter_server(global_batch_size, num_processes, num_servers)
+        _check_parameter_server(global_batch_size, num_processes, num_servers)
+        return _check_microbatches(settings, global_batch_size, num_processes * len(jax.local_devices()))
     if settings["spmd"] == "jit" and settings["sync_batch_norm"] is False:
         raise UsageError(
             "strategy.spmd='jit' computes BatchNorm over the global batch, so strategy.sync_batch_norm=False cannot be "
             "had: use strategy.spmd='shard_map' for statistics per replica."
         )
+    if settings["spmd"] == "jit" and settings["accumulate"] > 1:
+        raise UsageError(
+            f"strategy.accumulate={settings['accumulate']} cuts each device's batch, and strategy.spmd='jit' knows the "
+            "global one alone: use strategy.spmd='shard_map'."
+        )
     _check_divisible(global_batch_size, num_devices, f"devices of {num_processes} process(es)")
+    _check_microbatches(settings, global_batch_size, num_devices)
+
+
+def _check_microbatches(settings: Mapping[str, Any], global_batch_size: int, num_devices: int) -> None:
+    parts = settings["accumulate"]
+    if parts > 1:
+        what = f"parts (strategy.accumulate={parts} on {num_devices} device(s))"
+        _check_divisible(global_batch_size, num_devices * parts, what)
 
 
 def _check_divisible(global_batch_size: int, count: int, what: str) -> None:
@@ -117,6 +132,7 @@ def build(
       timeouts: `config.cluster`.
       security: what parameter servers ask for.
     """
+    task = dataclasses.replace(task, microbatches=settings["accumulate"])
     if settings["name"] == "single":
         return Single(task, global_batch_size=global_batch_size)
     if settings["name"] == "parameter_server":

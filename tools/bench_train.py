@@ -1,0 +1,325 @@
+"""The measurement `train` of tools/bench.py: training steps of this package, and of PyTorch DDP, in turn.
+
+                 weights, one batch
+    this file ------------------------> N workers of ours      | each prints what it found at equal weights;
+              ------------------------> N workers of PyTorch   | then, told "run K", runs K steps and prints the seconds
+
+Both sides stay alive, pinned to the same cores, and only one runs at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+MODELS: dict[str, dict[str, Any]] = {
+    "densenet": {"name": "densenet", "shape": (28, 28, 1), "settings": {"depth": 40, "dropout": 0.1}},
+    "resnet50": {"name": "resnet", "shape": (32, 32, 3), "settings": {"depth": 50}},
+    "resnet56v2": {"name": "resnet", "shape": (32, 32, 3), "settings": {"depth": 56, "version": 2}},
+    "cnn": {"name": "cnn", "shape": (28, 28, 1), "settings": {}},
+}
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# The same on both sides; `jaxdist.allocator` sets these for a run.
+MALLOC = {
+    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_TOP_PAD_": "67108864",
+    "MALLOC_ARENA_MAX": "1",
+}  # fmt: skip
+
+
+class Group:
+    """The workers of one side, `processes` of them."""
+
+    def __init__(self, side: str, folder: str, address: str, cores: Sequence[int], arguments: Sequence[str]) -> None:
+        self.side = side
+        self.workers = []
+        for i, pinned in enumerate(cores_of(cores, processes_in(arguments))):
+            command = [sys.executable, __file__, side, folder, address, str(i), *arguments]
+            environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(len(pinned)), "PYTHONPATH": ROOT}
+            worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+                preexec_fn=partial(os.sched_setaffinity, 0, pinned),
+            )  # fmt: skip
+            self.workers.append(worker)
+
+    def hear(self) -> list[dict[str, Any]]:
+        """One line of each. Raises: SystemExit: a worker has ended."""
+        return [self._hear_one(worker) for worker in self.workers]
+
+    def _hear_one(self, worker: subprocess.Popen[str]) -> dict[str, Any]:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            if line.startswith("{"):  # libraries print there too
+                return json.loads(line)
+        self.close()
+        raise SystemExit(f"a worker of {self.side} has failed; its words are above")
+
+    def run(self, steps: int) -> float:
+        """Seconds a step, of the slowest."""
+        for worker in self.workers:
+            print(steps, file=worker.stdin, flush=True)
+        return max(line["seconds"] for line in self.hear()) / steps
+
+    def matrix_flops(self) -> float:
+        """Operations a second of large matrix products, all workers at once: the peak that they share."""
+        for worker in self.workers:
+            print("matrix", file=worker.stdin, flush=True)
+        return sum(line["flops"] for line in self.hear())
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+
+
+def processes_in(arguments: Sequence[str]) -> int:
+    return int(arguments[2])
+
+
+def cores_of(cores: Sequence[int], processes: int) -> list[set[int]]:
+    """All cores for one process, else one each, in turn."""
+    return [set(cores)] if processes == 1 else [{cores[i % len(cores)]} for i in range(processes)]
+
+
+def measure(
+    model: str, batch: int, processes: int, strategy: str, against: str, pairs: int, dtype: str, port: Callable[[], int]
+) -> dict[str, Any]:
+    """One line of results; `batch` is each process's."""
+    cores = sorted(os.sched_getaffinity(0))
+    arguments = [model, str(batch), str(processes), strategy, dtype]
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Group("ours", folder, f"127.0.0.1:{port()}", cores, arguments)
+        facts = ours.hear()[0]
+        groups = [ours]
+        try:
+            if against == "torch":
+                groups.append(Group("torch", folder, f"127.0.0.1:{port()}", cores, arguments))
+                alike = groups[1].hear()[0]
+                check_alike(facts, alike)
+            peak = ours.matrix_flops()
+            steps = max(3, round(1.0 / groups[0].run(2)))
+            times = [[group.run(steps) for group in groups] for _ in range(pairs)]
+        finally:
+            for group in groups:
+                group.close()
+    line = {"bench": "train", "model": model, "batch": batch, "processes": processes, "strategy": strategy}
+    line |= {"dtype": dtype or "float32", "steps": steps, "compile_seconds": round(facts["compile_seconds"], 1)}
+    own = [pair[0] for pair in times]
+    line |= {"ms": spread([1e3 * t for t in own]), "images_per_second": spread([batch * processes / t for t in own])}
+    used = facts["flops"] * batch * processes / np.median(own)
+    line |= {"share_of_matrix_peak": round(used / peak, 3), "matrix_gflops": round(peak / 1e9, 1)}
+    if against == "torch":
+        rates = spread([batch * processes / pair[1] for pair in times])
+        line["torch"] = {"images_per_second": rates, "layout": alike["layout"], "version": alike["version"]}
+        line["ratio"] = spread([b / a for a, b in times])
+        line["ratios"] = [round(b / a, 3) for a, b in times]
+        line["loss_at_equal_weights"] = [facts["loss"], alike["loss"]]
+    return line
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"min": round(min(values), 3), "median": round(float(np.median(values)), 3), "max": round(max(values), 3)}
+
+
+def check_alike(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Raises: SystemExit: the two sides do not train the same model."""
+    near = all(abs(ours[key] - theirs[key]) <= 1e-3 * abs(ours[key]) for key in ("loss", "gradient_norm"))
+    if ours["parameters"] != theirs["parameters"] or not near:
+        raise SystemExit(f"these are different models: {ours} and {theirs}")
+
+
+def make_batch(shape: Sequence[int], batch: int, number: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(number)
+    return {
+        "image": rng.normal(size=(batch, *shape)).astype(np.float32),
+        "label": rng.integers(10, size=batch).astype(np.int32),
+        "position": np.arange(number * batch, (number + 1) * batch, dtype=np.uint32),
+    }
+
+
+def serve(run: Callable[[int], None], **facts: Any) -> None:
+    """A worker's life: says `facts`, then for each line with a number of steps runs them (and one before, untimed)."""
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        if line.strip() == "matrix":
+            print(json.dumps({"flops": matrix_flops()}), flush=True)
+            continue
+        run(1)
+        begin = time.perf_counter()
+        run(int(line))
+        print(json.dumps({"seconds": time.perf_counter() - begin}), flush=True)
+
+
+def ours(folder: str, address: str, number: int, model: str, batch: int, processes: int, name: str, dtype: str) -> None:
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+
+    from jaxdist import compilation, models, optim, strategies
+    from jaxdist.config import default_config
+    from jaxdist.task import Task, flatten
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if processes > 1:
+        jax.distributed.initialize(address, processes, number)
+    compilation.enable_cache("off")
+    spec = MODELS[model]
+    build = lambda **change: models.build(  # noqa: E731
+        spec["name"], input_shape=spec["shape"], num_classes=10, settings=spec["settings"] | change, options={}
+    )
+    task = Task(build(), optim.build("sgd"), lambda seen: 0.1, compute_dtype=jnp.dtype(dtype or "float32"))
+    canonical = task.init()
+    weights = {path: np.asarray(leaf) for path, leaf in flatten(canonical.params).items()}
+    if number == 0:
+        np.savez(f"{folder}/writing.npz", allow_pickle=False, **weights)
+        os.rename(f"{folder}/writing.npz", f"{folder}/weights.npz")
+    settings = default_config().strategy
+    settings.name = name
+    strategy = strategies.build(
+        settings, task, global_batch_size=batch * processes, process_id=number, num_processes=processes
+    )
+    placed = strategy.place(make_batch(spec["shape"], batch, number))
+    held = [strategy.import_state(canonical)]
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            held[0], metrics = strategy.train_step(held[0], placed)
+        jax.block_until_ready((held[0].arrays, metrics))
+
+    begin = time.perf_counter()
+    run(1)
+    compiled = time.perf_counter() - begin
+    run(2)
+    if number:
+        return serve(run)
+    # Dropout is random on both sides: the models are compared without.
+    plain = dataclasses.replace(task, chain=build(dropout=0.0), compute_dtype=None)
+    one = {k: v for k, v in make_batch(spec["shape"], batch, 0).items() if k != "position"}
+    params, stats = (jax.tree.map(np.asarray, tree) for tree in (canonical.params, canonical.model_state))
+    value = jax.jit(jax.value_and_grad(lambda params: plain.loss(params, stats, one)[0]))
+    loss, grads = value(params)
+    norm = float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(grads))))
+    serve(
+        run, compile_seconds=compiled, loss=float(loss), gradient_norm=norm, flops=3 * forward_flops(task.chain),
+        parameters=sum(leaf.size for leaf in weights.values()),
+    )  # fmt: skip
+
+
+def forward_flops(chain: Any) -> float:
+    """Of convolutions and dense layers, for one example: two for each multiplication."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxdist.models import Context
+
+    def count(jaxpr: Any) -> float:
+        total = 0.0
+        for equation in jaxpr.eqns:
+            if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+                kernel, out = equation.invars[1].aval, equation.outvars[0].aval
+                total += 2.0 * kernel.size / kernel.shape[-1] * out.size
+            elif equation.primitive.name == "cond":  # one branch a platform: the last is the plain one
+                total += count(equation.params["branches"][-1].jaxpr)
+            else:
+                inner = (
+                    value for value in equation.params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")
+                )
+                total += sum(count(getattr(value, "jaxpr", value)) for value in inner)
+        return total
+
+    shapes = chain.shapes.items()
+    params, stats = ({name: pair[k] for name, pair in shapes if pair[k]} for k in (0, 1))
+    x = jax.ShapeDtypeStruct((1, *chain.input_shape), jnp.float32)
+    return count(jax.make_jaxpr(lambda p, s, x: chain.apply(p, s, x, Context(train=False))[0])(params, stats, x).jaxpr)
+
+
+def matrix_flops(size: int = 1536, rounds: int = 20) -> float:
+    """Operations a second of a large float32 matrix product, the median of `rounds`."""
+    import jax
+
+    a = jax.numpy.ones((size, size))
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        product(a).block_until_ready()
+        times.append(time.perf_counter() - begin)
+    return float(2 * size**3 / np.median(times))
+
+
+def theirs(folder: str, address: str, number: int, model: str, batch: int, processes: int, *_: str) -> None:
+    import torch
+    import torch_models
+    from torch.nn import functional as F
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    spec = MODELS[model]
+    one = make_batch(spec["shape"], batch, number)
+    labels = torch.from_numpy(one["label"].astype(np.int64))
+    images = torch.from_numpy(one["image"].transpose(0, 3, 1, 2).copy())
+    with np.load(f"{folder}/weights.npz") as weights:
+        plain = torch_models.build(spec["name"], **(spec["settings"] | {"dropout": 0.0}))
+        torch_models.load(plain, weights)
+        net = torch_models.build(spec["name"], **spec["settings"])
+        torch_models.load(net, weights)
+    for module in plain.modules():
+        if isinstance(module, torch_models.ConvRelu | torch_models.DenseRelu):
+            module.dropout = 0.0
+    loss = F.cross_entropy(plain(images), labels)
+    loss.backward()
+    norm = float(sum((p.grad.double() ** 2).sum() for p in plain.parameters()) ** 0.5)
+    host, port = address.split(":")
+    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
+    if processes > 1:
+        torch.distributed.init_process_group("gloo", rank=number, world_size=processes)
+
+    def stepper(layout: Any) -> Callable[[int], None]:
+        x, copied = images.to(memory_format=layout), net.to(memory_format=layout)
+        spread = torch.nn.parallel.DistributedDataParallel(copied) if processes > 1 else copied
+        rule = torch.optim.SGD(spread.parameters(), 0.1, momentum=0.9)
+
+        def run(steps: int) -> None:
+            for _ in range(steps):
+                rule.zero_grad()
+                F.cross_entropy(spread(x), labels).backward()
+                rule.step()
+
+        return run
+
+    # PyTorch's own best: the memory layout that is quicker here. The ranks must agree.
+    layouts = (torch.contiguous_format, torch.channels_last)
+    times = []
+    for layout in layouts:
+        run = stepper(layout)
+        run(2)
+        begin = time.perf_counter()
+        run(4)
+        times.append(time.perf_counter() - begin)
+    chosen = torch.tensor(times)
+    if processes > 1:
+        torch.distributed.all_reduce(chosen)
+    layout = layouts[int(chosen.argmin())]
+    serve(
+        stepper(layout), loss=loss.item(), gradient_norm=norm, parameters=sum(p.numel() for p in plain.parameters()),
+        layout=str(layout).removeprefix("torch."), version=torch.__version__,
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> None:
+    side, folder, address, number, model, batch, processes, name, dtype = argv
+    worker: Any = {"ours": ours, "torch": theirs}[side]
+    worker(folder, address, int(number), model, int(batch), int(processes), name, dtype)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
