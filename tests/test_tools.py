@@ -37,3 +37,22 @@ def test_compare_runs_shows_finished_and_unfinished_runs(tmp_path):
     accuracy = json.loads((results / "seed0" / "summary.json").read_text())["validation_accuracy"]
     assert f"{accuracy:.2%}" in run.stdout
     assert "| begun | unfinished" in (tmp_path / "comparison.md").read_text()
+
+
+def test_the_bench_counts_the_operations_of_a_model(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from bench_train import MODELS, forward_flops
+
+    from jaxdist import models
+
+    spec = MODELS["densenet"]
+    chain = models.build(spec["name"], input_shape=spec["shape"], num_classes=10, settings=spec["settings"], options={})
+    pixels, channels, products = 28 * 28, 24, 28 * 28 * 9 * 24  # the stem
+    for stage in (1, 2, 3):
+        for _ in range(6):
+            products += pixels * (channels * 48 + 9 * 48 * 12)
+            channels += 12
+        if stage < 3:
+            products += pixels * channels * channels // 2
+            pixels, channels = pixels // 4, channels // 2
+    assert forward_flops(chain) == 2 * (products + channels * 10)

@@ -7,6 +7,7 @@
     python tools/bench.py independent [--batch=26] [--pairs=10]   two workers and a server against two runs alone
     python tools/bench.py train --model=densenet|resnet50|resnet56v2|cnn [--batch=26] [--processes=2]
         [--strategy=allreduce] [--dtype=bfloat16] [--against=torch]      images/s, share of the matrix peak, PyTorch DDP
+    python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by layer and direction
     python tools/bench.py input                                                cache and prefetch on against off; Grain
 
 Timings on shared machines drift: the variants alternate in one run, and the ratio is taken pair by pair.
@@ -160,6 +161,14 @@ def train(options: argparse.Namespace) -> None:
         free_port,
     )  # fmt: skip
     say(**line)
+
+
+def profile(options: argparse.Namespace) -> None:
+    """Where the time of one step goes."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    from bench_profile import measure
+
+    say(**measure(options.model, options.batch))
 
 
 def parameter_server(options: argparse.Namespace) -> None:

@@ -106,7 +106,7 @@ def measure(
                 check_alike(facts, alike)
             peak = ours.matrix_flops()
             steps = max(3, round(1.0 / groups[0].run(2)))
-            times = [[group.run(steps) for group in groups] for _ in range(pairs)]
+            times = [[group.run(steps) for group in groups] for _ in range(pairs + 1)][1:]  # the first warms up
         finally:
             for group in groups:
                 group.close()
