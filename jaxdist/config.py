@@ -162,9 +162,8 @@ def validate(config: ConfigDict) -> None:
         if value in choices or (key in _CHOICES_OR_DOTTED and ":" in str(value)):
             continue
         also = " or 'package.module:function'" if key in _CHOICES_OR_DOTTED else ""
-        raise UsageError(
-            f"{key}={value!r} is not known{nearest(str(value), choices)}; one of {', '.join(choices)}{also}."
-        )
+        known = ", ".join(choice or "''" for choice in choices)
+        raise UsageError(f"{key}={value!r} is not known{nearest(str(value), choices)}; one of {known}{also}.")
     for keys, low, words in ((_AT_LEAST_ZERO, 0, "at least 0"), (_ABOVE_ZERO, math.ulp(0.0), "above 0 and finite")):
         for key in keys:
             if not low <= flat[key] < math.inf:

@@ -154,7 +154,7 @@ class Task:
         start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         add = functools.partial(jax.tree.map, jnp.add)
         (grads, new, metrics), _ = jax.lax.scan(lambda total, one: (add(total, part(one)), None), start, parts)
-        grads, new = jax.tree.map(lambda leaf: leaf / count, (grads, new))
+        grads, new = jax.tree.map(lambda leaf: (leaf / count).astype(leaf.dtype), (grads, new))
         return grads, new, metrics
 
     def evaluate(self, params: Tree, stats: Tree, batch: Batch) -> Metrics:

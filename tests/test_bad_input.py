@@ -44,7 +44,7 @@ def test_missing_config_file(tmp_path):
         ("optim.learning_rate", -1.0, "optim.learning_rate=-1.0 must be above 0 and finite"),
         ("global_batch_size", 0, "above 0"),
         ("data.holdout_examples", -5, "at least 0"),
-        ("model.dtype", "float16", "one of , bfloat16"),
+        ("model.dtype", "float16", "one of '', bfloat16"),
         ("strategy.accumulate", 0, "above 0"),
         ("early_stopping_patience", 3, "set data.holdout_examples above 0"),
     ],

@@ -150,3 +150,15 @@ def test_dropout_bits_follow_the_position_and_nothing_else():
     assert kept.mean() == pytest.approx(0.75, abs=0.02)
     assert abs(np.corrcoef(kept[0], kept[1])[0, 1]) < 0.1
     np.testing.assert_allclose(whole[whole != 0], 1 / 0.75, rtol=1e-6)
+
+
+def test_initial_bits_do_not_depend_on_x64():
+    with jax.enable_x64(True):
+        wide = chain("cnn", (8, 8, 1)).init_block("conv2", 3)
+    jax.tree.map(np.testing.assert_array_equal, wide, chain("cnn", (8, 8, 1)).init_block("conv2", 3))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("densenet", (784,)), ("cnn", (28, 28)), ("cnn", (4, 4, 1))])
+def test_examples_that_are_no_images_or_too_small_are_refused(name, shape):
+    with pytest.raises(ValueError, match=r"a convolution takes images|too small"):
+        chain(name, shape).shapes  # noqa: B018

@@ -155,7 +155,11 @@ def train(options: argparse.Namespace) -> None:
     from bench_train import measure
     from launch import free_port
 
-    strategy = "single" if options.processes == 1 else options.strategy
+    if options.dtype and options.against:
+        raise SystemExit("--dtype and --against exclude each other: PyTorch computes in float32 here.")
+    if min(options.batch, options.pairs, options.processes) < 1:
+        raise SystemExit("--batch, --pairs and --processes must be at least 1.")
+    strategy = options.strategy or ("allreduce" if options.processes > 1 else "single")
     line = measure(
         options.model, options.batch, options.processes, strategy, options.against, options.pairs, options.dtype,
         free_port,
@@ -322,6 +326,7 @@ def main(argv: Sequence[str]) -> int:
         "step": step,
         "input": input_,
         "train": train,
+        "profile": profile,
     }
     benches |= {"parameter_server": parameter_server, "staleness": staleness, "independent": independent}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -329,7 +334,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--model", choices=sorted({*MODELS, "resnet50", "resnet56v2", "cnn"}), default="densenet")
-    parser.add_argument("--strategy", default="allreduce")
+    parser.add_argument("--strategy", default="", choices=["", "single", "allreduce"], help="of `train`")
     parser.add_argument("--dtype", default="", choices=["", "bfloat16"])
     parser.add_argument("--against", default="", choices=["", "torch"])
     parser.add_argument("--batch", type=int, default=26)

@@ -69,6 +69,8 @@ class Chain:
         x = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
         for name, module in self.blocks:
             x, variables = jax.eval_shape(partial(_init_with_output, module), jax.ShapeDtypeStruct((2,), jnp.uint32), x)
+            if 0 in x.shape:
+                raise ValueError(f"block {name!r} would have outputs of {x.shape[1:]}: the examples are too small")
             found[name] = (variables, tuple(x.shape[1:]))
         return found
 

@@ -29,9 +29,14 @@ def conv(features: int, kernel: int, strides: int = 1, *, name: str) -> Conv:
 
 
 class Conv(nn.Module):
-    """A 2-D convolution: parameters and numbers of `flax.linen.Conv`, computed by `jaxdist.ops.conv` in x's dtype.
+    """A 2-D convolution by `jaxdist.ops.conv`: parameters, bits and numbers of `flax.linen.Conv` of like arguments.
 
-    Parameters: `kernel` [height, width, in, out], and `bias` [out] with `use_bias`.
+    Parameters: `kernel` [height, width, in, out], and `bias` [out] with `use_bias`. It computes in x's dtype, pads by
+    `padding` on all sides and begins with He's normal distribution, where Flax promotes, pads to 'SAME' and has
+    LeCun's.
+
+    Raises:
+      ValueError: the examples are no images.
     """
 
     features: int
@@ -43,11 +48,14 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
+        if x.ndim != 4:
+            raise ValueError(f"a convolution takes images [height, width, channels], not examples of {x.shape[1:]}")
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)  # the same bits whatever param_dtype
         around = ((self.padding, self.padding),) * 2
         y = ops.conv(x, kernel.astype(x.dtype), self.strides, around)
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)
         return y
 
 

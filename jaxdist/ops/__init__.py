@@ -8,7 +8,8 @@ which XLA does not fuse.
 
 Which formulation is used is decided when a program is lowered: `platforms.choose` gives CPUs the one of this package
 and other platforms the plain one; no flag, and parameters and checkpoints are the same. Programs that XLA itself
-partitions (`jit` over several devices) also get the plain one, since loops over parts of a batch cannot be partitioned.
+partitions (`jit` over several devices, traced with their mesh set) also get the plain one, since loops over parts of a
+batch cannot be partitioned. In `shard_map` use `check_vma=False`. Only reverse-mode derivatives are there.
 """
 
 from jaxdist.ops.convolution import conv as conv

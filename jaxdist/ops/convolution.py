@@ -128,9 +128,9 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Sequence[int], padding:
     def part(x: jax.Array, dy: jax.Array) -> jax.Array:
         batch, columns = (dy, x) if swapped else (x, dy)
         count, rows, width, channels = batch.shape
-        batch = batch.reshape(count, -1, channels).transpose(2, 1, 0).reshape(channels, rows, width, count)
+        batch = batch.reshape(count, rows * width, channels).transpose(2, 1, 0).reshape(channels, rows, width, count)
         rows, width, channels = columns.shape[1:]
-        columns = columns.reshape(count, -1, channels).swapaxes(0, 1).reshape(rows, width, count, channels)
+        columns = columns.reshape(count, rows * width, channels).swapaxes(0, 1).reshape(rows, width, count, channels)
         return _plain((1, 1), near if swapped else padding)(batch, columns)
 
     group = _group(examples, height * width, max(x.shape[-1], dy.shape[-1]))
@@ -152,10 +152,11 @@ def _sum_over_groups(
         if examples % group:
             new = (jnp.arange(group) + start >= number * group).astype(dy.dtype)
             sides[1] *= new[:, None, None, None]
-        return total + part(*sides), None
+        return total + part(*sides).astype(total.dtype), None
 
-    shape = jax.eval_shape(part, x[:group], dy[:group])
-    return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), jnp.arange(-(-examples // group)))[0]
+    shape = jax.eval_shape(part, x[:group], dy[:group]).shape
+    start = jnp.zeros(shape, jnp.promote_types(x.dtype, jnp.float32))  # bfloat16 would round after each group
+    return jax.lax.scan(add, start, jnp.arange(-(-examples // group)))[0].astype(x.dtype)
 
 
 def _group(examples: int, pixels: int, columns: int) -> int:

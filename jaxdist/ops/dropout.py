@@ -37,7 +37,9 @@ def dropout(x: jax.Array, key: jax.Array, positions: jax.Array, rate: float) -> 
     shape = (-1,) + (1,) * (x.ndim - 1)
     bits = mix32(per_example.reshape(shape) + elements * np.uint32(0x9E3779B9))
     kept = bits >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
-    return materialize(jnp.where(kept, x * np.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype)))
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # in bfloat16 the factor itself would be rounded
+    scaled = (x.astype(wide) * np.asarray(1.0 / (1.0 - rate), wide)).astype(x.dtype)
+    return materialize(jnp.where(kept, scaled, jnp.zeros((), x.dtype)))
 
 
 def _fwd(x, key, positions, rate):  # type: ignore[no-untyped-def]

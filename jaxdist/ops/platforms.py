@@ -15,11 +15,13 @@ T = TypeVar("T")
 def choose(*args: Any, cpu: Callable[..., T], plain: Callable[..., T]) -> T:
     """`cpu(*args)` in programs lowered for CPUs, `plain(*args)` in all others; both give the same shapes and numbers.
 
-    A program over a mesh that XLA partitions by itself (an axis of type Auto with several devices) counts as 'other'.
+    A program that XLA partitions by itself counts as 'other' where the mesh is known while it is traced
+    (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`): one with an axis of several devices that is not Manual, as the
+    axes of `shard_map` are. Elsewhere it gives the same numbers and gathers the batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    automatic = [n for n, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True) if kind == AxisType.Auto]
-    if any(n > 1 for n in automatic):
+    axes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    if any(size > 1 and kind != AxisType.Manual for size, kind in axes):
         return plain(*args)
     return jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
 
@@ -34,14 +36,15 @@ def materialize(tree: T) -> T:
     nothing, as its result is its operand's buffer. The barriers keep the simplifier from seeing that it has no rounds
     and that a round would change nothing.
 
-    The derivative is materialized too.
+    The derivative is materialized too. Like all of this package, not for forward-mode differentiation.
     """
     return choose(tree, cpu=_loop_of_no_rounds, plain=lambda tree: tree)
 
 
 def _loop_of_no_rounds(tree: T) -> T:
     barrier = jax.lax.optimization_barrier
-    return jax.lax.while_loop(lambda carry: carry[0], barrier, (barrier(jnp.asarray(False)), tree))[1]
+    start = (barrier(jnp.asarray(False)), tree)
+    return jax.lax.while_loop(lambda carry: carry[0], lambda carry: (barrier(carry[0]), barrier(carry[1])), start)[1]
 
 
 materialize.defvjp(lambda tree: (materialize(tree), None), lambda _, cotangent: (materialize(cotangent),))
