@@ -12,6 +12,8 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxdist.errors import PeerError, UsageError
 from jaxdist.peers import Peers
 from jaxdist.security import OPEN, Security
@@ -246,6 +248,23 @@ def _start_collectives(cluster: Cluster, peers: Peers, settings: Mapping[str, An
         initialization_timeout=int(settings["connect_timeout_seconds"]),
         heartbeat_timeout_seconds=int(max(100, 3 * settings["timeout_seconds"])),
     )
+    open_connections()
+
+
+def open_connections() -> None:
+    """Collective: one tiny sum over all devices, while all processes are at the same place.
+
+    The first collective over a set of devices connects them, and gloo's members wait 30 seconds for each other, which
+    no setting changes. Processes that compile their first step may be further apart than that.
+    """
+    import jax
+    from jax.sharding import AxisType, NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
+    ones = jax.make_array_from_callback((mesh.size,), NamedSharding(mesh, P("all")), lambda index: np.ones(1, np.int32))
+    total = jax.shard_map(lambda x: jax.lax.psum(x, "all"), mesh=mesh, in_specs=P("all"), out_specs=P())
+    jax.block_until_ready(jax.jit(total)(ones))
 
 
 def disconnect(peers: Peers | None) -> None:

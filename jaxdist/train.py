@@ -209,6 +209,8 @@ class _Run:
                 batch = next(batches, None)
                 if batch is None:
                     break
+                if first:
+                    self.faults.at("compile", self.updates)
                 was_updates, was = self.updates, self.seen
                 stop = self.step(batch, time.monotonic() - asked, first)
             first = False

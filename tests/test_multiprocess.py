@@ -144,3 +144,9 @@ def test_the_launcher_runs_and_reports_the_first_failure(tmp_path):
     )  # fmt: skip
     assert bad.returncode == 128 + signal.SIGKILL
     assert bad.stderr.splitlines()[-1].startswith("worker 1 was ended by SIGKILL")
+
+
+@pytest.mark.long
+def test_processes_may_take_unequally_long_to_compile(tmp_path):
+    """Longer than the 30 s that gloo's members wait for each other."""
+    finish(tmp_path, 2, fault="delay@process=1,point=compile,seconds=40", max_updates=3)

@@ -169,13 +169,14 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
     import jax
     import jax.numpy as jnp
 
-    from jaxdist import compilation, models, optim, strategies
+    from jaxdist import cluster, compilation, models, optim, strategies
     from jaxdist.config import default_config
     from jaxdist.task import Task, flatten
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if processes > 1:
         jax.distributed.initialize(address, processes, number)
+        cluster.open_connections()
     compilation.enable_cache("off")
     spec = MODELS[model]
     build = lambda **change: models.build(  # noqa: E731
