@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # A tiny DenseNet on made-up images: seconds to compile, 48 updates at most.
@@ -32,6 +34,11 @@ TINY = {
     "cluster.timeout_seconds": 15.0,
     "cluster.connect_timeout_seconds": 60.0,
 }
+
+
+def long(*values):
+    """A parameter set of `pytest.mark.parametrize` that the default suite leaves out."""
+    return pytest.param(*values, marks=pytest.mark.long)
 
 
 @dataclasses.dataclass

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import tiny_config
-from processes import Run, finish, rows, wait_for_update
+from processes import Run, finish, long, rows, wait_for_update
 from reference import assert_same, train_reference
 
 from jaxdist import checkpoint, experiment
@@ -37,14 +37,15 @@ def reference_state(updates: int, *, replicas: int, batch: int = 12, **model) ->
 
 
 @pytest.mark.parametrize(
-    ("n", "spmd"), [(2, "shard_map"), (3, "shard_map"), (2, "jit"), (2, "pmap"), (3, "jit"), (3, "pmap")]
+    ("n", "spmd"),
+    [(3, "shard_map"), (2, "jit"), (2, "pmap"), long(2, "shard_map"), long(3, "jit"), long(3, "pmap")],
 )
 def test_processes_equal_the_single_device_run(x64, tmp_path, n, spmd):
     finish(tmp_path, n, max_updates=20, strategy__spmd=spmd)
     assert_same(final_state(tmp_path), reference_state(20, replicas=1 if spmd == "jit" else n), 1e-9)
 
 
-@pytest.mark.parametrize(("n", "spmd"), [(3, "shard_map"), (2, "jit"), (2, "pmap")])
+@pytest.mark.parametrize(("n", "spmd"), [(3, "shard_map"), long(2, "jit"), long(2, "pmap")])
 def test_a_resnet_over_processes(x64, tmp_path, n, spmd):
     finish(tmp_path, n, max_updates=20, model__name="resnet", model__depth=8, strategy__spmd=spmd)
     replicas = 1 if spmd == "jit" else n
@@ -56,7 +57,7 @@ def test_processes_of_several_devices_each(x64, tmp_path):
     assert_same(final_state(tmp_path), reference_state(10, replicas=6), 1e-9)
 
 
-@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("n", [long(1), 2])
 def test_killed_and_resumed_is_bit_identical(tmp_path, n):
     kill_at = random.randrange(12, 38)
     print("killed at", kill_at)
@@ -86,7 +87,7 @@ def test_resumes_with_other_processes_and_another_spelling(tmp_path):
     assert 30 in rows(tmp_path, "eval")
 
 
-@pytest.mark.parametrize(("victim", "action"), [(1, "kill"), (0, "kill"), (1, "stop"), (0, "stop"), (2, "raise")])
+@pytest.mark.parametrize(("victim", "action"), [(1, "kill"), (0, "kill"), (1, "stop"), long(0, "stop"), (2, "raise")])
 def test_a_lost_peer_is_named_in_time(tmp_path, victim, action):
     fault = f"{action}@process={victim},update=5"
     with Run(tmp_path, 3, fault=fault, cluster__timeout_seconds=6.0) as run:

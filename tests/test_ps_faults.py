@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from processes import ROOT, Run, events, rows, start, wait_for_update
+from processes import ROOT, Run, events, long, rows, start, wait_for_update
 from test_multiprocess import final_state
 
 SLOW = "delay@seconds=0.05"  # so that there is time to hurt a run
@@ -25,7 +25,7 @@ def named(workdir, event: str) -> list[dict]:
     return [e for e in events(workdir) if e["event"] == event]
 
 
-@pytest.mark.parametrize("staleness", [-1, pytest.param(1, marks=pytest.mark.long), 0])
+@pytest.mark.parametrize("staleness", [-1, long(1), long(0)])
 def test_a_killed_worker_is_dropped_and_its_examples_are_trained_on_by_others(tmp_path, staleness):
     fault = f"{SLOW};kill@process=1,update=9"
     with Run(tmp_path, 3, servers=2, fault=fault, strategy__max_staleness=staleness, **SETTINGS) as run:
@@ -49,7 +49,7 @@ def test_a_worker_that_comes_back_joins(tmp_path):
     assert [e["worker"] for e in named(tmp_path, "worker_joined_again")] == [1]
 
 
-@pytest.mark.parametrize("action", ["kill", pytest.param("stop", marks=pytest.mark.long)])
+@pytest.mark.parametrize("action", ["kill", long("stop")])
 def test_loss_of_the_chief_ends_the_run_resumably(tmp_path, action):
     settings = SETTINGS | {"checkpoint__every_updates": 10}
     with Run(tmp_path, 2, servers=2, fault=f"{SLOW};{action}@process=0,update=25", **settings) as run:
@@ -65,7 +65,7 @@ def test_loss_of_the_chief_ends_the_run_resumably(tmp_path, action):
     assert summary_of(tmp_path)["examples_seen"] == 480
 
 
-@pytest.mark.parametrize(("victim", "staleness"), [(0, -1), (1, -1), (1, 0)])
+@pytest.mark.parametrize(("victim", "staleness"), [(0, -1), long(1, -1), (1, 0)])
 def test_a_killed_server_is_started_again_and_the_run_goes_on(tmp_path, victim, staleness):
     fault = f"{SLOW};kill@server={victim},update=30"
     settings = SETTINGS | {"num_epochs": 4.0, "strategy__max_staleness": staleness}
