@@ -215,6 +215,7 @@ def connect(cluster: Cluster, *, facts: dict[str, Any], settings: Mapping[str, A
             "start": slow,
             "compile": slow,
             "checkpoint": slow,
+            "switch": slow,
             "evaluate": settings["evaluate_timeout_seconds"],
         },
     )
@@ -224,7 +225,7 @@ def connect(cluster: Cluster, *, facts: dict[str, Any], settings: Mapping[str, A
     peers.agree("versions and configuration", shared_facts(facts) | {"num_processes": cluster.num_processes})
     if collectives:
         try:
-            _start_collectives(cluster, peers, settings)
+            open_collectives(cluster, peers, settings)
         except Exception as e:
             peers.fail(f"the collectives did not start: {e}")
             raise
@@ -232,12 +233,15 @@ def connect(cluster: Cluster, *, facts: dict[str, Any], settings: Mapping[str, A
     return peers
 
 
-def _start_collectives(cluster: Cluster, peers: Peers, settings: Mapping[str, Any]) -> None:
+def open_collectives(cluster: Cluster, peers: Peers, settings: Mapping[str, Any], name: str = "the run") -> None:
+    """Collective: JAX sees all processes' devices from now on. Arrays on devices are lost; `name` is used once."""
     import jax
+    from jax.extend.backend import clear_backends
 
+    clear_backends()  # those of this process alone, where it has used some
     host = cluster.coordinator_address.rpartition(":")[0]
     address = f"{host}:{_free_port()}" if cluster.is_chief else ""
-    address = peers.gather("the address of the collectives", address)[0]
+    address = peers.gather(f"the address of the collectives of {name}", address)[0]
     # Two things of JAX's that would race with ours: its own SIGTERM handler, and its heartbeats, which abort the
     # process without a name for what went wrong. They stay as the last resort.
     jax.config.update("jax_enable_preemption_service", False)
@@ -249,6 +253,18 @@ def _start_collectives(cluster: Cluster, peers: Peers, settings: Mapping[str, An
         heartbeat_timeout_seconds=int(max(100, 3 * settings["timeout_seconds"])),
     )
     open_connections()
+
+
+def close_collectives() -> None:
+    """Collective: JAX sees this process's devices alone from now on. Arrays on devices are lost.
+
+    `jax.process_count()` stays what it was on the processes other than 0: ask `Cluster` for it.
+    """
+    import jax
+    from jax.extend.backend import clear_backends
+
+    jax.distributed.shutdown()
+    clear_backends()
 
 
 def open_connections() -> None:
@@ -273,6 +289,9 @@ def disconnect(peers: Peers | None) -> None:
         return
     import jax
 
+    if not peers.watching:  # apart, nobody waits for anybody
+        peers.close()
+        return
     try:
         peers.gather("the end", True, timeout=600.0)
     except (PeerError, UsageError) as e:

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from jaxdist import schedule
 from jaxdist.errors import UsageError, nearest
 
 
@@ -57,7 +58,7 @@ def default_config() -> ConfigDict:
                 "drop_factor": 0.1,
             },
             "strategy": {
-                "name": "allreduce",  # single | allreduce | parameter_server
+                "name": "allreduce",  # single | allreduce | parameter_server | switch
                 "spmd": "shard_map",  # allreduce: shard_map | jit | pmap
                 "fusion_megabytes": 64.0,  # largest buffer of one all-reduce; 0 = one all-reduce per array
                 "accumulate": 1,  # parts in which each device takes its batch; BatchNorm then sees the parts
@@ -71,11 +72,21 @@ def default_config() -> ConfigDict:
                 "nonfinite": "refuse",  # a gradient with NaN or Inf: refuse (drop and count it) | stop
                 "lease_seconds": 10.0,  # a worker not heard for so long is dropped
                 "snapshot_seconds": 10.0,  # between the servers' own snapshots, from which a restarted one goes on
+                # switch: phases with their fractions of the run, and options: 'allreduce:0.5,parameter_server',
+                # 'allreduce:0.25,parameter_server(max_staleness=3):0.5,allreduce'
+                "schedule": "",
+                "switch_when": "",  # '' at those fractions | plateau: when the loss no longer falls, at latest there
+                "switch_threshold": 0.1,  # plateau: a window's loss less than this part below that of the one before
+                "switch_window_epochs": 0.5,
+                "momentum_handover": "keep",  # into an asynchronous phase: keep | zero | scale | ramp
             },
             "checkpoint": {
                 "every_epochs": 1.0,  # 0 = only at the end
                 "every_updates": 0,  # for trials
                 "keep": 3,
+            },
+            "monitor": {
+                "interval_seconds": 2.0,  # between samples of CPU, memory and network in system/; 0 = off
             },
             "cluster": {
                 "timeout_seconds": 60.0,  # a silent or stuck peer is given up after this, and named
@@ -87,15 +98,19 @@ def default_config() -> ConfigDict:
     ).lock()
 
 
+_OF_THE_WHOLE = ("name", "schedule", "switch_when", "switch_threshold", "switch_window_epochs", "momentum_handover")
+
 # What does not change the numbers and may differ between the processes of a run.
-LOCAL_KEYS = ("data.data_dir", "data.cache", "data.prefetch", "compilation_cache")
+LOCAL_KEYS = ("data.data_dir", "data.cache", "data.prefetch", "compilation_cache", "monitor.interval_seconds")
 
 _CHOICES = {
     "data.cache": ("file", "memory", "none"),
     "model.param_dtype": ("float32", "float64"),
     "model.dtype": ("", "bfloat16"),
     "optim.name": ("sgd", "adadelta", "adagrad", "adam"),
-    "strategy.name": ("single", "allreduce", "parameter_server"),
+    "strategy.name": ("single", "allreduce", "parameter_server", "switch"),
+    "strategy.switch_when": ("", "plateau"),
+    "strategy.momentum_handover": ("keep", "zero", "scale", "ramp"),
     "strategy.staleness_policy": ("fixed", "dynamic"),
     "strategy.nonfinite": ("refuse", "stop"),
     "strategy.spmd": ("shard_map", "jit", "pmap"),
@@ -107,13 +122,13 @@ _CHOICES_OR_DOTTED = {
 _AT_LEAST_ZERO = (
     "max_updates", "early_stopping_patience", "eval_batch_size", "data.train_examples", "data.eval_examples",
     "data.holdout_examples", "data.prefetch", "optim.momentum", "optim.weight_decay", "strategy.fusion_megabytes",
-    "checkpoint.every_epochs", "checkpoint.every_updates", "seed",
+    "checkpoint.every_epochs", "checkpoint.every_updates", "seed", "monitor.interval_seconds",
 )  # fmt: skip
 _ABOVE_ZERO = (
     "num_epochs", "global_batch_size", "eval_every_epochs", "log_every_steps", "optim.learning_rate",
     "optim.drop_factor", "checkpoint.keep", "cluster.timeout_seconds", "cluster.connect_timeout_seconds",
     "cluster.compile_timeout_seconds", "cluster.evaluate_timeout_seconds", "strategy.accumulate",
-    "strategy.lease_seconds", "strategy.snapshot_seconds",
+    "strategy.lease_seconds", "strategy.snapshot_seconds", "strategy.switch_window_epochs",
 )  # fmt: skip
 
 
@@ -181,11 +196,33 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(
             f"strategy.staleness_range={flat['strategy.staleness_range']} must be (low, high) with 1 <= low <= high."
         )
+    if flat["strategy.name"] == "switch":
+        _validate_phases(config)
+    elif flat["strategy.schedule"] or flat["strategy.switch_when"]:
+        key = "schedule" if flat["strategy.schedule"] else "switch_when"
+        raise UsageError(
+            f"strategy.{key}={flat['strategy.' + key]!r} is of strategy.name='switch', but strategy.name is "
+            f"{flat['strategy.name']!r}."
+        )
     if flat["early_stopping_patience"] and not flat["data.holdout_examples"]:
         raise UsageError(
             f"early_stopping_patience={flat['early_stopping_patience']} decides by the loss on held-out training "
             "examples: set data.holdout_examples above 0 (the test set is only reported)."
         )
+
+
+def _validate_phases(config: ConfigDict) -> None:
+    """Refuses a schedule that cannot be read, and phases with values that cannot mean anything."""
+    keys = [k for k in config.strategy if k not in _OF_THE_WHOLE]
+    for phase in schedule.parse(config.strategy.schedule, keys, by_rule=bool(config.strategy.switch_when)):
+        if phase.name == "switch" or phase.name not in _CHOICES["strategy.name"]:
+            continue  # the strategies say what can be a phase
+        alone = config.copy_and_resolve_references()
+        try:
+            alone.strategy.update(dict.fromkeys(("schedule", "switch_when"), "") | phase.options | {"name": phase.name})
+            validate(alone)
+        except (UsageError, TypeError, ValueError) as e:
+            raise UsageError(f"strategy.schedule: the phase {str(phase)!r}: {' '.join(str(e).split())}") from None
 
 
 def comparable(config: ConfigDict) -> dict[str, Any]:

@@ -95,8 +95,13 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
 
 
 def total_examples(config: ConfigDict, num_train: int) -> int:
-    """Examples of the whole run: those of floor(num_epochs * examples / global batch) global batches, or of
-    `max_updates` if that is less.
+    """Examples to train on: `run_examples`, or those of `max_updates` global batches if that is less."""
+    total = run_examples(config, num_train)
+    return min(total, config.max_updates * config.global_batch_size or total)
+
+
+def run_examples(config: ConfigDict, num_train: int) -> int:
+    """Examples of the whole run: those of floor(num_epochs * examples / global batch) global batches.
 
     Raises:
       UsageError: not even one.
@@ -107,7 +112,7 @@ def total_examples(config: ConfigDict, num_train: int) -> int:
             f"num_epochs={config.num_epochs} of {num_train} examples are less than one update of "
             f"global_batch_size={config.global_batch_size}."
         )
-    return min(total, config.max_updates or total) * config.global_batch_size
+    return total * config.global_batch_size
 
 
 def num_params(task: Task) -> int:

@@ -6,8 +6,8 @@ A fault is `action@key=value,...` with the actions kill (SIGKILL), stop (SIGSTOP
     process      only on this worker (default: all)
     server       on this parameter server instead; its updates are versions
     update       only after this update (default: after each)
-    point        'update' (default); 'compile', before the first step is compiled; or 'checkpoint', just before a
-                 finished checkpoint gets its name
+    point        'update' (default); 'compile', before the first step is compiled; 'checkpoint', just before a
+                 finished checkpoint gets its name; 'switch' and 'switched', at the two ends of a hand-over
     probability  of each occurrence (default 1), drawn from a generator seeded by the process id
     seconds      of a delay
 """

@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
+from jaxdist import monitor
 from jaxdist.allocator import keep_freed_memory
 from jaxdist.errors import PeerError, Preempted, UsageError
 
@@ -52,20 +53,21 @@ def main(argv: Sequence[str]) -> int:
         config_lib.validate(_CONFIG.value)
         number = {"worker": f"-{cluster.process_id}", "server": f"-{cluster.server_index}"}.get(cluster.role, "")
         _start_logging(workdir, f"{cluster.role}{number}")
-        if cluster.role == "server":
-            from jaxdist.serving import serve
+        with monitor.sampling(workdir, f"{cluster.role}{number}", _CONFIG.value.monitor.interval_seconds):
+            if cluster.role == "server":
+                from jaxdist.serving import serve
 
-            code, text = serve(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value)
-            return code if code in (0, 75) else _report(text, code)
-        if cluster.role == "evaluator":
-            from jaxdist.evaluator import evaluate_snapshots
+                code, text = serve(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value)
+                return code if code in (0, 75) else _report(text, code)
+            if cluster.role == "evaluator":
+                from jaxdist.evaluator import evaluate_snapshots
 
-            evaluate_snapshots(_CONFIG.value, workdir, cluster)
-            return 0
-        from jaxdist.train import train_and_evaluate  # after the flags: a typing error need not wait for JAX
+                evaluate_snapshots(_CONFIG.value, workdir, cluster)
+                return 0
+            from jaxdist.train import train_and_evaluate  # after the flags: a typing error need not wait for JAX
 
-        with _server_beside(argv) if _WITH_SERVER.value else contextlib.nullcontext():
-            summary = train_and_evaluate(_CONFIG.value, workdir, cluster)
+            with _server_beside(argv) if _WITH_SERVER.value else contextlib.nullcontext():
+                summary = train_and_evaluate(_CONFIG.value, workdir, cluster)
     except UsageError as e:
         return _report(str(e), 2)
     except PeerError as e:

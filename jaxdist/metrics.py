@@ -39,7 +39,7 @@ class Sums:
 
 
 class PhaseTimer:
-    """Seconds spent in each phase of a run: read, compile, train, evaluate, checkpoint."""
+    """Seconds spent in each phase of a run: read, compile, train, evaluate, checkpoint; and others, where there are."""
 
     def __init__(self, before: dict[str, float] | None = None) -> None:
         self.seconds = dict.fromkeys(("read", "compile", "train", "evaluate", "checkpoint"), 0.0) | (before or {})
@@ -50,6 +50,7 @@ class PhaseTimer:
         try:
             yield
         finally:
+            self.seconds.setdefault(name, 0.0)
             self.seconds[name] += time.monotonic() - begin
 
 

@@ -46,6 +46,7 @@ class Chief:
         self._code = 1
         self._refused = ""
         self._started = False  # everybody has met once; from then on a stranger is refused alone
+        self._phase = -1  # of a run in phases, while lives are apart
         self._leaves: dict[str, Callable[[], bytes]] = {}
         self._last_leaf: tuple[str, bytes] = ("", b"")
         self._reading = threading.Lock()  # a slow disk must not hold up the heartbeats
@@ -56,6 +57,8 @@ class Chief:
                 "beat": self._beat,
                 "fail": self._fail,
                 "leave": self._leave,
+                "come_back": self._come_back,
+                "phase": self._ask_phase,
                 "fetch": self._fetch,
             },
             {"watch": self._watch},
@@ -67,6 +70,8 @@ class Chief:
         """From now on `fetch` hands out these bytes, each made when first asked for."""
         with self._change:
             self._leaves = leaves
+        with self._reading:
+            self._last_leaf = ("", b"")
 
     def close(self) -> None:
         """Waits a moment for the others to leave, then ends the service."""
@@ -85,7 +90,10 @@ class Chief:
             if not 0 <= who < self._n:
                 problem = f"a process has the id {who}, but ids run from 0 to {self._n - 1}"
             elif self._tokens.setdefault(who, asked["token"]) != asked["token"]:
-                problem = f"two processes were started with --process_id={who}"
+                if self._phase >= 0 and who in self._left:  # started again while lives are apart
+                    self._tokens[who] = asked["token"]
+                else:
+                    problem = f"two processes were started with --process_id={who}"
             if problem:
                 if not self._started:
                     self._refused = problem
@@ -155,6 +163,23 @@ class Chief:
         with self._change:
             self._left.add(said["process"])
             self._set_failure(f"process {said['process']} failed: {said['text']}", said["code"])
+        return b""
+
+    def announce_phase(self, phase: int) -> None:
+        """What processes that are started again hear; -1: lives are tied, there is no coming back."""
+        with self._change:
+            self._phase = phase
+
+    def _ask_phase(self, payload: bytes) -> bytes:
+        with self._change:
+            return json.dumps(self._phase).encode()
+
+    def _come_back(self, payload: bytes) -> bytes:
+        """A process whose life is tied to the others' again."""
+        who = json.loads(payload)["process"]
+        with self._change:
+            self._left.discard(who)
+            self._beats.pop(who, None)
         return b""
 
     def _leave(self, payload: bytes) -> bytes:
@@ -227,7 +252,9 @@ class Peers:
         self._update, self._phase = 0, "start"
         self._closing = threading.Event()
         self._found: str = ""
-        self._watching = False
+        self._watch_over = threading.Event()
+        self._watched = False
+        self.watching = False  # lives are tied
         self.chief: Chief | None = None
         if process_id == 0:
             try:
@@ -249,7 +276,7 @@ class Peers:
         try:
             reply = self._client.call("gather", json.dumps(payload).encode(), timeout=timeout + 5, wait=True)
         except CallError as e:
-            if self._watching and (e.late or e.lost):
+            if self._watched and (e.late or e.lost):
                 raise PeerError(f"process 0 was lost: no answer from {self._address} to {name!r}") from None
             if e.late or e.lost:
                 raise UsageError(
@@ -277,9 +304,36 @@ class Peers:
 
     def start_watch(self) -> None:
         """From now on this process ends with exit code 1 when a peer is lost, fails or stands still."""
-        self._watching = True
-        threading.Thread(target=self._beat_forever, name="beat", daemon=True).start()
-        threading.Thread(target=self._listen, name="watch", daemon=True).start()
+        if self._watched:
+            self._client.call("come_back", json.dumps({"process": self.process_id}).encode(), timeout=self._timeout)
+        if self.chief is not None:
+            self.chief.announce_phase(-1)
+        self.watching = self._watched = True
+        self._watch_over = over = threading.Event()
+        threading.Thread(target=self._beat_forever, args=(over,), name="beat", daemon=True).start()
+        threading.Thread(target=self._listen, args=(over,), name="watch", daemon=True).start()
+
+    def stop_watch(self) -> None:
+        """From now on a lost peer does not concern this process; what all are to do together must be done.
+
+        Raises:
+          PeerError: process 0 gives no answer.
+        """
+        try:
+            self._client.call("leave", json.dumps({"process": self.process_id}).encode(), timeout=self._timeout)
+        except CallError as e:
+            raise PeerError(f"process 0 was lost: no answer from {self._address} ({e})") from None
+        self.watching = False
+        self._watch_over.set()  # after it is known that this process has left, not lost
+
+    def announce_phase(self, phase: int) -> None:
+        """On the chief: lets processes that are started again into `phase`. Elsewhere nothing."""
+        if self.chief is not None:
+            self.chief.announce_phase(phase)
+
+    def phase_under_way(self) -> int:
+        """What the chief has announced; -1: nothing, because lives are tied."""
+        return json.loads(self._client.call("phase", b"", timeout=self._timeout))
 
     def progress(self, update: int) -> None:
         """Notes that this process has completed `update`."""
@@ -333,9 +387,9 @@ class Peers:
             self.chief.close()
         self._client.close()
 
-    def _beat_forever(self) -> None:
+    def _beat_forever(self, over: threading.Event) -> None:
         heard = time.monotonic()
-        while not self._closing.is_set():
+        while not (over.is_set() or self._closing.is_set()):
             beat = {
                 "process": self.process_id,
                 "update": self._update,
@@ -345,19 +399,26 @@ class Peers:
             try:
                 said = self._client.call("beat", json.dumps(beat).encode(), timeout=self._timeout)
                 heard = time.monotonic()
-                if said:
+                if said and not over.is_set():
                     self._end(**json.loads(said))
             except CallError as e:
+                if over.is_set():
+                    return
                 if e.late or time.monotonic() - heard > self._timeout:
                     self._end(f"process 0 was lost: nothing heard from {self._address} for {self._timeout:g} s")
             self._closing.wait(BEAT_SECONDS)
 
-    def _listen(self) -> None:
+    def _listen(self, over: threading.Event) -> None:
+        heard = self._client.listen("watch", json.dumps({"process": self.process_id}).encode())
         try:
-            for said in self._client.listen("watch", json.dumps({"process": self.process_id}).encode()):
+            for said in heard:
+                if over.is_set():
+                    return
                 if said and not self._closing.is_set():
                     self._end(**json.loads(said))
         except CallError:
+            if over.is_set():
+                return
             self._end(f"process 0 was lost: the connection to {self._address} ended")
 
     def _end(self, text: str, code: int = 1) -> None:

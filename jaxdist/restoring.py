@@ -39,15 +39,35 @@ def restore(
     if found is not None:
         return found.state, found.progress
     assert peers is not None
+    return _fetched(peers, facts), facts["progress"]
+
+
+def share(peers: Peers, state: TrainState | None, name: str) -> TrainState:
+    """The chief's canonical state, on every process. Collective; on the others leaves are fetched when asked for."""
+    facts = None
+    if state is not None and peers.chief is not None:
+        leaves = flatten(state.arrays())
+        counts = {"updates": state.updates, "examples_seen": state.examples_seen, "pending": state.pending}
+        facts = {"progress": counts, "leaves": {n: [str(x.dtype), list(x.shape)] for n, x in leaves.items()}}
+        peers.chief.serve_leaves({n: partial(_bytes_of, x) for n, x in leaves.items()})
+    facts = peers.gather(name, facts)[0]
+    if peers.chief is not None:
+        assert state is not None
+        return state
+    return _fetched(peers, facts)
+
+
+def _fetched(peers: Peers, facts: dict[str, Any]) -> TrainState:
+    """The state whose leaves the chief serves."""
 
     def fetched(name: str, dtype: str, shape: list[int]) -> Leaf:
         return Leaf(tuple(shape), np.dtype(dtype), lambda: np.frombuffer(peers.fetch(name), dtype).reshape(shape))
 
     leaves = {name: fetched(name, *what) for name, what in facts["leaves"].items()}
-    return checkpoint.state_of(leaves, facts["progress"]), facts["progress"]
+    return checkpoint.state_of(leaves, facts["progress"])
 
 
-def _bytes_of(leaf: Leaf) -> bytes:
+def _bytes_of(leaf: Any) -> bytes:
     return np.asarray(leaf).tobytes()
 
 

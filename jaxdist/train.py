@@ -29,16 +29,19 @@ from jaxdist.experiment import (
     load_examples,
     make_task,
     num_params,
+    run_examples,
     total_examples,
 )
 from jaxdist.faults import Faults
+from jaxdist.meeting import Meeting
 from jaxdist.metrics import Writer
 from jaxdist.peers import Peers
+from jaxdist.position import Position
 from jaxdist.restoring import restore
 from jaxdist.run_directory import hold_run_directory
 from jaxdist.run_log import RunLog
 from jaxdist.strategies import Strategy
-from jaxdist.task import Task
+from jaxdist.task import Task, TrainState
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None = None) -> dict[str, Any]:
@@ -76,7 +79,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
             raise
         except BaseException as e:
             if peers is not None:
-                named = peers.diagnose(e) if isinstance(e, jax.errors.JaxRuntimeError) else None
+                blocked = peers.watching and isinstance(e, jax.errors.JaxRuntimeError)
+                named = peers.diagnose(e) if blocked else None
                 if named is not None:
                     raise named from e
                 text = str(e) if isinstance(e, UsageError | PeerError) else f"{type(e).__name__}: {e}"
@@ -99,7 +103,7 @@ def _train(
         config.strategy,
         global_batch_size=config.global_batch_size,
         num_processes=cluster.num_processes,
-        num_devices=len(jax.devices()),
+        num_devices=cluster.num_processes * len(jax.local_devices()),
         num_servers=len(cluster.server_addresses),
     )
     strategy = strategies.build(
@@ -112,6 +116,9 @@ def _train(
         security=cluster.security,
         facts=cluster_lib.shared_facts(config_lib.comparable(config)) | identity,
         timeouts=config.cluster,
+        meeting=Meeting(cluster, peers, task, config.cluster),
+        run_examples=run_examples(config, len(examples.train)),
+        epoch_examples=len(examples.train),
     )
     with contextlib.ExitStack() as stack:
         stack.push(lambda kind, error, trace: strategy.close(error))
@@ -141,16 +148,16 @@ class _Run:
         self.num_train = len(examples.train)
         self.total = total_examples(config, self.num_train)
         self.faults = Faults(cluster.process_id)
-        self.takes_part = strategy.is_chief or strategy.collective  # in evaluations and checkpoints
         self.checkpoints: checkpoint.Checkpoints | None = None
         if strategy.is_chief:
             self.checkpoints = checkpoint.Checkpoints(
                 workdir, keep=config.checkpoint.keep, before_commit=lambda: self.faults.at("checkpoint", -1)
             )
         restored, before = restore(self.checkpoints, task, peers)
-        self.start = restored.position
         self.log = RunLog(self.num_train, config.early_stopping_patience, before, begin)
         self.stops_early = False
+        if before is not None:
+            strategy.recall(before.get("strategy", {}))
         if self.log.early_stopping.stopped:
             logging.info("It had stopped early, by early_stopping_patience; nothing is left to train.")
             self.total = restored.examples_seen
@@ -159,11 +166,19 @@ class _Run:
         self.writer = Writer(workdir, strategy.is_chief, self.log.started)
         stack.callback(self.writer.close)
         self.updates, self.seen = strategy.progress(self.state)
+        self.start = restored.position
         self.before_step = self.seen
         self.saved_at = self.updates if before is not None else -1
+        unix_time_of_0 = round(time.time() - self.writer.elapsed(), 3)
+        self.writer.write("event", event="clock", unix_time_of_0=unix_time_of_0, **self.here())
         if before is not None:
             self.writer.write("event", event="resumed", **self.here())
             logging.info("Resumed at update %d, epoch %.2f.", self.updates, self.seen / self.num_train)
+
+    @property
+    def takes_part(self) -> bool:
+        """In evaluations and checkpoints."""
+        return self.strategy.is_chief or self.strategy.collective
 
     def here(self) -> dict[str, Any]:
         """Where the run is: the fields that every row begins with."""
@@ -184,21 +199,38 @@ class _Run:
             yield
 
     def train(self) -> None:
-        """Steps until the budget of examples is used up, or the run stops early.
+        """Steps until the budget of examples is used up, or the run stops early; phase by phase, where there are some.
 
         Raises:
           Preempted: a process was asked to stop; the state is saved.
+        """
+        bar = self.stack.enter_context(_progress_bar(self.strategy.is_chief, self.total, self.seen))
+        position = self.start
+        while True:
+            with contextlib.ExitStack() as leg:
+                stop = self.train_phase(position, bar, leg)
+                self.log.take_late()
+                if stop and self.seen < self.total:
+                    self.stop_after_saving()
+                self.settle()
+            if self.stops_early or not self.strategy.has_next_phase():
+                return
+            position = self.hand_over()
+
+    def train_phase(self, position: Position, bar: tqdm.tqdm, leg: contextlib.ExitStack) -> bool:
+        """Steps until this phase has no more examples, or a rule ends it; True when all processes are to stop.
+
+        `leg`: closes what hands out the examples.
         """
 
         def prepare(positions: np.ndarray) -> Any:
             batch = self.examples.loader.train_batch(self.examples.train, self.examples.stream, positions)
             return self.strategy.place(batch)
 
-        positions = self.strategy.positions(self.start, self.total)
+        positions = self.strategy.positions(position, self.total)
         batches = data.prefetch(prepare, positions, self.config.data.prefetch)
-        self.stack.callback(batches.close)  # type: ignore[attr-defined]
-        self.stack.callback(self.strategy.stop_positions)
-        bar = self.stack.enter_context(_progress_bar(self.strategy.is_chief, self.total, self.seen))
+        leg.callback(batches.close)  # type: ignore[attr-defined]
+        leg.callback(self.strategy.stop_positions)
         if self.seen < self.total:
             count = num_params(self.task)
             logging.info("Compiling the training step (%d parameters); the first run takes longest.", count)
@@ -219,6 +251,8 @@ class _Run:
             if _crossed(was_updates, self.updates, self.config.log_every_steps):
                 stop = self.log_row() or stop
                 bar.set_postfix({k: f"{self.log.last_row[k]:.3f}" for k in ("loss", "accuracy")})
+                if self.strategy.phase_is_over(self.here() | self.log.last_row):
+                    break
             if self.seen >= self.total:
                 break
             if _crossed(was, self.seen, self.config.eval_every_epochs * self.num_train):
@@ -229,10 +263,21 @@ class _Run:
             if self.checkpoint_is_due(was, was_updates):
                 stop = self.log.take_late() or stop
                 self.save()
-        self.log.take_late()
-        if stop and self.seen < self.total:
-            self.stop_after_saving()
-        self.settle()
+        return stop
+
+    def hand_over(self) -> Position:
+        """To the next phase, once what this one has trained is safe on disk; collective. Returns where it begins."""
+        canonical = self.save() if self.takes_part else None
+        with self.phase("switch"):
+            if self.checkpoints is not None:
+                self.checkpoints.wait()  # it uses the devices that are about to go
+            self.faults.at("switch", self.updates)
+            self.state = None  # nothing may hold on to their arrays
+            self.state, position = self.strategy.next_phase(canonical)
+            self.faults.at("switched", self.updates)
+        self.updates, self.seen = self.strategy.progress(self.state)
+        self.write_events()
+        return position
 
     def step(self, batch: Any, waited: float, first: bool) -> bool:
         """One training step; True when all processes are to stop."""
@@ -274,7 +319,12 @@ class _Run:
 
     def decide_on_stopping(self, row: dict[str, Any]) -> None:
         """Looks whether the holdout's loss still falls."""
-        if "holdout_loss" not in row or not self.log.early_stopping.should_stop(row["holdout_loss"]):
+        if "holdout_loss" not in row:
+            return
+        stops = self.log.early_stopping.should_stop(row["holdout_loss"])
+        if self.strategy.collective and self.peers is not None and self.peers.watching:  # as the chief has seen them
+            stops = self.peers.gather(f"early stopping at {row['updates']}", stops)[0]
+        if not stops:
             return
         self.stops_early = True
         patience = self.config.early_stopping_patience
@@ -315,18 +365,18 @@ class _Run:
             was_updates, self.updates, every.every_updates
         )
 
-    def save(self) -> None:
-        """Exports the state and has it written in the background."""
+    def save(self) -> TrainState | None:
+        """Exports the state and has it written in the background; returns it where this process takes part."""
         if not self.takes_part:
-            return
+            return None
         with self.phase("checkpoint"):
             canonical = self.strategy.export_state(self.state)
             self.saved_at = canonical.updates
             if self.checkpoints is not None:
                 what = self.at(canonical.updates, canonical.examples_seen)
-                self.checkpoints.save(
-                    canonical, self.log.to_json(), lambda: self.writer.write("event", event="saved", **what)
-                )
+                kept = self.log.to_json() | {"strategy": self.strategy.memo()}
+                self.checkpoints.save(canonical, kept, lambda: self.writer.write("event", event="saved", **what))
+        return canonical
 
     def stop_after_saving(self) -> NoReturn:
         """Raises `Preempted` once the state is safe."""
@@ -364,7 +414,7 @@ class _Run:
             for shard in getattr(leaf, "addressable_shards", [])
         )
         own = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, params, compilation.counts()["compiled"]]
-        if self.peers is not None:
+        if self.peers is not None and self.peers.watching:
             per_worker = self.peers.gather("memory", own, timeout=self.config.cluster.compile_timeout_seconds)
         else:
             per_worker = self.strategy.gather(own)

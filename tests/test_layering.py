@@ -14,20 +14,21 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "jaxdist"
 # Top-level module or package of jaxdist -> those it may import.
 MAY_IMPORT = {
     "__init__": {"train"},
-    "main": {"allocator", "cluster", "config", "errors", "evaluator", "serving", "train"},
+    "main": {"allocator", "cluster", "config", "errors", "evaluator", "monitor", "serving", "train"},
     "serving": {"cluster", "compilation", "config", "errors", "faults", "optim", "ps"},
     "evaluator": {"cluster", "compilation", "config", "errors", "evaluation", "experiment", "strategies"},
     "train": {
         "checkpoint", "cluster", "compilation", "config", "data", "errors", "evaluation", "experiment", "faults",
-        "metrics", "peers", "restoring", "run_directory", "run_log", "strategies", "task",
+        "meeting", "metrics", "peers", "position", "restoring", "run_directory", "run_log", "strategies", "task",
     },
+    "meeting": {"cluster", "peers", "restoring", "task"},
     "evaluation": {"data", "experiment", "metrics", "strategies"},
     "models": {"ops"},
     "restoring": {"checkpoint", "errors", "peers", "task"},
     "experiment": {"data", "errors", "models", "optim", "task"},
     "run_log": {"metrics"},
     "run_directory": {"config", "errors"},
-    "strategies": {"errors", "parallel", "position", "ps", "security", "task", "transport"},
+    "strategies": {"errors", "parallel", "position", "ps", "schedule", "security", "task", "transport"},
     "task": {"models", "optim", "position"},
     "checkpoint": {"errors", "position", "task"},
     "cluster": {"errors", "peers", "security"},
@@ -35,7 +36,8 @@ MAY_IMPORT = {
     "peers": {"errors", "transport"},
     "ps": {"errors", "position", "security", "transport"},
     "data": {"errors"},
-    "config": {"errors"},
+    "config": {"errors", "schedule"},
+    "schedule": {"errors"},
     "faults": {"errors"},
 }  # fmt: skip
 FENCES = {
@@ -53,6 +55,7 @@ FENCES = {
         "serving",
     },
     "optax": {"optim", "task"},
+    "psutil": {"monitor"},
     "tensorflow": set(),
     "tensorflow_datasets": {"data"},
     "sklearn": {"data"},

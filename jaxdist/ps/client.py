@@ -30,6 +30,7 @@ from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.position import Ranges, from_bounds
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
+from jaxdist.ps.keeper import check_server
 from jaxdist.ps.layout import Layout
 from jaxdist.ps.rpc import Lost, Refused, Stub, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced
@@ -82,6 +83,7 @@ class Client:
       facts: what must be the same on servers and workers.
       timeout_seconds: how long a server may give no answer before it is given up.
       connect_seconds: the same at the start.
+      phase: of a run in phases: which this connection is for.
     """
 
     def __init__(
@@ -94,8 +96,10 @@ class Client:
         security: Security = OPEN,
         timeout_seconds: float = 60.0,
         connect_seconds: float = 300.0,
+        phase: int = 0,
     ) -> None:
         self.worker = worker
+        self._phase = phase
         self.layout = layout
         self.pieces = [layout.piece(i, len(addresses)) for i in range(len(addresses))]
         self._addresses = list(addresses)
@@ -181,21 +185,9 @@ class Client:
         Raises:
           UsageError: one cannot be reached, or believes in another list of servers.
         """
-        for i, address in enumerate(self._addresses):
-            try:
-                status, _ = self._call(i, "Status", pb.Empty(), patience=self._connect)
-            except PeerError as e:
-                raise UsageError(
-                    f"The parameter server {i} could not be reached: {e}. Is it running (--role=server "
-                    f"--server_index={i}), and is {address} its address?"
-                ) from None
-            except Refused as e:
-                raise UsageError(f"The parameter server {i} refuses this process: {e}.") from None
-            if list(status.addresses) != self._addresses or status.index != i:
-                raise UsageError(
-                    f"--server_addresses={','.join(self._addresses)} says that server {i} is at {address}, but there "
-                    f"is server {status.index} of {','.join(status.addresses)}: give all processes the same list."
-                )
+        deadline = time.monotonic() + self._connect
+        for i, stub in enumerate(self._stubs):
+            check_server(i, self._addresses, stub, {}, deadline)
 
     def begin(self, settings: Mapping[str, Any], vectors: Mapping[str, np.ndarray]) -> None:
         """From the chief: a new run on all servers, with these values ('params', 'stats', 'slot/NAME': vectors).
@@ -204,9 +196,8 @@ class Client:
           UsageError: the servers refuse.
         """
         self.caller = pb.Caller(run=(run := uuid.uuid4().hex))
-        request = pb.BeginRequest(
-            run=run, header=self.layout.header, facts=self._facts, settings=json.dumps(dict(settings))
-        )
+        settings = dict(settings) | {"phase": self._phase}
+        request = pb.BeginRequest(run=run, header=self.layout.header, facts=self._facts, settings=json.dumps(settings))
         try:
             for i in range(len(self._stubs)):
                 self._call(i, "Begin", request)
@@ -235,7 +226,11 @@ class Client:
           UsageError: the servers refuse this process, or the chief did not begin.
         """
         request = pb.JoinRequest(
-            worker=self.worker, facts=self._facts, header=self.layout.header, addresses=self._addresses
+            worker=self.worker,
+            facts=self._facts,
+            header=self.layout.header,
+            addresses=self._addresses,
+            phase=self._phase,
         )
         try:
             reply, _ = self._call(0, "Join", request, patience=self._connect)
@@ -524,11 +519,25 @@ class Client:
         for stub in reversed(self._stubs):
             _end(stub, self.caller.run, code, text)
 
-    def close(self) -> None:
-        """Closes the connections; idempotent."""
+    def end_phase(self) -> None:
+        """From the chief, after everything is applied and read: the servers forget it and stay for a later phase.
+
+        Raises:
+          PeerError: a server gave no answer.
+        """
+        self._stop_beating()
+        for server in range(len(self._stubs)):
+            with contextlib.suppress(Fenced):  # sent again
+                self._call(server, "End", pb.EndRequest(run=self.caller.run, stay=True))
+
+    def _stop_beating(self) -> None:
         self._closing.set()
         if self._beat_thread is not None and self._beat_thread is not threading.current_thread():
             self._beat_thread.join(timeout=2 * BEAT_SECONDS)
+
+    def close(self) -> None:
+        """Closes the connections; idempotent."""
+        self._stop_beating()
         for stub in self._stubs:
             stub.close()
 

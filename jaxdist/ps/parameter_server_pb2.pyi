@@ -40,7 +40,7 @@ class Layout(_message.Message):
     def __init__(self, params: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., stats: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("index", "addresses", "run", "incarnation", "version", "boot", "snapshots", "failure")
+    __slots__ = ("index", "addresses", "run", "incarnation", "version", "boot", "snapshots", "failure", "facts")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class StatusReply(_message.Message):
     BOOT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
     index: int
     addresses: _containers.RepeatedScalarFieldContainer[str]
     run: str
@@ -57,7 +58,8 @@ class StatusReply(_message.Message):
     boot: str
     snapshots: _containers.RepeatedScalarFieldContainer[int]
     failure: str
-    def __init__(self, index: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., boot: _Optional[str] = ..., snapshots: _Optional[_Iterable[int]] = ..., failure: _Optional[str] = ...) -> None: ...
+    facts: str
+    def __init__(self, index: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., boot: _Optional[str] = ..., snapshots: _Optional[_Iterable[int]] = ..., failure: _Optional[str] = ..., facts: _Optional[str] = ...) -> None: ...
 
 class BeginRequest(_message.Message):
     __slots__ = ("run", "header", "facts", "settings", "ready")
@@ -90,16 +92,18 @@ class LoadRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., what: _Optional[str] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ..., checksum: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("worker", "facts", "header", "addresses")
+    __slots__ = ("worker", "facts", "header", "addresses", "phase")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
     worker: int
     facts: str
     header: bytes
     addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, worker: _Optional[int] = ..., facts: _Optional[str] = ..., header: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    phase: int
+    def __init__(self, worker: _Optional[int] = ..., facts: _Optional[str] = ..., header: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., phase: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("caller", "settings", "progress")
@@ -174,20 +178,22 @@ class PushRequest(_message.Message):
     def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ..., header: _Optional[bytes] = ..., claim: _Optional[int] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ..., checksum: _Optional[int] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., then: _Optional[_Union[Pulling, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("pulled_version", "learning_rate", "loss_sum", "correct", "count", "skip")
+    __slots__ = ("pulled_version", "learning_rate", "loss_sum", "correct", "count", "skip", "momentum_cut")
     PULLED_VERSION_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
     CORRECT_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     SKIP_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_CUT_FIELD_NUMBER: _ClassVar[int]
     pulled_version: int
     learning_rate: float
     loss_sum: float
     correct: float
     count: float
     skip: bool
-    def __init__(self, pulled_version: _Optional[int] = ..., learning_rate: _Optional[float] = ..., loss_sum: _Optional[float] = ..., correct: _Optional[float] = ..., count: _Optional[float] = ..., skip: _Optional[bool] = ...) -> None: ...
+    momentum_cut: float
+    def __init__(self, pulled_version: _Optional[int] = ..., learning_rate: _Optional[float] = ..., loss_sum: _Optional[float] = ..., correct: _Optional[float] = ..., count: _Optional[float] = ..., skip: _Optional[bool] = ..., momentum_cut: _Optional[float] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("version", "staleness")
@@ -310,17 +316,19 @@ class CloseRequest(_message.Message):
     def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ...) -> None: ...
 
 class EndRequest(_message.Message):
-    __slots__ = ("run", "code", "text")
+    __slots__ = ("run", "code", "text", "stay")
     RUN_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    STAY_FIELD_NUMBER: _ClassVar[int]
     run: str
     code: int
     text: str
-    def __init__(self, run: _Optional[str] = ..., code: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+    stay: bool
+    def __init__(self, run: _Optional[str] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., stay: _Optional[bool] = ...) -> None: ...
 
 class Operation(_message.Message):
-    __slots__ = ("kind", "version", "claims", "learning_rate", "stats_weight", "hold", "committed")
+    __slots__ = ("kind", "version", "claims", "learning_rate", "stats_weight", "momentum_cut", "hold", "committed")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UPDATE: _ClassVar[Operation.Kind]
@@ -338,6 +346,7 @@ class Operation(_message.Message):
     CLAIMS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     STATS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_CUT_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     kind: Operation.Kind
@@ -345,9 +354,10 @@ class Operation(_message.Message):
     claims: _containers.RepeatedScalarFieldContainer[int]
     learning_rate: float
     stats_weight: float
+    momentum_cut: float
     hold: str
     committed: int
-    def __init__(self, kind: _Optional[_Union[Operation.Kind, str]] = ..., version: _Optional[int] = ..., claims: _Optional[_Iterable[int]] = ..., learning_rate: _Optional[float] = ..., stats_weight: _Optional[float] = ..., hold: _Optional[str] = ..., committed: _Optional[int] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[Operation.Kind, str]] = ..., version: _Optional[int] = ..., claims: _Optional[_Iterable[int]] = ..., learning_rate: _Optional[float] = ..., stats_weight: _Optional[float] = ..., momentum_cut: _Optional[float] = ..., hold: _Optional[str] = ..., committed: _Optional[int] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
     __slots__ = ("run", "incarnation", "first", "operations")

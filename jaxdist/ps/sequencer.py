@@ -52,6 +52,7 @@ class Settings:
       total_examples: of the whole run.
       lease_seconds: silence after which a worker is lost.
       connect_seconds: for the workers to come, at bound 0.
+      phase: of a run in phases; who joins must have come to the same one.
     """
 
     max_staleness: int
@@ -65,6 +66,7 @@ class Settings:
     connect_seconds: float = 300.0
     snapshot_seconds: float = 10.0
     staleness_high: int = 0
+    phase: int = 0
 
 
 @dataclasses.dataclass
@@ -308,6 +310,7 @@ class Sequencer:
                     claims=[claim.number for claim, _ in gradients],
                     learning_rate=gradients[0][1].learning_rate,
                     stats_weight=stats_weight,
+                    momentum_cut=gradients[0][1].momentum_cut,
                 )
             )
         self.changed.notify_all()

@@ -28,6 +28,7 @@ import numpy as np
 from jaxdist.position import bounds
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
+from jaxdist.ps.facts import differences
 from jaxdist.ps.forwarder import Forwarder
 from jaxdist.ps.layout import Layout
 from jaxdist.ps.rpc import Handler, Lost, Payload, Refused, Service, Superseded
@@ -226,7 +227,7 @@ class ParameterServer:
 
     def _status(self, request: pb.Empty, data: memoryview) -> Payload:
         with self._changed:
-            if self.index != 0:
+            if self.index != 0 or self._sequencer is None:  # whoever asks expects a run here
                 self._heard = time.monotonic()
             version = self._shard.values.version if self._shard is not None else 0
             reply = pb.StatusReply(
@@ -237,6 +238,7 @@ class ParameterServer:
                 version=version,
                 boot=self._boot,
                 failure=self._failure,
+                facts=json.dumps(self._facts),
             )
         reply.snapshots.extend(self._snapshots.versions())
         return reply, b""
@@ -409,6 +411,10 @@ class ParameterServer:
     def _join(self, request: pb.JoinRequest, data: memoryview) -> Payload:
         with self._changed:
             sequencer, shard = self._ready()
+            if request.worker >= 0 and request.phase > sequencer.settings.phase:
+                raise NotNow(f"phase {request.phase} has not begun")
+            if request.worker >= 0 and request.phase < sequencer.settings.phase:
+                raise ValueError(f"phase {request.phase} of the run is over; this is {sequencer.settings.phase}")
             if list(request.addresses) != self.addresses:
                 raise ValueError(
                     f"the servers are {', '.join(self.addresses)} in this order, but worker {request.worker} was given "
@@ -495,12 +501,29 @@ class ParameterServer:
             lives = self._run if self.index else self._sequencer is not None and self._sequencer.chief_lives
             if request.run != self._run and (request.run or lives):
                 raise Fenced("another run has begun here")
+            if request.stay:
+                return self._stay()
             if self.index == 0 and self._run:
                 self._end_asked = Ended(request.code, request.text)  # the monitor tells the others
                 if self._sequencer is not None:
                     self._sequencer.end(request.code, request.text)
             else:
                 self._finish(request.code, request.text)
+        return EMPTY
+
+    def _stay(self) -> Payload:
+        """Forgets the run and waits for another. Called with the lock, by the chief, after all is applied and read."""
+        self._run, self._shard, self._sequencer = "", None, None
+        self._begun = self._rolling = self._rollback_asked = False
+        self._queue.clear()
+        self._received, self._committed, self._snapshot_facts = 0, 0, None
+        for other in self._others:
+            other.reset("", 0)
+            other.boot = ""
+        self._writer.submit(self._snapshots.clear)  # after those that are being written
+        self._heard = time.monotonic()
+        self._changed.notify_all()
+        logging.info("A phase is over; waiting for the next.")
         return EMPTY
 
     def _finish(self, code: int, text: str) -> None:
@@ -585,7 +608,7 @@ class ParameterServer:
     def _do(self, operation: pb.Operation, shard: Shard) -> None:
         match operation.kind:
             case pb.Operation.UPDATE:
-                weights = operation.learning_rate, operation.stats_weight
+                weights = operation.learning_rate, operation.stats_weight, operation.momentum_cut
                 shard.update(operation.version, operation.claims, *weights)
                 self._on_update(operation.version)
             case pb.Operation.HOLD:
@@ -772,12 +795,6 @@ class _Start:
 
     version: int | None = None
     lead: int = 0
-
-
-def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """The facts that both have and that differ, as text; '' for none."""
-    differing = [k for k in sorted(mine.keys() & theirs.keys()) if mine[k] != theirs[k]]
-    return ", ".join(f"{k} ({mine[k]!r} here, {theirs[k]!r} there)" for k in differing)
 
 
 def shard_bytes(values: Values, what: str) -> Any:

@@ -200,8 +200,11 @@ class Shard:
                 self._staged.pop(claim, None)
                 self._note_done(claim, False)
 
-    def update(self, version: int, claims: Sequence[int], learning_rate: float, stats_weight: float) -> None:
-        """Applies the mean of staged gradients as one update. `stats_weight`: see `_compute`."""
+    def update(
+        self, version: int, claims: Sequence[int], learning_rate: float, stats_weight: float, momentum_cut: float = 0.0
+    ) -> None:
+        """Applies the mean of staged gradients as one update. `stats_weight`: see `_compute`; `momentum_cut`: what part
+        of the momentum is dropped before."""
         begin = time.perf_counter()
         with self._lock:
             staged = [self._staged.pop(claim) for claim in claims]
@@ -218,6 +221,7 @@ class Shard:
             tuple(a[cut:] for a in arrived),
             np.asarray(learning_rate, self.piece.dtype),
             np.asarray(stats_weight, self.piece.dtype),
+            np.asarray(1.0 - momentum_cut, self.piece.dtype),
         )
         jax.block_until_ready(params)
         self.values = Values(version, params, stats, state)
@@ -228,7 +232,15 @@ class Shard:
         del self.seconds[:-1000]
 
     def _compute(
-        self, params: Any, stats: Any, state: Any, grads: Any, new_stats: Any, learning_rate: Any, weight: Any
+        self,
+        params: Any,
+        stats: Any,
+        state: Any,
+        grads: Any,
+        new_stats: Any,
+        learning_rate: Any,
+        weight: Any,
+        momentum_scale: Any,
     ) -> tuple[Any, Any, Any]:
         """One update of this piece. The statistics move `weight` of the way to the mean of the workers' new ones.
 
@@ -238,6 +250,7 @@ class Shard:
         """
         count = len(grads)
         mean = sum(grads[1:], grads[0]) / count
+        state = scale_momentum(state, momentum_scale)
         new_params, state = self._rule.update(
             self.piece.split(mean), state, self.piece.split(params), jnp.asarray(learning_rate)
         )
@@ -290,6 +303,13 @@ class Shard:
         for what, vector in vectors.items():
             self.load(what, vector)
         self.begin(version)
+
+
+def scale_momentum(state: Any, scale: Any) -> Any:
+    """An optimizer state with its momentum (the slot `trace`, where the rule has one) multiplied."""
+    if "trace" not in state:
+        return state
+    return state | {"trace": jax.tree.map(lambda leaf: leaf * scale, state["trace"])}
 
 
 def both(values: Values) -> bytes:

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from jaxdist.errors import UsageError
+from jaxdist.errors import UsageError, nearest
+from jaxdist.ps import Keeper, end_run
 from jaxdist.ps import RunFinished as RunFinished
-from jaxdist.ps import end_run
+from jaxdist.schedule import Phase, boundaries, parse
 from jaxdist.security import OPEN, Security
+from jaxdist.strategies import rules
 from jaxdist.strategies.allreduce import AllReduce, AllReduceJit, AllReducePmap
 from jaxdist.strategies.base import Strategy as Strategy
 from jaxdist.strategies.observer import Observer as Observer
 from jaxdist.strategies.parameter_server import ParameterServer, ending
 from jaxdist.strategies.single import Single
+from jaxdist.strategies.switch import Meeting, Switch
 from jaxdist.task import Task
 
-SPELLINGS = {"shard_map": AllReduce, "jit": AllReduceJit, "pmap": AllReducePmap}
-NAMES = ("single", "allreduce", "parameter_server")
+SPELLINGS: dict[str, type[AllReduce]] = {"shard_map": AllReduce, "jit": AllReduceJit, "pmap": AllReducePmap}
+NAMES = ("single", "allreduce", "parameter_server")  # those that a phase may have
 
 
 def needs_collectives(name: str) -> bool:
-    """Whether the strategy runs over JAX's own collectives and thus needs their runtime."""
+    """Whether the strategy runs over JAX's own collectives from its beginning, and thus needs their runtime."""
     return name in ("allreduce",)
 
 
 def needs_peers(name: str) -> bool:
-    """Whether the processes meet at process 0 and end together, because a lost one stops all the others."""
-    return name in ("single", "allreduce")
+    """Whether the processes meet at process 0 first."""
+    return name in ("single", "allreduce", "switch")
+
+
+def _phases(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
+    return parse(settings["schedule"], list(settings), by_rule=bool(settings["switch_when"]))
 
 
 def check(
@@ -41,6 +48,24 @@ def check(
     Raises:
       UsageError: with the arithmetic and the remedy.
     """
+    if settings["name"] == "switch":
+        for number, phase in enumerate(_phases(settings), 1):
+            if phase.name not in NAMES:
+                raise UsageError(
+                    f"strategy.schedule: {phase.name!r} cannot be a phase{nearest(phase.name, NAMES)}; one of "
+                    f"{', '.join(NAMES)}."
+                )
+            try:
+                check(
+                    phase.settings(settings),
+                    global_batch_size=global_batch_size,
+                    num_processes=num_processes,
+                    num_devices=num_devices,
+                    num_servers=num_servers,
+                )
+            except UsageError as e:
+                raise UsageError(f"Phase {number} of strategy.schedule, {phase}: {e}") from None
+        return None
     if settings["name"] == "single":
         if num_processes > 1:
             raise UsageError(
@@ -123,15 +148,47 @@ def build(
     facts: Mapping[str, Any] | None = None,
     timeouts: Mapping[str, float] | None = None,
     security: Security = OPEN,
+    meeting: Meeting | None = None,
+    run_examples: int = 0,
+    epoch_examples: int = 1,
+    phase: int = 0,
+    momentum_cut: Callable[[int], float] = lambda seen: 0.0,
 ) -> Strategy:
-    """The strategy that `config.strategy` describes. Uses JAX's devices.
+    """The strategy that `config.strategy` describes. Uses JAX's devices, unless it is of several phases.
 
     Args:
       server_addresses: of the parameter servers, in order.
       facts: what all processes must have alike, for strategies whose processes do not meet before.
       timeouts: `config.cluster`.
       security: what parameter servers ask for.
+      meeting: how all processes do something together, for strategies of several phases.
+      run_examples, epoch_examples: of the whole run and of an epoch, for the same.
+      phase, momentum_cut: of which phase this is the strategy (`ParameterServer`).
     """
+    if settings["name"] == "switch":
+        assert meeting is not None
+        common: dict[str, Any] = {"global_batch_size": global_batch_size, "process_id": process_id}
+        common |= {"num_processes": num_processes, "server_addresses": server_addresses, "facts": facts or {}}
+        common |= {"timeouts": timeouts or {}, "security": security}
+        phases = _phases(settings)
+        keeper = None
+        if process_id == 0 and any(p.name == "parameter_server" for p in phases):
+            connect_seconds = common["timeouts"]["connect_timeout_seconds"]
+            keeper = Keeper(server_addresses, security, facts=common["facts"], connect_seconds=connect_seconds)
+        whole = run_examples // global_batch_size
+        return Switch(
+            task,
+            phases,
+            ends=[end * global_batch_size for end in boundaries(phases, whole)],
+            build=lambda k, **more: build(phases[k].settings(settings), task, phase=k, **common, **more),
+            meeting=meeting,
+            keeper=keeper,
+            is_chief=process_id == 0,
+            num_workers=num_processes,
+            momentum_handover=settings["momentum_handover"],
+            rule=rules.build(settings, epoch_examples),
+            epoch_examples=epoch_examples,
+        )
     task = dataclasses.replace(task, microbatches=settings["accumulate"])
     if settings["name"] == "single":
         return Single(task, global_batch_size=global_batch_size)
@@ -146,6 +203,8 @@ def build(
             timeouts=timeouts or {},
             settings=settings,
             security=security,
+            phase=phase,
+            momentum_cut=momentum_cut,
         )
     return SPELLINGS[settings["spmd"]](
         task,

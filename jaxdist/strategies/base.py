@@ -29,6 +29,7 @@ class Strategy(abc.ABC):
       eval_multiple: evaluation batches are a multiple of this many examples.
       learning_rate_scale: what an update's learning rate is multiplied by.
       collective: whether every process takes part in evaluations and exports, or the chief alone.
+      lost_workers: those that `end_phase` missed, on the chief.
     """
 
     task: Task
@@ -38,6 +39,7 @@ class Strategy(abc.ABC):
     eval_multiple: int = 1
     collective: bool = True
     learning_rate_scale: float = 1.0
+    lost_workers: tuple[int, ...] = ()
 
     @abc.abstractmethod
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> State:
@@ -112,6 +114,36 @@ class Strategy(abc.ABC):
     def summary(self) -> dict[str, Any]:
         """What the strategy adds to the summary; called after `gather`."""
         return {}
+
+    def phase_is_over(self, row: dict[str, Any]) -> bool:
+        """Whether a rule that has looked at a train row ends the phase here; collective as `train_step`."""
+        return False
+
+    def has_next_phase(self) -> bool:
+        """Whether another phase follows when the positions of this one are used up."""
+        return False
+
+    def next_phase(self, canonical: TrainState | None) -> tuple[State, Position]:
+        """Hands over to the next phase, from the canonical state of this one's end (None on processes that have none).
+        Returns its state, and where in the stream it begins.
+
+        Collective. Arrays on devices may be lost.
+        """
+        raise NotImplementedError
+
+    def end_phase(self) -> dict[str, Any]:
+        """Leaves everything ready for another strategy, once all is applied and exported; what `summary` has to say.
+        Collective."""
+        found = self.summary()
+        self.close()
+        return found
+
+    def memo(self) -> dict[str, Any]:
+        """What a checkpoint is to keep beside the state (JSON)."""
+        return {}
+
+    def recall(self, memo: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
+        """What `memo` gave, of this strategy or of another; called before `import_state`, where a run is resumed."""
 
     def close(self, error: BaseException | None = None) -> None:  # noqa: B027 - most hold nothing to close
         """Ends connections, telling others of `error` where they need to know; idempotent."""

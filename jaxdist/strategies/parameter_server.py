@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -76,6 +76,8 @@ class ParameterServer(Strategy):
       scale_learning_rate: divides the rate by the number of workers, where each push is an update of its own.
       overlap: push and pull while the next gradient is computed (not at bound 0).
       nonfinite: 'refuse' drops a gradient with NaN or Inf and counts it, 'stop' ends the run.
+      phase: of a run in phases; workers wait for the chief to begin it.
+      momentum_cut: examples_seen -> the part of the momentum that an update is to drop before.
     """
 
     collective = False
@@ -92,8 +94,11 @@ class ParameterServer(Strategy):
         timeouts: Mapping[str, float],
         settings: Mapping[str, Any],
         security: Security = OPEN,
+        phase: int = 0,
+        momentum_cut: Callable[[int], float] = lambda seen: 0.0,
     ) -> None:
         self.task = task
+        self._momentum_cut = momentum_cut
         self.is_chief = process_id == 0
         self._workers = num_processes
         self._bound = self._high = int(settings["max_staleness"])
@@ -116,6 +121,7 @@ class ParameterServer(Strategy):
             security=security,
             timeout_seconds=timeouts["timeout_seconds"],
             connect_seconds=timeouts["connect_timeout_seconds"],
+            phase=phase,
         )
         self._claims: collections.deque[Claim] = collections.deque()
         self._network = ThreadPoolExecutor(1, "push-pull")
@@ -280,6 +286,7 @@ class ParameterServer(Strategy):
             commit: dict[str, Any] = {"pulled_version": state.version}
             if bool(metrics["finite"]):
                 commit["learning_rate"] = self.task.learning_rate(seen) * self.learning_rate_scale
+                commit["momentum_cut"] = self._momentum_cut(seen) if self._asynchronous else 0.0
                 commit |= {n: float(metrics[n]) for n in ("loss_sum", "correct", "count")}
             else:
                 self._note_not_finite(state)
@@ -401,6 +408,18 @@ class ParameterServer(Strategy):
             "call_retries": self._client.retries,
         }
 
+    def end_phase(self) -> dict[str, Any]:
+        """The chief waits until the others have left; then the servers forget the phase, and stay."""
+        self.gather([])
+        found = self.summary()
+        if self.is_chief:
+            left = {0, *map(int, self._client.report.get("reports", {}))}
+            self.lost_workers = tuple(sorted(set(range(self._workers)) - left))
+            self._client.end_phase()
+        self._closed = True
+        self._disconnect()
+        return found
+
     def close(self, error: BaseException | None = None) -> None:
         if self._closed:
             return
@@ -410,6 +429,9 @@ class ParameterServer(Strategy):
                 self._client.end(*ending(error))
             elif not self._left:
                 self._client.leave(None if error is None else {"failed": str(error)})
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         self._client.close()
         self._network.shutdown(wait=False, cancel_futures=True)
 

@@ -1,0 +1,120 @@
+"""The schedule of a run that changes its strategy: which, for how much of the run, with what options.
+
+allreduce:0.5,parameter_server                         half of the run, then the rest
+allreduce:0.25,parameter_server(max_staleness=3):0.5,allreduce
+
+examples  0 ............ 0.25 ..................... 0.75 ........... 1
+          | allreduce     | parameter_server         | allreduce     |
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxdist.errors import UsageError, nearest
+
+_KEY = "strategy.schedule"
+_PHASE = re.compile(r"(?P<name>\w+)\s*(?:\((?P<options>[^()]*)\))?\s*(?::\s*(?P<fraction>[^:]+))?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase.
+
+    Attributes:
+      name: of its strategy.
+      options: keys of `config.strategy` that differ from the run's.
+      fraction: of the run; None: the rest (the last phase), or as long as the rule lets it.
+    """
+
+    name: str
+    options: dict[str, Any]
+    fraction: float | None
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{k}={v}" for k, v in self.options.items())
+        return f"{self.name}({options})" if options else self.name
+
+    def settings(self, strategy: Mapping[str, Any]) -> dict[str, Any]:
+        """`config.strategy` as this phase has it."""
+        return {**strategy, **self.options, "name": self.name}
+
+
+def parse(text: str, keys: Sequence[str], *, by_rule: bool = False) -> tuple[Phase, ...]:
+    """The phases of a schedule.
+
+    Args:
+      keys: what options a phase may have: the keys of `config.strategy`.
+      by_rule: whether phases end by a rule; fractions are then the latest end, and may be left out.
+
+    Raises:
+      UsageError: it cannot be read, or its fractions do not make a run.
+    """
+    phases = tuple(_phase(part, keys) for part in _split(text))
+    if not phases:
+        raise UsageError(f"{_KEY}={text!r} is empty: say for example 'allreduce:0.5,parameter_server'.")
+    for phase in phases[:-1]:
+        if phase.fraction is None and not by_rule:
+            raise UsageError(
+                f"{_KEY}={text!r} does not say how long {str(phase)!r} is: add its fraction of the run, as in "
+                f"'{phase}:0.5', or set strategy.switch_when (only the last phase takes the rest)."
+            )
+    given = [p.fraction for p in phases if p.fraction is not None]
+    total = sum(given)
+    words = " + ".join(f"{f:g}" for f in given)
+    if total > 1 + 1e-9:
+        raise UsageError(f"{_KEY}={text!r}: the fractions are {words} = {total:g}, more than the whole run (1).")
+    if phases[-1].fraction is not None and total < 1 - 1e-9:
+        raise UsageError(
+            f"{_KEY}={text!r}: the fractions are {words} = {total:g}, and nothing is said of the remaining "
+            f"{1 - total:g}: leave the last one out to let {str(phases[-1])!r} take the rest."
+        )
+    return phases
+
+
+def boundaries(phases: Sequence[Phase], updates: int) -> list[int]:
+    """Where each phase ends, in updates of the global batch, `updates` being the whole run's. Never falls."""
+    ends = list(itertools.accumulate(1.0 if p.fraction is None else p.fraction for p in phases))
+    return [min(round(end * updates), updates) for end in ends[:-1]] + [updates]
+
+
+def _split(text: str) -> list[str]:
+    """At the commas that are outside parentheses."""
+    parts = [part.strip() for part in re.split(r",(?![^()]*\))", text)]
+    if parts == [""]:
+        return []
+    return parts
+
+
+def _phase(text: str, keys: Sequence[str]) -> Phase:
+    found = _PHASE.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{_KEY}: {text!r} cannot be read: a phase is NAME:FRACTION or NAME(KEY=VALUE):FRACTION.")
+    fraction = None
+    if found["fraction"] is not None:
+        try:
+            fraction = float(found["fraction"])
+        except ValueError:
+            raise UsageError(f"{_KEY}: {found['fraction']!r} in {text!r} is not a number.") from None
+        if not 0 <= fraction <= 1:
+            raise UsageError(f"{_KEY}: the fraction in {text!r} must be from 0 to 1.")
+    options = {}
+    for pair in filter(None, (part.strip() for part in (found["options"] or "").split(","))):
+        key, equals, value = pair.partition("=")
+        key = key.strip().removeprefix("strategy.")
+        if not equals or key not in keys:
+            raise UsageError(f"{_KEY}: {pair!r} in {text!r} is not a key of config.strategy{nearest(key, keys)}.")
+        options[key] = _value(value.strip())
+    return Phase(found["name"], options, fraction)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

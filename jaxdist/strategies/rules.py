@@ -1,0 +1,85 @@
+"""When to hand over to the next phase, decided while the run goes on.
+
+`plateau` looks at the training loss of the rows of `metrics.jsonl`, averaged over windows:
+
+    loss   \\
+            \\__ older window __
+                                 \\__ newer window __   improvement = 1 - newer / older
+                                                    now
+
+and ends the phase once a window is less than `switch_threshold` below the one before it. The test set has no part in
+it. What it looked at is in the rows, what it concluded in the event `switch_decided`: `replay` gives the same answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass
+class Plateau:
+    """Attributes:
+    window_examples: length of a window.
+    threshold: improvement below which the loss counts as no longer falling.
+    seen: (examples_seen, mean loss since the row before) of the phase's rows.
+    begun: examples_seen at the beginning of the phase.
+    """
+
+    window_examples: float
+    threshold: float
+    begun: int = 0
+    seen: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+
+    def begin(self, examples_seen: int) -> None:
+        """A phase begins; what was seen before does not count."""
+        self.begun, self.seen = examples_seen, []
+
+    def look(self, row: Mapping[str, Any]) -> dict[str, float] | None:
+        """Takes a train row; the reasons to end the phase, or None to go on."""
+        now = row["examples_seen"]
+        self.seen.append((now, row["loss"]))
+        newest, middle, oldest = (now - k * self.window_examples for k in range(3))
+        if oldest < self.begun:
+            return None
+        older, newer = self._mean(oldest, middle), self._mean(middle, newest)
+        if older is None or newer is None:  # rows further apart than windows
+            return None
+        improvement = 1 - newer / older
+        if improvement >= self.threshold:
+            return None
+        found = {"older_loss": older, "newer_loss": newer, "improvement": improvement}
+        return {k: round(v, 6) for k, v in found.items()} | {
+            "threshold": self.threshold,
+            "window_examples": self.window_examples,
+        }
+
+    def _mean(self, after: float, until: float) -> float | None:
+        """Mean loss of the rows in (after, until], each weighted by the examples since the row before."""
+        total = weight = 0.0
+        before = self.begun
+        for now, loss in self.seen:
+            if after < now <= until:
+                total, weight = total + loss * (now - before), weight + (now - before)
+            before = now
+        return total / weight if weight else None
+
+    def memo(self) -> dict[str, Any]:
+        return {"begun": self.begun, "seen": self.seen}
+
+    def recall(self, memo: Mapping[str, Any]) -> None:
+        self.begun, self.seen = memo["begun"], [(int(n), float(loss)) for n, loss in memo["seen"]]
+
+
+def build(settings: Mapping[str, Any], epoch_examples: int) -> Plateau | None:
+    """The rule that `config.strategy` asks for; None: phases end where the schedule says."""
+    if not settings["switch_when"]:
+        return None
+    return Plateau(settings["switch_window_epochs"] * epoch_examples, settings["switch_threshold"])
+
+
+def replay(rows: Iterable[Mapping[str, Any]], window_examples: float, threshold: float, begun: int = 0) -> int | None:
+    """examples_seen at which the rule would have ended a phase that has these train rows; None: never."""
+    rule = Plateau(window_examples, threshold, begun)
+    return next((row["examples_seen"] for row in rows if rule.look(row) is not None), None)

@@ -1,0 +1,294 @@
+"""Runs of several phases: exact over the seam, nothing lost or repeated, resumable at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import random
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import Run, events, finish, long, rows, start
+from recording_data import taken
+from reference import assert_same, make_task
+from test_multiprocess import final_state, reference_state
+
+from jaxdist.config import default_config, validate
+from jaxdist.errors import UsageError
+from jaxdist.schedule import Phase, boundaries, parse
+from jaxdist.strategies import momentum, rules
+
+KEYS = list(default_config().strategy)
+SWITCH = {"strategy__name": "switch"}
+TO_SERVERS = SWITCH | {"strategy__schedule": "allreduce:0.5,parameter_server"}
+
+
+# The schedule.
+
+
+def test_a_schedule_with_options():
+    text = "allreduce:0.25, parameter_server(max_staleness=3, overlap=True):0.5, allreduce(spmd=jit)"
+    assert parse(text, KEYS) == (
+        Phase("allreduce", {}, 0.25),
+        Phase("parameter_server", {"max_staleness": 3, "overlap": True}, 0.5),
+        Phase("allreduce", {"spmd": "jit"}, None),
+    )
+    assert boundaries(parse(text, KEYS), 40) == [10, 30, 40]
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6), st.integers(1, 10**6))
+def test_boundaries_rise_to_the_end_of_the_run(parts, updates):
+    fractions = [p / max(sum(parts), 1.0) for p in parts]
+    text = ",".join(f"allreduce:{f!r}" for f in fractions) + ",parameter_server"
+    ends = boundaries(parse(text, KEYS), updates)
+    assert len(ends) == len(parts) + 1 and ends == sorted(ends) and ends[-1] == updates
+    assert all(abs(end - sum(fractions[: k + 1]) * updates) <= 1 for k, end in enumerate(ends[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ("", "is empty"),
+        ("allreduce:0.7,parameter_server:0.6", r"0\.7 \+ 0\.6 = 1\.3, more than the whole run"),
+        ("allreduce:0.7,parameter_server:0.2", r"nothing is said of the remaining 0\.1"),
+        ("allreduce,parameter_server", "does not say how long 'allreduce' is"),
+        ("allreduce:half,parameter_server", "'half'.*is not a number"),
+        ("allreduce:1.5", "must be from 0 to 1"),
+        ("allreduce:0.5:0.5", "cannot be read"),
+        ("allreduce:0.5,parameter_server(max_stale=3)", "max_stale=3.*nearest: 'max_staleness'"),
+        ("allreduce:0.5,parameter_server(max_staleness=-3)", "max_staleness=-3 must be -1"),
+        ("allreduce:0.5,parameter_server(schedule=x)", "is not a key"),
+        ("allreduce(spmd=jitt):0.5,parameter_server", "nearest: 'jit'"),
+    ],
+)
+def test_schedules_that_are_refused(schedule, words):
+    config = default_config()
+    config.strategy.update({"name": "switch", "schedule": schedule})
+    with pytest.raises(UsageError, match=words):
+        validate(config)
+
+
+def test_a_schedule_without_switch_is_refused():
+    config = default_config()
+    config.strategy.schedule = "allreduce:0.5,parameter_server"
+    with pytest.raises(UsageError, match=r"is of strategy.name='switch', but strategy.name is 'allreduce'"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "n", "servers", "words"),
+    [
+        (
+            "allreduce:0.5,parameter_server",
+            1,
+            0,
+            "Phase 2 of strategy.schedule, parameter_server: .*needs --server_add",
+        ),
+        ("allreduce:0.5,switch", 1, 0, "'switch' cannot be a phase"),
+        ("allreduce:0.5,parameter_sever", 1, 0, "cannot be a phase; nearest: 'parameter_server'"),
+        ("single:0.5,allreduce", 2, 0, "Phase 1 of strategy.schedule, single: .*for one process, but there are 2"),
+    ],
+)
+def test_phases_that_are_refused_before_training(tmp_path, schedule, n, servers, words):
+    with Run(tmp_path, n, **SWITCH, strategy__schedule=schedule) as run:
+        ended = run.wait(90)
+    for e in ended:
+        assert e.code == 2
+        assert re.search(words, e.error), e.output[-1500:]
+
+
+# Momentum.
+
+
+@pytest.mark.parametrize(("how", "factor"), [("keep", 1.0), ("ramp", 1.0), ("zero", 0.0), ("scale", 0.25)])
+def test_momentum_at_the_seam(how, factor):
+    task = make_task("densenet", np.float64)
+    state = task.init()
+    trace = jax.tree.map(lambda leaf: np.ones(leaf.shape), state.params)
+    after = momentum.handed_over(dataclasses.replace(state, opt_state={"trace": trace}), how, 4)
+    leaves = jax.tree.leaves(after.opt_state["trace"])
+    assert leaves and all((leaf == factor).all() and leaf.dtype == np.float64 for leaf in leaves)
+    assert after.params is state.params
+
+
+def test_ramp_drops_less_and_less_of_the_momentum():
+    cut = momentum.cut("ramp", 1000, 500)
+    assert [cut(seen) for seen in (1000, 1250, 1500, 9000)] == [1.0, 0.5, 0.0, 0.0]
+    assert momentum.cut("keep", 1000, 500)(1000) == 0.0
+
+
+# The rule.
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=12, max_size=40), st.integers(1, 5))
+def test_the_rule_is_a_function_of_the_rows(losses, window):
+    train = [{"examples_seen": 10 * (k + 1), "loss": loss} for k, loss in enumerate(losses)]
+    decided = rules.replay(train, 10.0 * window, 0.1)
+    for row in train:
+        now = row["examples_seen"] // 10
+        if now < 2 * window:
+            continue
+        older, newer = losses[now - 2 * window : now - window], losses[now - window : now]
+        if np.mean(newer) > 0.9 * np.mean(older) + 1e-9:
+            assert decided is not None and decided <= row["examples_seen"]
+            return
+    assert decided is None or decided % 10 == 0
+
+
+def test_the_rule_goes_on_where_its_checkpoint_left_it():
+    train = [{"examples_seen": 10 * (k + 1), "loss": loss} for k, loss in enumerate([9, 5, 3, 2, 2, 2, 2])]
+    whole, first = rules.Plateau(20, 0.1), rules.Plateau(20, 0.1)
+    expected = [whole.look(row) for row in train]
+    for row in train[:4]:
+        first.look(row)
+    second = rules.Plateau(20, 0.1)
+    second.recall(json.loads(json.dumps(first.memo())))
+    assert [second.look(row) for row in train[4:]] == expected[4:]
+    assert expected[-1] is not None
+
+
+# Real processes.
+
+
+@pytest.mark.long
+def test_one_phase_is_that_strategy(x64, tmp_path):
+    finish(tmp_path, 2, **SWITCH, strategy__schedule="allreduce:1.0", max_updates=20)
+    assert_same(final_state(tmp_path), reference_state(20, replicas=2), 1e-9)
+
+
+@pytest.mark.parametrize("how", ["keep", long("zero"), long("ramp")])
+def test_rounds_after_allreduce_are_allreduce(x64, tmp_path, how):
+    """Over the seam to bound 0 the run is one run; there momentum_handover means nothing."""
+    schedule = "allreduce:0.5,parameter_server(max_staleness=0)"
+    summary = finish(tmp_path, 2, servers=2, **SWITCH, strategy__schedule=schedule, strategy__momentum_handover=how)
+    assert_same(final_state(tmp_path), reference_state(40, replicas=2), 1e-9)
+    assert [p["strategy"] for p in summary["phases"]] == ["allreduce", "parameter_server(max_staleness=0)"]
+    assert summary["phases"][1]["pushes_per_worker"] == [20, 20]
+
+
+@pytest.mark.long
+def test_allreduce_after_rounds_is_allreduce(x64, tmp_path):
+    schedule = "parameter_server(max_staleness=0):0.3,allreduce:0.3,parameter_server(max_staleness=0)"
+    finish(tmp_path, 2, servers=2, **SWITCH, strategy__schedule=schedule)
+    assert_same(final_state(tmp_path), reference_state(40, replicas=2), 1e-9)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "allreduce:0.25,parameter_server:0.5,allreduce",
+        long("parameter_server:0.5,allreduce"),
+        long("parameter_server(max_staleness=2):0.4,parameter_server(max_staleness=-1):0.2,allreduce"),
+        long("allreduce:0.5,parameter_server"),
+    ],
+)
+def test_every_example_is_trained_once_an_epoch(tmp_path, schedule):
+    (tmp_path / "rows").mkdir()
+    data = {"data__name": "recording_data:build", "data__options__folder": str(tmp_path / "rows")}
+    summary = finish(tmp_path / "run", 2, servers=1, config="tests/recorded_config.py", **SWITCH, **data,
+                     strategy__schedule=schedule)  # fmt: skip
+    assert summary["examples_seen"] == 480
+    assert taken(tmp_path / "rows") == dict.fromkeys(range(240), 2)
+    switched = [e for e in events(tmp_path / "run") if e["event"] == "switched"]
+    assert len(switched) == schedule.count(",")
+    assert summary["updates"] == max(rows(tmp_path / "run", "eval"))
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "update",
+        long("kill@process=0,point=switch"),
+        "kill@process=1,point=switched",
+        long("kill@process=0,point=switched"),
+    ],
+)
+def test_killed_at_any_moment_it_resumes(tmp_path, moment):
+    schedule = "allreduce:0.4,parameter_server:0.3,allreduce"
+    settings = SWITCH | {"servers": 2, "strategy__schedule": schedule, "checkpoint__every_updates": 5}
+    kill_at = random.randrange(3, 40)
+    fault = f"kill@process=0,update={kill_at}" if moment == "update" else moment
+    with Run(tmp_path, 2, fault=f"delay@seconds=0.02;{fault}", **settings) as run:
+        ended = run.wait(90)
+    assert all(e.code != 0 for e in ended[:2]), (kill_at, [e.output[-1500:] for e in ended])
+    summary = finish(tmp_path, 2, **settings)
+    assert summary["examples_seen"] == 480
+    log = (pathlib.Path(tmp_path) / "logs" / "worker-0.log").read_text()
+    assert "The run goes on" in log or (kill_at < 6 and moment == "update")
+
+
+def test_a_worker_lost_in_the_asynchronous_phase_stops_nobody(tmp_path):
+    fault = "delay@seconds=0.02;kill@process=1,update=30"
+    with Run(tmp_path, 3, servers=1, fault=fault, **TO_SERVERS, strategy__lease_seconds=3.0) as run:
+        ended = run.wait(120)
+    assert [e.code for e in ended] == [0, -signal.SIGKILL, 0, 0], [e.output[-1500:] for e in ended]
+    assert json.loads((tmp_path / "summary.json").read_text())["examples_seen"] == 480
+    assert any(e["event"] == "worker_lost" for e in events(tmp_path))
+
+
+@pytest.mark.long
+def test_a_lost_worker_ends_the_run_where_a_synchronous_phase_needs_it(tmp_path):
+    fault = "delay@seconds=0.02;kill@process=1,update=16"
+    schedule = "allreduce:0.25,parameter_server:0.5,allreduce"
+    settings = SWITCH | {"servers": 1, "strategy__schedule": schedule, "strategy__lease_seconds": 3.0}
+    with Run(tmp_path, 3, fault=fault, **settings) as run:
+        ended = run.wait(120)
+    assert [e.code for e in ended] == [1, -signal.SIGKILL, 1, 1], [e.output[-1500:] for e in ended]
+    assert "worker 1 was lost in phase 2, and phase 3 (allreduce) needs all 3" in ended[0].error
+    stored = final_state(tmp_path)
+    assert stored.examples_seen == 360
+    summary = finish(tmp_path, 3, **settings)
+    assert summary["examples_seen"] == 480
+    assert "The run goes on at the seam before phase 3 of 3" in (tmp_path / "logs" / "worker-0.log").read_text()
+
+
+def test_a_worker_that_is_started_again_joins_the_asynchronous_phase(tmp_path):
+    fault = "delay@seconds=0.1;kill@process=1,update=24"
+    settings = SWITCH | {"strategy__schedule": "allreduce:0.1,parameter_server", "num_epochs": 6.0}
+    with Run(tmp_path, 2, servers=1, fault=fault, **settings, strategy__lease_seconds=3.0) as run:
+        run.processes[1].wait(90)
+        run.restart("worker 1")
+        ended = run.wait(120)
+    assert [e.code for e in ended] == [0, 0, 0], [e.output[-1500:] for e in ended]
+    assert "The run is in phase 2 already" in ended[1].output
+    assert any(e["event"] == "worker_joined_again" for e in events(tmp_path))
+
+
+def test_the_rule_ends_the_phase_and_can_be_replayed(tmp_path):
+    settings = {"strategy__switch_when": "plateau", "strategy__switch_threshold": 0.9, "num_epochs": 4.0}
+    settings |= {"strategy__switch_window_epochs": 0.5, "log_every_steps": 2}
+    schedule = "allreduce:0.9,parameter_server"
+    summary = finish(tmp_path, 2, servers=1, **SWITCH, strategy__schedule=schedule, **settings)
+    assert summary["examples_seen"] == 960
+    decided = next(e for e in events(tmp_path) if e["event"] == "switch_decided")
+    switched = next(e for e in events(tmp_path) if e["event"] == "switched")
+    assert decided["examples_seen"] == switched["examples_seen"] < 0.9 * 960
+    train = [row for row in rows(tmp_path, "train").values() if row["phase"] == 1]
+    assert rules.replay(train, decided["window_examples"], decided["threshold"]) == decided["examples_seen"]
+
+
+@pytest.mark.long
+def test_the_rule_ends_an_asynchronous_phase_too(tmp_path):
+    settings = {"strategy__switch_when": "plateau", "strategy__switch_threshold": 0.9, "num_epochs": 4.0}
+    settings |= {"strategy__switch_window_epochs": 0.5, "log_every_steps": 2}
+    schedule = "parameter_server:0.8,allreduce"
+    summary = finish(tmp_path, 2, servers=1, **SWITCH, strategy__schedule=schedule, **settings)
+    switched = next(e for e in events(tmp_path) if e["event"] == "switched")
+    assert switched["examples_seen"] < 0.8 * 960
+    assert 960 - 12 < summary["examples_seen"] <= 960
+
+
+def test_servers_with_another_configuration_are_found_before_training(tmp_path):
+    with Run(tmp_path, 1, servers=1, **TO_SERVERS) as run:
+        command = [*run.commands["worker 0"], "--config.optim.momentum=0.5"]
+        run.processes[0].kill()
+        other = start(command, {})
+        output, _ = other.communicate(timeout=90)
+    assert other.returncode == 2
+    assert "do not agree on optim.momentum (0.5 here, 0.9 there)" in output
