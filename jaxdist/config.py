@@ -76,8 +76,8 @@ def default_config() -> ConfigDict:
                 # 'allreduce:0.25,parameter_server(max_staleness=3):0.5,allreduce'
                 "schedule": "",
                 "switch_when": "",  # '' at those fractions | plateau: when the loss no longer falls, at latest there
-                "switch_threshold": 0.1,  # plateau: a window's loss less than this part below that of the one before
-                "switch_window_epochs": 0.5,
+                "switch_threshold": 0.2,  # plateau: a window's loss less than this part below that of the one before
+                "switch_window_epochs": 1.0,
                 "momentum_handover": "keep",  # into an asynchronous phase: keep | zero | scale | ramp
             },
             "checkpoint": {
@@ -196,6 +196,8 @@ def validate(config: ConfigDict) -> None:
         raise UsageError(
             f"strategy.staleness_range={flat['strategy.staleness_range']} must be (low, high) with 1 <= low <= high."
         )
+    if not -1 < flat["strategy.switch_threshold"] < 1:
+        raise UsageError(f"strategy.switch_threshold={flat['strategy.switch_threshold']} must be between -1 and 1.")
     if flat["strategy.name"] == "switch":
         _validate_phases(config)
     elif flat["strategy.schedule"] or flat["strategy.switch_when"]:

@@ -1,7 +1,8 @@
 """Faults on purpose, for tests and trials: `JAXDIST_FAULT='kill@process=1,update=7;delay@process=0,seconds=2'`.
 
 A fault is `action@key=value,...` with the actions kill (SIGKILL), stop (SIGSTOP), term (SIGTERM), raise and delay
-(sleep `seconds`), drop (a server loses the reply to the push that makes the version), and the keys
+(sleep `seconds`), slow (be `factor` times as slow as it is), drop (a server loses the reply to the push that makes the
+version), and the keys
 
     process      only on this worker (default: all)
     server       on this parameter server instead; its updates are versions
@@ -10,6 +11,7 @@ A fault is `action@key=value,...` with the actions kill (SIGKILL), stop (SIGSTOP
                  finished checkpoint gets its name; 'switch' and 'switched', at the two ends of a hand-over
     probability  of each occurrence (default 1), drawn from a generator seeded by the process id
     seconds      of a delay
+    factor       of slow: after each update it sleeps factor - 1 times what has passed since it slept last
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class _Fault:
     point: str = "update"
     probability: float = 1.0
     seconds: float = 1.0
+    factor: float = 1.0
 
 
 class Faults:
@@ -48,6 +51,7 @@ class Faults:
             self._faults = [f for f in every if f.server == -1 and f.process in (-1, index)]
         self._random = random.Random(index)
         self._reached: dict[_Fault, bool] = {}
+        self._woke: float | None = None
 
     def at(self, point: str, update: int) -> None:
         """Lets the faults of this point and update happen."""
@@ -58,10 +62,17 @@ class Faults:
                 continue
             if fault.action == "delay":
                 time.sleep(fault.seconds)
+            elif fault.action == "slow":
+                self._sleep_in_proportion(fault.factor)
             elif fault.action == "raise":
                 raise RuntimeError(f"JAXDIST_FAULT asked for this at update {update}")
             else:
                 os.kill(os.getpid(), _SIGNALS[fault.action])
+
+    def _sleep_in_proportion(self, factor: float) -> None:
+        if self._woke is not None:
+            time.sleep((factor - 1.0) * (time.monotonic() - self._woke))
+        self._woke = time.monotonic()
 
     def _is_due(self, fault: _Fault, update: int) -> bool:
         """At its update; or, where updates are passed over, at the first one after it that is seen."""
@@ -79,12 +90,14 @@ class Faults:
 def _parse(text: str) -> _Fault:
     action, _, rest = text.strip().partition("@")
     fields: dict[str, type] = dict.fromkeys(("process", "server", "update"), int)
-    fields |= {"point": str, "probability": float, "seconds": float}
+    fields |= {"point": str, "probability": float, "seconds": float, "factor": float}
     try:
         pairs = dict(part.split("=", 1) for part in rest.split(",") if part)
         values = {key: fields[key](value) for key, value in pairs.items()}
     except (KeyError, ValueError) as e:
         raise UsageError(f"JAXDIST_FAULT: {text!r} cannot be read ({e}); keys: {', '.join(fields)}.") from e
-    if action not in (*_SIGNALS, "raise", "delay", "drop"):
-        raise UsageError(f"JAXDIST_FAULT: unknown action {action!r}; one of kill, stop, term, raise, delay, drop.")
+    if action not in (*_SIGNALS, "raise", "delay", "slow", "drop"):
+        raise UsageError(
+            f"JAXDIST_FAULT: unknown action {action!r}; one of kill, stop, term, raise, delay, slow, drop."
+        )
     return _Fault(action, **values)

@@ -53,13 +53,14 @@ class Meeting:
             self._open = False
 
     def part(self, name: str, phase: int) -> None:
-        """Collective, collectives closed: the processes' lives are no longer tied. Nothing where they are not."""
-        if self._peers is None or not self._peers.watching:
+        """Collective, collectives closed: the processes' lives are no longer tied, and `phase` is under way."""
+        if self._peers is None:
             return
-        self._peers.gather(f"{name} under way", True, timeout=self._settings["compile_timeout_seconds"])
-        self._peers.stop_watch()
+        if self._peers.watching:
+            self._peers.gather(f"{name} under way", True, timeout=self._settings["compile_timeout_seconds"])
+            self._peers.stop_watch()
+            logging.info("The processes' lives are apart: a worker that is lost stops nobody.")
         self._peers.announce_phase(phase)
-        logging.info("The processes' lives are apart: a worker that is lost stops nobody.")
 
     def share(self, state: TrainState | None, name: str) -> TrainState:
         """Collective: the chief's canonical state on every process; leaves are fetched when they are asked for."""
@@ -68,8 +69,28 @@ class Meeting:
             return state
         return share(self._peers, state, f"the state at {name}")
 
+    def shared(self, name: str) -> None:
+        """Collective: every process has taken its leaves; the chief need not keep them."""
+        if self._peers is not None:
+            self._peers.gather(f"the state at {name} is everywhere", True)
+            if self._peers.chief is not None:
+                self._peers.chief.serve_leaves({})
+
     def decide(self, name: str, value: Any) -> Any:
         """Collective while lives are tied: the chief's value. The process's own where they are apart."""
         if self._peers is None or not self._peers.watching:
             return value
         return self._peers.gather(name, value, timeout=self._settings["timeout_seconds"])[0]
+
+    def what_follows(self, name: str, said: dict[str, Any]) -> dict[str, Any]:
+        """At the end of a phase: what the chief says; where lives are tied, to stop (`said['what']`) if anybody does.
+
+        Blocks the others for as long as the chief may evaluate and save.
+        """
+        if self._peers is None:
+            return said
+        slow = self._settings["evaluate_timeout_seconds"] + self._settings["compile_timeout_seconds"]
+        if not self._peers.watching:
+            return self._peers.say_or_hear(name, said, slow)
+        every = self._peers.gather(name, said, timeout=slow)
+        return next((one for one in every if one["what"] == "stop"), every[0])

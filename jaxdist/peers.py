@@ -24,7 +24,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxdist.errors import PeerError, UsageError
+from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.transport import CallError, Client, Server
 
 BEAT_SECONDS = 0.5
@@ -47,6 +47,8 @@ class Chief:
         self._refused = ""
         self._started = False  # everybody has met once; from then on a stranger is refused alone
         self._phase = -1  # of a run in phases, while lives are apart
+        self._said: dict[str, Any] = {}
+        self._watches: dict[int, int] = {}  # process -> how often it has come back
         self._leaves: dict[str, Callable[[], bytes]] = {}
         self._last_leaf: tuple[str, bytes] = ("", b"")
         self._reading = threading.Lock()  # a slow disk must not hold up the heartbeats
@@ -59,6 +61,7 @@ class Chief:
                 "leave": self._leave,
                 "come_back": self._come_back,
                 "phase": self._ask_phase,
+                "hear": self._hear,
                 "fetch": self._fetch,
             },
             {"watch": self._watch},
@@ -162,13 +165,34 @@ class Chief:
         said = json.loads(payload)
         with self._change:
             self._left.add(said["process"])
-            self._set_failure(f"process {said['process']} failed: {said['text']}", said["code"])
+            if self._phase < 0 or said["process"] == 0:  # else lives are apart
+                self._set_failure(f"process {said['process']} failed: {said['text']}", said["code"])
         return b""
 
     def announce_phase(self, phase: int) -> None:
         """What processes that are started again hear; -1: lives are tied, there is no coming back."""
         with self._change:
             self._phase = phase
+            if phase >= 0:  # all have met for it; what becomes of one of them is its own affair now
+                self._left, self._failure = set(range(self._n)), ""
+
+    def say(self, name: str, value: Any) -> None:
+        """Answers those that hear `name`, now and later."""
+        with self._change:
+            self._said[name] = value
+            self._change.notify_all()
+
+    def _hear(self, payload: bytes) -> bytes:
+        asked = json.loads(payload)
+        deadline = time.monotonic() + asked["timeout"]
+        with self._change:
+            while asked["name"] not in self._said:
+                if self._failure:
+                    raise _refusal(self._failure, self._code)
+                if time.monotonic() > deadline:
+                    raise _refusal(f"process 0 did not say {asked['name']!r} within {asked['timeout']:g} s", 1)
+                self._change.wait(1.0)
+            return json.dumps(self._said[asked["name"]]).encode()
 
     def _ask_phase(self, payload: bytes) -> bytes:
         with self._change:
@@ -179,6 +203,7 @@ class Chief:
         who = json.loads(payload)["process"]
         with self._change:
             self._left.discard(who)
+            self._watches[who] = self._watches.get(who, 0) + 1
             self._beats.pop(who, None)
         return b""
 
@@ -191,6 +216,8 @@ class Chief:
     def _watch(self, payload: bytes) -> Iterator[bytes]:
         """Says a failure once there is one. The caller's disappearance closes this generator."""
         who = json.loads(payload)["process"]
+        with self._change:
+            number = self._watches.get(who, 0)
         try:
             while True:
                 with self._change:
@@ -202,7 +229,7 @@ class Chief:
                     return
         finally:
             with self._change:
-                if who not in self._left and not self._failure:
+                if who not in self._left and not self._failure and number == self._watches.get(who, 0):
                     beat = self._beats.get(who, {"update": 0, "phase": "start"})
                     self._set_failure(f"process {who} was lost: its connection ended at {_where(beat)}")
 
@@ -284,6 +311,8 @@ class Peers:
                     f"{time.monotonic() - begin:.0f} s: is it running, and is that its address and port?"
                 ) from None
             said = json.loads(str(e))
+            if said["code"] == 75:
+                raise Preempted(said["text"]) from None
             if said["code"] != 2:
                 raise PeerError(said["text"]) from None
             text = said["text"].rstrip(".")
@@ -305,7 +334,7 @@ class Peers:
     def start_watch(self) -> None:
         """From now on this process ends with exit code 1 when a peer is lost, fails or stands still."""
         if self._watched:
-            self._client.call("come_back", json.dumps({"process": self.process_id}).encode(), timeout=self._timeout)
+            self._ask("come_back", json.dumps({"process": self.process_id}).encode(), self._timeout)
         if self.chief is not None:
             self.chief.announce_phase(-1)
         self.watching = self._watched = True
@@ -319,10 +348,7 @@ class Peers:
         Raises:
           PeerError: process 0 gives no answer.
         """
-        try:
-            self._client.call("leave", json.dumps({"process": self.process_id}).encode(), timeout=self._timeout)
-        except CallError as e:
-            raise PeerError(f"process 0 was lost: no answer from {self._address} ({e})") from None
+        self._ask("leave", json.dumps({"process": self.process_id}).encode(), self._timeout)
         self.watching = False
         self._watch_over.set()  # after it is known that this process has left, not lost
 
@@ -332,8 +358,33 @@ class Peers:
             self.chief.announce_phase(phase)
 
     def phase_under_way(self) -> int:
-        """What the chief has announced; -1: nothing, because lives are tied."""
-        return json.loads(self._client.call("phase", b"", timeout=self._timeout))
+        """What the chief has announced; -1: nothing, because lives are tied.
+
+        Raises:
+          PeerError: the chief gives no answer.
+        """
+        return json.loads(self._ask("phase", b"", self._timeout))
+
+    def say_or_hear(self, name: str, value: Any, timeout: float) -> Any:
+        """The chief's value: said by it at once, heard by the others when it has said it. For lives that are apart.
+
+        Raises:
+          PeerError: the chief failed, was lost or said nothing for `timeout` seconds.
+          Preempted: it was stopped after saving.
+        """
+        if self.chief is not None:
+            self.chief.say(name, value)
+            return value
+        return json.loads(self._ask("hear", json.dumps({"name": name, "timeout": timeout}).encode(), timeout + 5))
+
+    def _ask(self, name: str, payload: bytes, timeout: float) -> bytes:
+        try:
+            return self._client.call(name, payload, timeout=timeout)
+        except CallError as e:
+            if e.late or e.lost:
+                raise PeerError(f"process 0 was lost: no answer from {self._address} to {name!r}") from None
+            said = json.loads(str(e))
+            raise (Preempted if said["code"] == 75 else PeerError)(said["text"]) from None
 
     def progress(self, update: int) -> None:
         """Notes that this process has completed `update`."""

@@ -74,7 +74,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
         try:
             with hold_run_directory(workdir, config) if cluster.is_chief else contextlib.nullcontext():
                 summary = _train(config, workdir, cluster, peers, stop_asked)
-        except Preempted:
+        except Preempted as e:
+            if peers is not None and not peers.watching and cluster.is_chief:
+                peers.fail(str(e), code=75)  # some may wait for what this process will not say
             cluster_lib.disconnect(peers)
             raise
         except BaseException as e:
@@ -167,7 +169,7 @@ class _Run:
         stack.callback(self.writer.close)
         self.updates, self.seen = strategy.progress(self.state)
         self.start = restored.position
-        self.before_step = self.seen
+        self.before_step = self.looked_at = self.seen
         self.saved_at = self.updates if before is not None else -1
         unix_time_of_0 = round(time.time() - self.writer.elapsed(), 3)
         self.writer.write("event", event="clock", unix_time_of_0=unix_time_of_0, **self.here())
@@ -209,13 +211,24 @@ class _Run:
         while True:
             with contextlib.ExitStack() as leg:
                 stop = self.train_phase(position, bar, leg)
-                self.log.take_late()
+                stop = self.log.take_late() or stop
                 if stop and self.seen < self.total:
                     self.stop_after_saving()
                 self.settle()
-            if self.stops_early or not self.strategy.has_next_phase():
+            if not self.strategy.may_go_on():
                 return
-            position = self.hand_over()
+            if self.evaluation_is_due():
+                self.evaluate()
+            canonical = self.save() if self.takes_part else None
+            with self.phase("switch"):
+                if self.checkpoints is not None:
+                    self.checkpoints.wait()  # it uses the devices that are about to go
+                follows = self.strategy.what_follows(end=self.stops_early, stop=self.stop_asked.said)
+            if follows == "stop":
+                self.stop_after_saving()
+            if follows == "end":
+                return
+            position = self.hand_over(canonical)
 
     def train_phase(self, position: Position, bar: tqdm.tqdm, leg: contextlib.ExitStack) -> bool:
         """Steps until this phase has no more examples, or a rule ends it; True when all processes are to stop.
@@ -255,7 +268,7 @@ class _Run:
                     break
             if self.seen >= self.total:
                 break
-            if _crossed(was, self.seen, self.config.eval_every_epochs * self.num_train):
+            if self.evaluation_is_due():
                 stop = self.log.take_late() or stop
                 self.evaluate()
             if self.stops_early:
@@ -265,12 +278,9 @@ class _Run:
                 self.save()
         return stop
 
-    def hand_over(self) -> Position:
-        """To the next phase, once what this one has trained is safe on disk; collective. Returns where it begins."""
-        canonical = self.save() if self.takes_part else None
+    def hand_over(self, canonical: TrainState | None) -> Position:
+        """To the next phase, from the state of this one's end; collective. Returns where it begins."""
         with self.phase("switch"):
-            if self.checkpoints is not None:
-                self.checkpoints.wait()  # it uses the devices that are about to go
             self.faults.at("switch", self.updates)
             self.state = None  # nothing may hold on to their arrays
             self.state, position = self.strategy.next_phase(canonical)
@@ -340,8 +350,12 @@ class _Run:
         self.writer.write("train", **self.here(), **row)
         return stop
 
+    def evaluation_is_due(self) -> bool:
+        return _crossed(self.looked_at, self.seen, self.config.eval_every_epochs * self.num_train)
+
     def evaluate(self) -> None:
         """Evaluates, unless somebody else does, and decides by it."""
+        self.looked_at = self.seen
         if not self.takes_part or self.note_evaluations():
             return
         with self.phase("evaluate"):
@@ -371,8 +385,8 @@ class _Run:
             return None
         with self.phase("checkpoint"):
             canonical = self.strategy.export_state(self.state)
-            self.saved_at = canonical.updates
-            if self.checkpoints is not None:
+            again, self.saved_at = self.saved_at == canonical.updates, canonical.updates
+            if self.checkpoints is not None and not again:
                 what = self.at(canonical.updates, canonical.examples_seen)
                 kept = self.log.to_json() | {"strategy": self.strategy.memo()}
                 self.checkpoints.save(canonical, kept, lambda: self.writer.write("event", event="saved", **what))

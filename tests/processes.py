@@ -93,10 +93,11 @@ class Run:
         processes[int(number)] = start(self.commands[name], self._again | {"JAXDIST_FAULT": ""})
         return processes[int(number)]
 
-    def wait(self, seconds: float = 120) -> list[Ended]:
+    def wait(self, seconds: float = 120, servers: bool = True) -> list[Ended]:
+        """Of the workers, then of the servers, unless those may go on."""
         deadline = time.monotonic() + seconds
         ended = []
-        for p in [*self.processes, *self.servers]:
+        for p in [*self.processes, *(self.servers if servers else ())]:
             out, _ = p.communicate(timeout=max(deadline - time.monotonic(), 0.1))
             ended.append(Ended(p.returncode, out))
         return ended

@@ -29,6 +29,7 @@ from jaxdist.position import Position, indices, size
 from jaxdist.ps import (
     Client,
     Fenced,
+    Keeper,
     Layout,
     ParameterServer,
     Refused,
@@ -57,6 +58,22 @@ STATS = {"a/mean": struct(5)}
 LAYOUT = Layout.of(PARAMS, STATS)
 
 
+VALUES = {"params": np.zeros(LAYOUT.num_params, np.float32), "stats": np.zeros(LAYOUT.num_stats, np.float32)}
+
+
+def settings_of_a_run(workers=1, bound=-1, total=1000, share=1, **changes):
+    return {
+        "max_staleness": bound,
+        "num_workers": workers,
+        "share": share,
+        "total_examples": total,
+        "updates": 0,
+        "examples_seen": 0,
+        "pending": (),
+        "lease_seconds": 30.0,
+    } | changes
+
+
 class Servers:
     """Real servers in this process, on free ports of the loopback interface."""
 
@@ -80,21 +97,7 @@ class Servers:
 
     def begin(self, workers=1, bound=-1, total=1000, share=1, **changes) -> list[Client]:
         clients = [self.client(w) for w in range(workers)]
-        values = {
-            "params": np.zeros(LAYOUT.num_params, np.float32),
-            "stats": np.zeros(LAYOUT.num_stats, np.float32),
-        }
-        settings = {
-            "max_staleness": bound,
-            "num_workers": workers,
-            "share": share,
-            "total_examples": total,
-            "updates": 0,
-            "examples_seen": 0,
-            "pending": (),
-            "lease_seconds": 30.0,
-        }
-        clients[0].begin(settings | changes, values)
+        clients[0].begin(settings_of_a_run(workers, bound, total, share, **changes), VALUES)
         for c in clients:
             c.join()
         return clients
@@ -429,7 +432,7 @@ def test_late_pushes_of_a_lost_worker_are_refused_and_its_examples_go_to_others(
     with Servers(tmp_path) as servers:
         first, second = servers.begin(2, total=4, lease_seconds=1.5)
         claim = second.claim()
-        second._closing.set()  # no signs of life any more
+        second._silent.set()  # no signs of life any more
         deadline = time.monotonic() + 20
         while first.report.get("live") != [0]:
             assert time.monotonic() < deadline
@@ -447,7 +450,7 @@ def test_late_pushes_of_a_lost_worker_are_refused_and_its_examples_go_to_others(
 def test_a_chief_that_is_lost_ends_the_run(tmp_path):
     with Servers(tmp_path) as servers:
         first, second = servers.begin(2, lease_seconds=1.0)
-        first._closing.set()
+        first._silent.set()
         with pytest.raises(PeerError, match=r"worker 0 \(the chief\) was lost"):
             for _ in range(100):
                 second.beat()
@@ -638,8 +641,86 @@ def test_the_token_is_asked_for(tmp_path):
     with Servers(tmp_path, security=Security("right")) as servers:
         for token in ("", "wrong"):
             with pytest.raises(Refused, match="UNAUTHENTICATED"):
-                Stub(servers.addresses[0], Security(token)).call("Status", pb.Empty(), timeout=5)
-        assert Stub(servers.addresses[0], Security("right")).call("Status", pb.Empty(), timeout=5)[0].index == 0
+                Stub(servers.addresses[0], Security(token)).call("Status", pb.StatusRequest(), timeout=5)
+        assert Stub(servers.addresses[0], Security("right")).call("Status", pb.StatusRequest(), timeout=5)[0].index == 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_servers_stay_for_the_next_phase(tmp_path, count):
+    with Servers(tmp_path, count) as servers:
+        keeper = Keeper(servers.addresses, Security(), facts=FACTS, connect_seconds=5.0)
+        for phase in range(3):
+            client = servers.client(0, phase=phase, reserve=keeper.reserve)
+            client.begin(settings_of_a_run(), VALUES)
+            client.join()
+            assert push(client).version == 1  # nothing of the phase before is left
+            client.leave([])
+            client.end_phase()
+            client.close()
+            assert all(Stub(a).call("Status", pb.StatusRequest(), timeout=5)[0].run == "" for a in servers.addresses)
+        keeper.end(0, "")
+        assert all(server.wait().code == 0 for server in servers.servers)
+        keeper.close()
+
+
+def test_a_worker_joins_the_phase_that_it_has_come_to(tmp_path):
+    with Servers(tmp_path) as servers:
+        chief, early, late = (servers.client(w, phase=p, timeout_seconds=5.0) for w, p in ((0, 1), (1, 2), (1, 0)))
+        chief.begin(settings_of_a_run(), VALUES)
+        chief.join()
+        early._connect = 1.0
+        with pytest.raises(PeerError, match="phase 2 has not begun"):
+            early.join()
+        with pytest.raises(UsageError, match="phase 0 of the run is over; this is 1"):
+            late.join()
+
+
+def test_reserved_servers_are_kept_for_their_run(tmp_path):
+    """A second start of the same command must not end the servers that a run will need."""
+    with Servers(tmp_path, 2) as servers:
+        keeper = Keeper(servers.addresses, Security(), facts=FACTS, connect_seconds=5.0)
+        with pytest.raises(UsageError, match="reserved by another run"):
+            Keeper(servers.addresses, Security(), facts=FACTS, connect_seconds=1.0)
+        with pytest.raises(UsageError, match="reserved by another run"):
+            servers.client(0).begin(settings_of_a_run(), VALUES)
+        for address in servers.addresses:
+            end_run(address, Security(), 2, "a mistake")
+        for server in servers.servers:
+            server.stop_if_idle()
+            assert server._ended is None
+        keeper.close()
+
+
+def test_what_a_killed_run_has_left_is_forgotten(tmp_path, monkeypatch):
+    """Servers that would go back to a snapshot, while the run goes on in another phase, must not wait for its chief."""
+    monkeypatch.setattr("jaxdist.ps.server.RESERVED_SECONDS", 0.5)
+    with Servers(tmp_path, 2) as servers:
+        (client,) = servers.begin(lease_seconds=1.0, snapshot_seconds=0.1)
+        push(client)
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "0" / "run.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        client.close()
+        for index, server in enumerate(servers.servers):
+            server.close()
+            servers.servers[index] = servers.start(index)
+        keeper = Keeper(servers.addresses, Security(), facts=FACTS, connect_seconds=10.0)
+        again = servers.client(0, reserve=keeper.reserve)
+        time.sleep(1.0)
+        assert all(Stub(a).call("Status", pb.StatusRequest(), timeout=5)[0].run == "" for a in servers.addresses)
+        again.begin(settings_of_a_run(), VALUES)
+        again.join()
+        assert push(again).version == 1
+        keeper.close()
+
+
+def test_momentum_is_cut_before_an_update(tmp_path):
+    with Servers(tmp_path, momentum=0.5) as servers:
+        (client,) = servers.begin()
+        cuts = enumerate((0.0, 0.0, 0.5, 1.0))
+        found = [push(client, version=k, learning_rate=1.0, momentum_cut=cut).pieces[0][0] for k, cut in cuts]
+    # v = 1; 0.5 + 1; 0.5 * 0.5 * 1.5 + 1; 1
+    assert np.allclose(-np.diff([0.0, *found]), [1.0, 1.5, 1.375, 1.0])
 
 
 def test_tls_encrypts_and_checks_the_servers(tmp_path):
@@ -654,7 +735,7 @@ def test_tls_encrypts_and_checks_the_servers(tmp_path):
         assert push(client).version == 1
         for wrong in (Security("token"), Security("token", stranger.cert_pem.bytes())):
             with pytest.raises(Lost):
-                Stub(servers.addresses[0], wrong).call("Status", pb.Empty(), timeout=3)
+                Stub(servers.addresses[0], wrong).call("Status", pb.StatusRequest(), timeout=3)
 
 
 @pytest.mark.parametrize(

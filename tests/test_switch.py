@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import random
 import re
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import Run, events, finish, long, rows, start
+from processes import Run, events, finish, long, rows, start, wait_for_update
 from recording_data import taken
 from reference import assert_same, make_task
 from test_multiprocess import final_state, reference_state
@@ -92,6 +93,7 @@ def test_a_schedule_without_switch_is_refused():
         ),
         ("allreduce:0.5,switch", 1, 0, "'switch' cannot be a phase"),
         ("allreduce:0.5,parameter_sever", 1, 0, "cannot be a phase; nearest: 'parameter_server'"),
+        ("allreduce(max_staleness=0):0.5,allreduce", 1, 0, "max_staleness means nothing to allreduce"),
         ("single:0.5,allreduce", 2, 0, "Phase 1 of strategy.schedule, single: .*for one process, but there are 2"),
     ],
 )
@@ -118,9 +120,8 @@ def test_momentum_at_the_seam(how, factor):
 
 
 def test_ramp_drops_less_and_less_of_the_momentum():
-    cut = momentum.cut("ramp", 1000, 500)
-    assert [cut(seen) for seen in (1000, 1250, 1500, 9000)] == [1.0, 0.5, 0.0, 0.0]
-    assert momentum.cut("keep", 1000, 500)(1000) == 0.0
+    assert [momentum.cut((1000, 500), seen) for seen in (900, 1000, 1250, 1500, 9000)] == [1.0, 1.0, 0.5, 0.0, 0.0]
+    assert momentum.cut(None, 1000) == 0.0
 
 
 # The rule.
@@ -139,6 +140,13 @@ def test_the_rule_is_a_function_of_the_rows(losses, window):
             assert decided is not None and decided <= row["examples_seen"]
             return
     assert decided is None or decided % 10 == 0
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, 0.0])
+def test_the_rule_passes_over_rows_that_mean_nothing(odd):
+    rule = rules.Plateau(20, 0.1)
+    losses = [9.0, odd, 8.0, 5.0, odd, 4.0, 3.0, 2.0]
+    assert not any(rule.look({"examples_seen": 10 * (k + 1), "loss": x}) for k, x in enumerate(losses))
 
 
 def test_the_rule_goes_on_where_its_checkpoint_left_it():
@@ -205,7 +213,7 @@ def test_every_example_is_trained_once_an_epoch(tmp_path, schedule):
     [
         "update",
         long("kill@process=0,point=switch"),
-        "kill@process=1,point=switched",
+        long("kill@process=1,point=switched"),
         long("kill@process=0,point=switched"),
     ],
 )
@@ -215,8 +223,8 @@ def test_killed_at_any_moment_it_resumes(tmp_path, moment):
     kill_at = random.randrange(3, 40)
     fault = f"kill@process=0,update={kill_at}" if moment == "update" else moment
     with Run(tmp_path, 2, fault=f"delay@seconds=0.02;{fault}", **settings) as run:
-        ended = run.wait(90)
-    assert all(e.code != 0 for e in ended[:2]), (kill_at, [e.output[-1500:] for e in ended])
+        ended = run.wait(90, servers=False)  # they wait for somebody to begin a phase
+    assert all(e.code != 0 for e in ended), (kill_at, [e.output[-1500:] for e in ended])
     summary = finish(tmp_path, 2, **settings)
     assert summary["examples_seen"] == 480
     log = (pathlib.Path(tmp_path) / "logs" / "worker-0.log").read_text()
@@ -248,6 +256,7 @@ def test_a_lost_worker_ends_the_run_where_a_synchronous_phase_needs_it(tmp_path)
     assert "The run goes on at the seam before phase 3 of 3" in (tmp_path / "logs" / "worker-0.log").read_text()
 
 
+@pytest.mark.long
 def test_a_worker_that_is_started_again_joins_the_asynchronous_phase(tmp_path):
     fault = "delay@seconds=0.1;kill@process=1,update=24"
     settings = SWITCH | {"strategy__schedule": "allreduce:0.1,parameter_server", "num_epochs": 6.0}
@@ -271,6 +280,48 @@ def test_the_rule_ends_the_phase_and_can_be_replayed(tmp_path):
     assert decided["examples_seen"] == switched["examples_seen"] < 0.9 * 960
     train = [row for row in rows(tmp_path, "train").values() if row["phase"] == 1]
     assert rules.replay(train, decided["window_examples"], decided["threshold"]) == decided["examples_seen"]
+
+
+def test_the_rule_ends_an_asynchronous_phase_without_a_latest_end(tmp_path):
+    """Only the chief decides there: the others must hear what follows."""
+    settings = {"strategy__switch_when": "plateau", "strategy__switch_threshold": 0.9, "num_epochs": 4.0}
+    settings |= {"strategy__switch_window_epochs": 0.5, "log_every_steps": 2}
+    finish(tmp_path, 2, servers=1, **SWITCH, strategy__schedule="parameter_server,allreduce", **settings)
+    assert [e["to"] for e in events(tmp_path) if e["event"] == "switched"] == ["allreduce"]
+
+
+@pytest.mark.long
+def test_early_stopping_in_an_asynchronous_phase_ends_the_run_everywhere(tmp_path):
+    settings = {"early_stopping_patience": 1, "data__holdout_examples": 24, "eval_every_epochs": 0.2}
+    settings |= {"num_epochs": 20.0, "optim__learning_rate": 1e-9}
+    schedule = "parameter_server:0.9,allreduce"
+    summary = finish(tmp_path, 2, servers=1, **SWITCH, strategy__schedule=schedule, **settings)
+    assert summary["examples_seen"] < 0.9 * 20 * 216
+    assert any(e["event"] == "stopped_early" for e in events(tmp_path))
+
+
+@pytest.mark.parametrize("schedule", ["parameter_server:0.5,allreduce", long("allreduce:0.5,parameter_server")])
+def test_sigterm_to_all_in_any_phase_saves(tmp_path, schedule):
+    settings = SWITCH | {"servers": 1, "strategy__schedule": schedule, "num_epochs": 100.0}
+    with Run(tmp_path, 2, fault="delay@seconds=0.03", **settings) as run:
+        wait_for_update(tmp_path, 9)
+        for p in [*run.processes, *run.servers]:
+            p.send_signal(signal.SIGTERM)
+        ended = run.wait(60)
+    assert [e.code for e in ended] == [75] * 3, [e.output[-1500:] for e in ended]
+    assert final_state(tmp_path).updates >= 9
+
+
+@pytest.mark.long
+def test_a_worker_that_failed_may_come_back_in_an_asynchronous_phase(tmp_path):
+    fault = "delay@seconds=0.1;raise@process=1,update=24"
+    settings = SWITCH | {"strategy__schedule": "allreduce:0.1,parameter_server:0.8,allreduce", "num_epochs": 6.0}
+    with Run(tmp_path, 2, servers=1, fault=fault, **settings, strategy__lease_seconds=3.0) as run:
+        run.processes[1].wait(90)
+        run.restart("worker 1")
+        ended = run.wait(120)
+    assert [e.code for e in ended] == [0, 0, 0], [e.output[-1500:] for e in ended]
+    assert json.loads((tmp_path / "summary.json").read_text())["examples_seen"] == 1440
 
 
 @pytest.mark.long

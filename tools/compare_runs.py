@@ -1,107 +1,219 @@
-"""Puts run directories side by side: a Markdown table, and accuracy and loss against epochs and wall time.
+"""Puts runs side by side: a table, and plots against epochs and wall time, as Markdown and as one HTML file.
 
     pip install 'jaxdist[report]'
-    python tools/compare_runs.py DIR [DIR ...] --out=DIR
+    python tools/compare_runs.py DIR [DIR ...] --out=DIR [--accuracy=0.84] [--keep=DIR]
 
-A run without `summary.json` is unfinished and shown as such.
+Runs that differ by their seed alone (DIR/NAME/seedN, or NAME_seedN) share a row: mean [least, most]. A run without
+`summary.json` is unfinished and shown as such. Runs of different models or data are refused, unless --anyway.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import html
+import io
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-COLUMNS = (
-    ("strategy", "strategy", "{}"),
-    ("num_workers", "workers", "{}"),
-    ("num_epochs", "epochs", "{:g}"),
-    ("train_accuracy", "training accuracy", "{:.2%}"),
-    ("validation_accuracy", "validation accuracy", "{:.2%}"),
-    ("validation_loss", "validation loss", "{:.4f}"),
-    ("elapsed_seconds", "elapsed s", "{:.0f}"),
-    ("images_per_second", "images/s", "{:.0f}"),
-)
-# Okabe and Ito's palette, distinguishable by colour-blind readers; line styles for print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", "-.", ":")
+from run_reader import Run, cluster_samples, groups, keep_small, read_run, staleness_mean
+
+MUST_BE_EQUAL = ("model.", "data.")
+MAY_DIFFER = (
+    "seed", "strategy.", "cluster.", "monitor.", "checkpoint.", "compilation_cache", "data.data_dir", "data.cache",
+    "data.prefetch", "log_every_steps", "eval_every_epochs", "eval_batch_size",
+)  # fmt: skip
+
+Value = Callable[[Run], float | None]
 
 
-def read_run(folder: pathlib.Path) -> dict[str, Any]:
-    """Name, summary (None while unfinished) and evaluation rows of a run; of repeated rows the last counts."""
-    summary = folder / "summary.json"
-    metrics = folder / "metrics.jsonl"
-    rows: dict[int, dict[str, Any]] = {}
-    for line in metrics.read_text().splitlines() if metrics.exists() else ():
-        row = json.loads(line)
-        if row["kind"] == "eval":
-            rows[row["updates"]] = row
-    return {
-        "name": folder.name,
-        "summary": json.loads(summary.read_text()) if summary.exists() else None,
-        "rows": [rows[k] for k in sorted(rows)],
-    }
+def _of_summary(*keys: str) -> Value:
+    def value(run: Run) -> float | None:
+        assert run.summary is not None
+        found: Any = run.summary
+        for key in keys:
+            found = found.get(key) if found is not None else None
+        return found
+
+    return value
 
 
-def table(runs: Sequence[dict[str, Any]]) -> str:
-    lines = ["| run | " + " | ".join(title for _, title, _ in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for run in runs:
-        found = run["summary"]
-        cells = [form.format(found[key]) for key, _, form in COLUMNS] if found else ["unfinished"] * len(COLUMNS)
-        lines.append(f"| {run['name']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+def _bytes_sent(run: Run) -> float | None:
+    samples = cluster_samples(run)
+    return 2.0 * sum(samples["network"]) if samples else None
 
 
-def plot(runs: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    import matplotlib
+def _cpu(run: Run) -> float | None:
+    samples = cluster_samples(run)
+    return sum(samples["cpu"]) / len(samples["cpu"]) if samples else None
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex="col", sharey="row", layout="constrained")
-    for i, run in enumerate(runs):
-        look = {
-            "color": COLOURS[i % len(COLOURS)],
-            "linestyle": STYLES[i % len(STYLES)],
-            "marker": "o",
-            "markersize": 3,
-        }
-        for row, (key, factor) in enumerate((("accuracy", 100.0), ("loss", 1.0))):
-            values = [factor * r[key] for r in run["rows"]]
-            axes[row, 0].plot([r["epoch"] for r in run["rows"]], values, label=run["name"], **look)
-            axes[row, 1].plot([r["time"] / 60 for r in run["rows"]], values, label=run["name"], **look)
-    for row, title in enumerate(("validation accuracy, %", "validation loss")):
-        axes[row, 0].set_ylabel(title)
-    for column, title in enumerate(("epochs", "minutes")):
-        axes[1, column].set_xlabel(title)
-    for axis in axes.flat:
-        axis.grid(alpha=0.3)
-    axes[0, 0].legend(frameon=False)
-    figure.savefig(path, dpi=110)
+def _memory(run: Run) -> float | None:
+    return max(cluster_samples(run).get("memory", [0.0])) or None
+
+
+def columns(accuracy: float) -> list[tuple[str, Value, Callable[[float], str]]]:
+    """(title, value of a run, how it is written)."""
+
+    def reached(run: Run) -> float | None:
+        return next((row["time"] for row in run.evaluations if row["accuracy"] >= accuracy), None)
+
+    return [
+        ("training accuracy, %", _of_summary("train_accuracy"), lambda v: f"{100 * v:.2f}"),
+        ("validation accuracy, %", _of_summary("validation_accuracy"), lambda v: f"{100 * v:.2f}"),
+        ("training loss", _of_summary("train_loss"), lambda v: f"{v:.4f}"),
+        ("validation loss", _of_summary("validation_loss"), lambda v: f"{v:.4f}"),
+        ("elapsed s", _of_summary("elapsed_seconds"), lambda v: f"{v:.0f}"),
+        ("of them training", _of_summary("phase_seconds", "train"), lambda v: f"{v:.0f}"),
+        (f"s to {100 * accuracy:g} %", reached, lambda v: f"{v:.0f}"),
+        ("images/s", _of_summary("images_per_second"), lambda v: f"{v:.0f}"),
+        ("staleness", lambda run: staleness_mean(run.summary or {}), lambda v: f"{v:.2f}"),
+        ("network MB", _bytes_sent, lambda v: f"{v / 1e6:.0f}"),
+        ("CPU, %", _cpu, lambda v: f"{100 * v:.0f}"),
+        ("peak memory GiB", _memory, lambda v: f"{v / 2**30:.2f}"),
+    ]
+
+
+def table(grouped: Mapping[str, Sequence[Run]], accuracy: float) -> list[list[str]]:
+    """Header and rows: a group of runs each, of those that have ended."""
+    wanted = columns(accuracy)
+    rows = [["run", "seeds", *(title for title, _, _ in wanted)]]
+    for name, runs in grouped.items():
+        ended = [run for run in runs if run.summary is not None]
+        unfinished = len(runs) - len(ended)
+        seeds = f"{len(ended)}" + (f" ({unfinished} unfinished)" if unfinished else "")
+        if not ended:
+            rows.append([name, *["unfinished"] * (len(wanted) + 1)])
+            continue
+        rows.append([name, seeds, *(_cell([value(run) for run in ended], form) for _, value, form in wanted)])
+    return rows
+
+
+def _cell(values: Sequence[float | None], form: Callable[[float], str]) -> str:
+    found = [v for v in values if v is not None]
+    if not found:
+        return "-"
+    text = form(sum(found) / len(found))
+    if len(found) > 1:
+        text += f" [{form(min(found))}, {form(max(found))}]"
+    return text + (f" ({len(found)} of {len(values)})" if len(found) < len(values) else "")
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]) + "\n"
+
+
+def differences(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
+    """What differs: (what makes a comparison meaningless, what a reader should know)."""
+    fatal: list[str] = []
+    notable: list[str] = []
+    configured = [run for run in runs if run.config]
+    for key in sorted({key for run in configured for key in run.config}):
+        by_value: dict[str, list[str]] = {}
+        for run in (run for run in configured if key in run.config):  # older runs lack newer keys
+            by_value.setdefault(json.dumps(run.config[key]), []).append(run.name)
+        bad = key.startswith(MUST_BE_EQUAL) and not key.startswith(MAY_DIFFER)
+        if len(by_value) > 1 and (bad or not key.startswith(MAY_DIFFER)):
+            text = f"{key} is " + ", ".join(f"{value} in {_some(names)}" for value, names in by_value.items())
+            (fatal if bad else notable).append(text)
+    return fatal, notable
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} others"
+
+
+def common_accuracy(grouped: Mapping[str, Sequence[Run]]) -> float:
+    """The highest half percent that every run that has ended reached."""
+    best = [max(r["accuracy"] for r in run.evaluations) for runs in grouped.values() for run in runs if run.evaluations
+            and run.summary is not None]  # fmt: skip
+    return int(200 * min(best, default=0.0)) / 200
+
+
+def page(rows: Sequence[Sequence[str]], notes: Sequence[str], svg: str, png: bytes) -> str:
+    """The report as one HTML file that needs nothing else."""
+    cells = ["".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for tag, row in
+             (("th" if k == 0 else "td", row) for k, row in enumerate(rows))]  # fmt: skip
+    body = "".join(f"<tr>{row}</tr>\n" for row in cells)
+    remarks = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
+    picture = svg[svg.index("<svg") :] if svg else ""
+    fallback = f'<p><a download="comparison.png" href="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Comparison of runs</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #111; }}
+.scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: right; white-space: nowrap; }}
+th {{ white-space: normal; vertical-align: bottom; }}
+th:first-child, td:first-child {{ text-align: left; }}
+svg {{ max-width: 100%; height: auto; }}
+</style></head><body>
+<h1>Comparison of runs</h1>
+<div class="scroll"><table>
+{body}</table></div>
+{remarks}{picture}
+{fallback + "the picture as PNG</a></p>" if png else ""}
+</body></html>
+"""
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."))
+    parser.add_argument("--accuracy", type=float, default=0.0, help="of the column 's to'; 0: what all have reached")
+    parser.add_argument("--keep", type=pathlib.Path, help="write each run's small result files here, GROUP/seedN")
+    parser.add_argument("--anyway", action="store_true", help="compare runs of different models or data")
     options = parser.parse_args(argv)
     missing = [str(folder) for folder in options.runs if not folder.is_dir()]
     if missing:
         print(f"Not a run directory: {', '.join(missing)}.", file=sys.stderr)
         return 2
     runs = [read_run(folder) for folder in options.runs]
+    fatal, notable = differences(runs)
+    if fatal and not options.anyway:
+        print(
+            f"These runs are of different models or data: {'; '.join(fatal)}. (--anyway compares them.)",
+            file=sys.stderr,
+        )
+        return 2
+    grouped = groups(runs)
+    accuracy = options.accuracy or common_accuracy(grouped)
+    rows = table(grouped, accuracy)
+    notes = ["Means over seeds [least, most]. Network: bytes that left the hosts, and those of their loopback.",
+             *(f"Differs: {text}." for text in [*fatal, *notable])]  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "comparison.md").write_text(table(runs))
-    print(table(runs), end="")
+    if options.keep:
+        for run in runs:
+            keep_small(run, options.keep / run.group / f"seed{run.config.get('seed', 0)}")
+    svg, png, code = "", b"", 0
     try:
-        plot(runs, options.out / "comparison.png")
+        svg, png = _pictures(grouped)
+        (options.out / "comparison.png").write_bytes(png)
     except ImportError as e:
         print(f"No plots: they need the extra 'report' ({e}).", file=sys.stderr)
-        return 1
-    return 0
+        code = 1
+    text = markdown(rows) + "\n" + "\n\n".join(notes) + "\n"
+    (options.out / "comparison.md").write_text(text + ("\n![Plots](comparison.png)\n" if png else ""))
+    (options.out / "comparison.html").write_text(page(rows, notes, svg, png))
+    print(text, end="")
+    return code
+
+
+def _pictures(grouped: Mapping[str, Sequence[Run]]) -> tuple[str, bytes]:
+    from run_plots import draw
+
+    figure = draw(grouped)
+    vector, raster = io.StringIO(), io.BytesIO()
+    figure.savefig(vector, format="svg")
+    figure.savefig(raster, format="png", dpi=110)
+    return vector.getvalue(), raster.getvalue()
 
 
 if __name__ == "__main__":

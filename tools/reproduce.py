@@ -14,12 +14,14 @@ import importlib.util
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
+STOPPED_AFTER_SAVING = 75
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -48,6 +50,19 @@ def command_of(run: Mapping[str, Any], experiment: pathlib.Path, workdir: pathli
     return command + [f"--config.{key}={value}" for key, value in values.items()] + list(more)
 
 
+def run_to_the_end(command: Sequence[str], log: TextIO, environ: Mapping[str, str]) -> int:
+    """The exit code. SIGTERM and Ctrl-C go to the run, which saves; they do not end this process before it."""
+    child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ, start_new_session=True)
+    before = {
+        n: signal.signal(n, lambda *_: child.send_signal(signal.SIGTERM)) for n in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", type=pathlib.Path)
@@ -57,9 +72,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seeds", default="0", help="comma-separated; all strategies of one seed come first")
     parser.add_argument("--only", default="", help="comma-separated names of runs")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
-    parser.add_argument("more", nargs=argparse.REMAINDER, help="-- and flags for every run")
-    options = parser.parse_args(argv)
-    more = options.more[1:] if options.more[:1] == ["--"] else options.more
+    cut = list(argv).index("--") if "--" in argv else len(argv)
+    more = argv[cut + 1 :]  # flags for every run
+    options = parser.parse_args(argv[:cut])
     runs = load_comparison(options.experiment, options.scale, options.num_workers)
     names = options.only.split(",") if options.only else list(runs)
     unknown = sorted(set(names) - set(runs))
@@ -83,7 +98,10 @@ def main(argv: Sequence[str]) -> int:
         begin = time.monotonic()
         with open(workdir / "launch.log", "a") as log:
             environ = os.environ | dict(runs[name].get("environ", {}))
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environ).returncode
+            code = run_to_the_end(command, log, environ)
+        if code == STOPPED_AFTER_SAVING:
+            print(f"{where}: stopped after saving; the same command goes on", flush=True)
+            return code
         if code:
             failed.append(f"{name}/seed{seed}")
             print(f"{where}: ended with {code}, see {workdir / 'launch.log'}", flush=True)

@@ -35,9 +35,9 @@ from jaxdist.ps.client import Held as Held
 from jaxdist.ps.client import Progress as Progress
 from jaxdist.ps.client import Pulled as Pulled
 from jaxdist.ps.client import RunFinished as RunFinished
-from jaxdist.ps.client import end_run as end_run
 from jaxdist.ps.dial import largest_staleness as largest_staleness
 from jaxdist.ps.keeper import Keeper as Keeper
+from jaxdist.ps.keeper import end_run as end_run
 from jaxdist.ps.layout import Layout as Layout
 from jaxdist.ps.layout import pack as pack
 from jaxdist.ps.layout import unpack as unpack

@@ -30,7 +30,7 @@ from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.position import Ranges, from_bounds
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
-from jaxdist.ps.keeper import check_server
+from jaxdist.ps.keeper import check_server, end_server
 from jaxdist.ps.layout import Layout
 from jaxdist.ps.rpc import Lost, Refused, Stub, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced
@@ -84,6 +84,7 @@ class Client:
       timeout_seconds: how long a server may give no answer before it is given up.
       connect_seconds: the same at the start.
       phase: of a run in phases: which this connection is for.
+      reserve: what the run has reserved the servers by (`Keeper`).
     """
 
     def __init__(
@@ -97,9 +98,10 @@ class Client:
         timeout_seconds: float = 60.0,
         connect_seconds: float = 300.0,
         phase: int = 0,
+        reserve: str = "",
     ) -> None:
         self.worker = worker
-        self._phase = phase
+        self._phase, self._reserve = phase, reserve
         self.layout = layout
         self.pieces = [layout.piece(i, len(addresses)) for i in range(len(addresses))]
         self._addresses = list(addresses)
@@ -113,6 +115,7 @@ class Client:
         self._beating = threading.Lock()
         self._away = False
         self._closing = threading.Event()
+        self._silent = threading.Event()
         self._beat_thread: threading.Thread | None = None
         self.progress = Progress()
         self.evaluator = False
@@ -197,7 +200,13 @@ class Client:
         """
         self.caller = pb.Caller(run=(run := uuid.uuid4().hex))
         settings = dict(settings) | {"phase": self._phase}
-        request = pb.BeginRequest(run=run, header=self.layout.header, facts=self._facts, settings=json.dumps(settings))
+        request = pb.BeginRequest(
+            run=run,
+            header=self.layout.header,
+            facts=self._facts,
+            settings=json.dumps(settings),
+            reserve=self._reserve,
+        )
         try:
             for i in range(len(self._stubs)):
                 self._call(i, "Begin", request)
@@ -465,7 +474,7 @@ class Client:
                 self.report = json.loads(reply.reports)
 
     def _beat_forever(self) -> None:
-        while not self._closing.wait(BEAT_SECONDS):
+        while not self._silent.wait(BEAT_SECONDS):
             caller = self.caller
             try:
                 self.beat()
@@ -517,7 +526,7 @@ class Client:
     def end(self, code: int, text: str) -> None:
         """From the chief: ends the run for everybody; the servers exit."""
         for stub in reversed(self._stubs):
-            _end(stub, self.caller.run, code, text)
+            end_server(stub, self.caller.run, code, text, self._reserve)
 
     def end_phase(self) -> None:
         """From the chief, after everything is applied and read: the servers forget it and stay for a later phase.
@@ -528,15 +537,16 @@ class Client:
         self._stop_beating()
         for server in range(len(self._stubs)):
             with contextlib.suppress(Fenced):  # sent again
-                self._call(server, "End", pb.EndRequest(run=self.caller.run, stay=True))
+                self._call(server, "End", pb.EndRequest(run=self.caller.run, stay=True, reserve=self._reserve))
 
     def _stop_beating(self) -> None:
-        self._closing.set()
+        self._silent.set()
         if self._beat_thread is not None and self._beat_thread is not threading.current_thread():
             self._beat_thread.join(timeout=2 * BEAT_SECONDS)
 
     def close(self) -> None:
         """Closes the connections; idempotent."""
+        self._closing.set()
         self._stop_beating()
         for stub in self._stubs:
             stub.close()
@@ -564,18 +574,6 @@ class Held:
     def vector(self, what: str, dtype: np.dtype) -> np.ndarray:
         """'params', 'stats' or 'slot/NAME' of the whole model."""
         return np.concatenate(self._parts(what, dtype))
-
-
-def end_run(address: str, security: Security, code: int, text: str) -> None:
-    """Tells a server that waits for a run that none will begin; a server whose run goes on does not listen."""
-    stub = Stub(address, security)
-    _end(stub, "", code, text)
-    stub.close()
-
-
-def _end(stub: Stub, run: str, code: int, text: str) -> None:
-    with contextlib.suppress(Lost, Fenced, Ended, Refused):
-        stub.call("End", pb.EndRequest(run=run, code=code, text=text), timeout=5)
 
 
 def _progress(message: pb.Progress) -> Progress:

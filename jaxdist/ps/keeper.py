@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,14 @@ from jaxdist.ps.rpc import Lost, Refused, Stub
 from jaxdist.ps.sequencer import Ended, Fenced
 from jaxdist.security import Security
 
-KEEP_SECONDS = 5.0
+KEEP_SECONDS = 4.0
 
 
 class Keeper:
-    """Asks each server for its status now and then: servers that hear nothing give up after a while.
+    """Reserves each server again and again: others are kept off, and servers that hear nothing give up after a while.
+
+    Attributes:
+      reserve: what the servers are reserved by; `Begin` and `End` have to say it.
 
     Args:
       addresses: of all servers, in order.
@@ -34,22 +38,30 @@ class Keeper:
     def __init__(
         self, addresses: Sequence[str], security: Security, *, facts: Mapping[str, Any], connect_seconds: float
     ) -> None:
+        self.reserve = uuid.uuid4().hex
+        self._addresses, self._security = list(addresses), security
+        self._pause = min(KEEP_SECONDS, connect_seconds / 3)
         self._stubs = [Stub(a, security) for a in addresses]
         self._closing = threading.Event()
         try:
             deadline = time.monotonic() + connect_seconds
             for i, stub in enumerate(self._stubs):
-                check_server(i, addresses, stub, json.loads(json.dumps(dict(facts))), deadline)
+                check_server(i, addresses, stub, json.loads(json.dumps(dict(facts))), deadline, self.reserve)
         except BaseException:
             self.close()
             raise
         threading.Thread(target=self._keep, name="keeper", daemon=True).start()
 
     def _keep(self) -> None:
-        while not self._closing.wait(KEEP_SECONDS):
+        while not self._closing.wait(self._pause):
             for stub in self._stubs:
-                with contextlib.suppress(Lost, Refused, Fenced, Ended):  # the phase that needs it will say so
-                    stub.call("Status", pb.Empty(), timeout=KEEP_SECONDS)
+                with contextlib.suppress(Exception):  # the phase that needs the server will say what is wrong
+                    stub.call("Status", pb.StatusRequest(reserve=self.reserve), timeout=KEEP_SECONDS)
+
+    def end(self, code: int, text: str) -> None:
+        """Ends the servers that wait, with an exit code and its reason; they do not listen while a phase goes on."""
+        for address in reversed(self._addresses):
+            end_run(address, self._security, code, text, self.reserve)
 
     def close(self) -> None:
         """Idempotent; the servers are left as they are."""
@@ -58,8 +70,10 @@ class Keeper:
             stub.close()
 
 
-def check_server(index: int, addresses: Sequence[str], stub: Stub, facts: Mapping[str, Any], deadline: float) -> None:
-    """Meets one server, waiting for it until `deadline` (of `time.monotonic`).
+def check_server(
+    index: int, addresses: Sequence[str], stub: Stub, facts: Mapping[str, Any], deadline: float, reserve: str = ""
+) -> None:
+    """Meets one server, waiting for it until `deadline` (of `time.monotonic`), and reserves it.
 
     Raises:
       UsageError: it cannot be reached, believes in another list of servers, or was started with another configuration.
@@ -67,7 +81,7 @@ def check_server(index: int, addresses: Sequence[str], stub: Stub, facts: Mappin
     pause = 0.05
     while True:
         try:
-            status, _ = stub.call("Status", pb.Empty(), timeout=10.0)
+            status, _ = stub.call("Status", pb.StatusRequest(reserve=reserve), timeout=10.0)
             break
         except Refused as e:
             raise UsageError(f"The parameter server {index} refuses this process: {e}.") from None
@@ -87,3 +101,17 @@ def check_server(index: int, addresses: Sequence[str], stub: Stub, facts: Mappin
     differing = differences(facts, json.loads(status.facts))
     if differing:
         raise UsageError(f"This process and the parameter server {index} do not agree on {differing}.")
+
+
+def end_run(address: str, security: Security, code: int, text: str, reserve: str = "") -> None:
+    """Tells a server that waits for a run that none will begin; a server whose run goes on does not listen, nor does
+    one that another run has reserved."""
+    stub = Stub(address, security)
+    end_server(stub, "", code, text, reserve)
+    stub.close()
+
+
+def end_server(stub: Stub, run: str, code: int, text: str, reserve: str = "") -> None:
+    """Ends a run on a server, which exits; one that gives no answer, or serves another run, is left alone."""
+    with contextlib.suppress(Lost, Fenced, Ended, Refused):
+        stub.call("End", pb.EndRequest(run=run, code=code, text=text, reserve=reserve), timeout=5)

@@ -39,6 +39,12 @@ class Layout(_message.Message):
     stats: _containers.RepeatedCompositeFieldContainer[Tensor]
     def __init__(self, params: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., stats: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
+class StatusRequest(_message.Message):
+    __slots__ = ("reserve",)
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
+    reserve: str
+    def __init__(self, reserve: _Optional[str] = ...) -> None: ...
+
 class StatusReply(_message.Message):
     __slots__ = ("index", "addresses", "run", "incarnation", "version", "boot", "snapshots", "failure", "facts")
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -62,18 +68,20 @@ class StatusReply(_message.Message):
     def __init__(self, index: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., boot: _Optional[str] = ..., snapshots: _Optional[_Iterable[int]] = ..., failure: _Optional[str] = ..., facts: _Optional[str] = ...) -> None: ...
 
 class BeginRequest(_message.Message):
-    __slots__ = ("run", "header", "facts", "settings", "ready")
+    __slots__ = ("run", "header", "facts", "settings", "ready", "reserve")
     RUN_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
     FACTS_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
     run: str
     header: bytes
     facts: str
     settings: str
     ready: bool
-    def __init__(self, run: _Optional[str] = ..., header: _Optional[bytes] = ..., facts: _Optional[str] = ..., settings: _Optional[str] = ..., ready: _Optional[bool] = ...) -> None: ...
+    reserve: str
+    def __init__(self, run: _Optional[str] = ..., header: _Optional[bytes] = ..., facts: _Optional[str] = ..., settings: _Optional[str] = ..., ready: _Optional[bool] = ..., reserve: _Optional[str] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
     __slots__ = ("run", "what", "offset", "total", "checksum", "data")
@@ -316,16 +324,18 @@ class CloseRequest(_message.Message):
     def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ...) -> None: ...
 
 class EndRequest(_message.Message):
-    __slots__ = ("run", "code", "text", "stay")
+    __slots__ = ("run", "code", "text", "stay", "reserve")
     RUN_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     STAY_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
     run: str
     code: int
     text: str
     stay: bool
-    def __init__(self, run: _Optional[str] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., stay: _Optional[bool] = ...) -> None: ...
+    reserve: str
+    def __init__(self, run: _Optional[str] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., stay: _Optional[bool] = ..., reserve: _Optional[str] = ...) -> None: ...
 
 class Operation(_message.Message):
     __slots__ = ("kind", "version", "claims", "learning_rate", "stats_weight", "momentum_cut", "hold", "committed")

@@ -53,6 +53,7 @@ class Settings:
       lease_seconds: silence after which a worker is lost.
       connect_seconds: for the workers to come, at bound 0.
       phase: of a run in phases; who joins must have come to the same one.
+      momentum_ramp: (examples_seen, examples) over which momentum grows to its value; for the workers.
     """
 
     max_staleness: int
@@ -67,6 +68,7 @@ class Settings:
     snapshot_seconds: float = 10.0
     staleness_high: int = 0
     phase: int = 0
+    momentum_ramp: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass

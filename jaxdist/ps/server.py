@@ -39,6 +39,7 @@ from jaxdist.security import OPEN, Security
 
 LONG_POLL_SECONDS = 2.0
 BEAT_SECONDS = 0.5
+RESERVED_SECONDS = 15.0
 EMPTY: Payload = (pb.Empty(), b"")
 
 
@@ -85,6 +86,8 @@ class ParameterServer:
         self._run, self._incarnation = "", 0
         self._shard: Shard | None = None
         self._sequencer: Sequencer | None = None
+        self._reserved, self._reserved_at = "", -RESERVED_SECONDS
+        self._stays = 0  # phases that were forgotten
         self._begun = False
         self._committed = 0  # the version to go back to
         self._draining = False  # the thread that emits operations is about to apply them
@@ -163,8 +166,26 @@ class ParameterServer:
             lives = self._sequencer is not None and self._sequencer.chief_lives
         else:
             lives = bool(self._run) and time.monotonic() - self._heard < 10 * BEAT_SECONDS
-        if not lives:
+        if not (lives or self._is_reserved()):
             self._ended = Ended(75, "stopped while no run went on")
+
+    def _is_reserved(self) -> bool:
+        return time.monotonic() - self._reserved_at < RESERVED_SECONDS
+
+    def _check_reservation(self, reserve: str) -> None:
+        """Refuses callers of another run than the one that has reserved this server. Called with the lock."""
+        if self._is_reserved() and reserve != self._reserved:
+            raise ValueError(f"server {self.index} is reserved by another run, which is alive")
+
+    def _reserve(self, reserve: str) -> None:
+        """From a run that will need this server. Called with the lock."""
+        if self._is_reserved() and reserve != self._reserved:
+            raise NotNow("it is reserved by another run, which was alive a moment ago")
+        if reserve != self._reserved and self._run:  # left by a run that was killed, or gone back to by this server
+            if self._sequencer is not None and self._sequencer.chief_lives:
+                raise ValueError(f"server {self.index} serves another run, whose chief is alive")
+            self._stay()
+        self._reserved, self._reserved_at = reserve, time.monotonic()
 
     def close(self) -> None:
         """Stops at once, as if killed, but for the threads."""
@@ -225,8 +246,10 @@ class ParameterServer:
 
     # Any server.
 
-    def _status(self, request: pb.Empty, data: memoryview) -> Payload:
+    def _status(self, request: pb.StatusRequest, data: memoryview) -> Payload:
         with self._changed:
+            if request.reserve:
+                self._reserve(request.reserve)
             if self.index != 0 or self._sequencer is None:  # whoever asks expects a run here
                 self._heard = time.monotonic()
             version = self._shard.values.version if self._shard is not None else 0
@@ -248,6 +271,7 @@ class ParameterServer:
         if differing:
             raise ValueError(f"server {self.index} and the chief do not agree on {differing}")
         with self._changed:
+            self._check_reservation(request.reserve)
             if self._sequencer is not None and request.run != self._run and self._sequencer.chief_lives:
                 raise ValueError(f"server {self.index} serves another run, whose chief is alive")
         layout = Layout.from_header(request.header)
@@ -501,8 +525,11 @@ class ParameterServer:
             lives = self._run if self.index else self._sequencer is not None and self._sequencer.chief_lives
             if request.run != self._run and (request.run or lives):
                 raise Fenced("another run has begun here")
+            self._check_reservation(request.reserve)
             if request.stay:
-                return self._stay()
+                logging.info("A phase is over; waiting for the next.")
+                self._stay()
+                return EMPTY
             if self.index == 0 and self._run:
                 self._end_asked = Ended(request.code, request.text)  # the monitor tells the others
                 if self._sequencer is not None:
@@ -511,8 +538,9 @@ class ParameterServer:
                 self._finish(request.code, request.text)
         return EMPTY
 
-    def _stay(self) -> Payload:
-        """Forgets the run and waits for another. Called with the lock, by the chief, after all is applied and read."""
+    def _stay(self) -> None:
+        """Forgets the run and waits for another. Called with the lock."""
+        self._stays += 1
         self._run, self._shard, self._sequencer = "", None, None
         self._begun = self._rolling = self._rollback_asked = False
         self._queue.clear()
@@ -523,8 +551,6 @@ class ParameterServer:
         self._writer.submit(self._snapshots.clear)  # after those that are being written
         self._heard = time.monotonic()
         self._changed.notify_all()
-        logging.info("A phase is over; waiting for the next.")
-        return EMPTY
 
     def _finish(self, code: int, text: str) -> None:
         """Called with the lock."""
@@ -558,17 +584,18 @@ class ParameterServer:
         with self._changed:
             if self._run not in ("", request.run):
                 raise Fenced("another run has begun here")
-        self._restore_shard(request.run, request.incarnation, request.version, request.header)
+            stays = self._stays
+        self._restore_shard(request.run, request.incarnation, request.version, request.header, stays)
         return EMPTY
 
-    def _restore_shard(self, run: str, incarnation: int, version: int, header: bytes) -> None:
+    def _restore_shard(self, run: str, incarnation: int, version: int, header: bytes, stays: int) -> None:
         self._writer.submit(lambda: None).result()  # nothing of the incarnation before is written after this
         vectors = self._snapshots.load(run, version)
         self._snapshots.drop([v for v in self._snapshots.versions() if v > version])
         shard = Shard(Layout.from_header(header), self.index, len(self.addresses), self._rule)
         shard.restore(version, vectors)
         with self._applying, self._changed:
-            if self._run not in ("", run):  # meanwhile the chief has begun another
+            if self._run not in ("", run) or stays != self._stays:  # meanwhile the chief has begun another
                 raise Fenced("another run has begun here")
             self._begun, self._committed = True, version
             self._queue.clear()
@@ -672,7 +699,7 @@ class ParameterServer:
     def _a_server_was_restarted(self) -> bool:
         for other in self._others:
             try:
-                status, _ = other.stub.call("Status", pb.Empty(), timeout=5)
+                status, _ = other.stub.call("Status", pb.StatusRequest(), timeout=5)
             except (Lost, Fenced, Ended):
                 continue
             other.status = status
@@ -748,6 +775,7 @@ class ParameterServer:
                 self._rollback_asked = False
                 return
             self._rolling = True
+            stays = self._stays
             self._incarnation = max(self._incarnation, stored["incarnation"]) + 1
             self._changed.notify_all()
         run, facts, header = stored["run"], Sequencer.beyond(stored["sequencer"]), base64.b64decode(stored["header"])
@@ -758,7 +786,7 @@ class ParameterServer:
                     return
                 try:
                     other.stub.call("Restore", request, timeout=30)
-                    other.boot = other.stub.call("Status", pb.Empty(), timeout=5)[0].boot
+                    other.boot = other.stub.call("Status", pb.StatusRequest(), timeout=5)[0].boot
                     break
                 except Refused as e:
                     return self._cannot_roll_back(before, f"the server at {other.stub.address} says: {e}")
@@ -766,7 +794,7 @@ class ParameterServer:
                     logging.warning("Waiting for a server to go back with: %s", e)
                     self._closing.wait(BEAT_SECONDS)
         try:
-            self._restore_shard(run, self._incarnation, facts["version"], header)
+            self._restore_shard(run, self._incarnation, facts["version"], header, stays)
         except Fenced:
             return
         except ValueError as e:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,13 +17,21 @@ from jaxdist.strategies import rules
 from jaxdist.strategies.allreduce import AllReduce, AllReduceJit, AllReducePmap
 from jaxdist.strategies.base import Strategy as Strategy
 from jaxdist.strategies.observer import Observer as Observer
-from jaxdist.strategies.parameter_server import ParameterServer, ending
+from jaxdist.strategies.parameter_server import ParameterServer, ending, is_asynchronous
 from jaxdist.strategies.single import Single
 from jaxdist.strategies.switch import Meeting, Switch
 from jaxdist.task import Task
 
 SPELLINGS: dict[str, type[AllReduce]] = {"shard_map": AllReduce, "jit": AllReduceJit, "pmap": AllReducePmap}
-NAMES = ("single", "allreduce", "parameter_server")  # those that a phase may have
+# What a phase may be, and the options that mean something to it.
+PHASES = {
+    "single": ("accumulate",),
+    "allreduce": ("accumulate", "spmd", "fusion_megabytes", "sync_batch_norm"),
+    "parameter_server": (
+        "accumulate", "max_staleness", "staleness_policy", "staleness_range", "scale_learning_rate", "overlap",
+        "nonfinite", "lease_seconds", "snapshot_seconds",
+    ),
+}  # fmt: skip
 
 
 def needs_collectives(name: str) -> bool:
@@ -50,10 +58,16 @@ def check(
     """
     if settings["name"] == "switch":
         for number, phase in enumerate(_phases(settings), 1):
-            if phase.name not in NAMES:
+            if phase.name not in PHASES:
                 raise UsageError(
-                    f"strategy.schedule: {phase.name!r} cannot be a phase{nearest(phase.name, NAMES)}; one of "
-                    f"{', '.join(NAMES)}."
+                    f"strategy.schedule: {phase.name!r} cannot be a phase{nearest(phase.name, PHASES)}; one of "
+                    f"{', '.join(PHASES)}."
+                )
+            foreign = sorted(set(phase.options) - set(PHASES[phase.name]))
+            if foreign:
+                raise UsageError(
+                    f"Phase {number} of strategy.schedule, {phase}: {foreign[0]} means nothing to {phase.name}; it has "
+                    f"{', '.join(PHASES[phase.name])}."
                 )
             try:
                 check(
@@ -152,7 +166,8 @@ def build(
     run_examples: int = 0,
     epoch_examples: int = 1,
     phase: int = 0,
-    momentum_cut: Callable[[int], float] = lambda seen: 0.0,
+    reserve: str = "",
+    momentum_ramp: tuple[int, int] | None = None,
 ) -> Strategy:
     """The strategy that `config.strategy` describes. Uses JAX's devices, unless it is of several phases.
 
@@ -163,7 +178,7 @@ def build(
       security: what parameter servers ask for.
       meeting: how all processes do something together, for strategies of several phases.
       run_examples, epoch_examples: of the whole run and of an epoch, for the same.
-      phase, momentum_cut: of which phase this is the strategy (`ParameterServer`).
+      phase, reserve, momentum_ramp: of which phase this is the strategy (`ParameterServer`).
     """
     if settings["name"] == "switch":
         assert meeting is not None
@@ -172,15 +187,24 @@ def build(
         common |= {"timeouts": timeouts or {}, "security": security}
         phases = _phases(settings)
         keeper = None
-        if process_id == 0 and any(p.name == "parameter_server" for p in phases):
+        if process_id == 0 and server_addresses:
             connect_seconds = common["timeouts"]["connect_timeout_seconds"]
             keeper = Keeper(server_addresses, security, facts=common["facts"], connect_seconds=connect_seconds)
         whole = run_examples // global_batch_size
         return Switch(
             task,
             phases,
+            schedule=settings["schedule"],
             ends=[end * global_batch_size for end in boundaries(phases, whole)],
-            build=lambda k, **more: build(phases[k].settings(settings), task, phase=k, **common, **more),
+            build=lambda k, ramp: build(
+                phases[k].settings(settings),
+                task,
+                phase=k,
+                reserve=keeper.reserve if keeper is not None else "",
+                momentum_ramp=ramp,
+                **common,
+            ),
+            asynchronous=[is_asynchronous(p.settings(settings)) for p in phases],
             meeting=meeting,
             keeper=keeper,
             is_chief=process_id == 0,
@@ -204,7 +228,8 @@ def build(
             settings=settings,
             security=security,
             phase=phase,
-            momentum_cut=momentum_cut,
+            reserve=reserve,
+            momentum_ramp=momentum_ramp,
         )
     return SPELLINGS[settings["spmd"]](
         task,

@@ -119,9 +119,18 @@ class Strategy(abc.ABC):
         """Whether a rule that has looked at a train row ends the phase here; collective as `train_step`."""
         return False
 
-    def has_next_phase(self) -> bool:
-        """Whether another phase follows when the positions of this one are used up."""
+    def may_go_on(self) -> bool:
+        """Whether another phase may follow when the positions of this one are used up; `what_follows` says."""
         return False
+
+    def what_follows(self, *, end: bool, stop: bool) -> str:
+        """'phase', 'end' or 'stop': the same on all processes. Collective; after everything is applied and saved.
+
+        Args:
+          end: by what this process knows the run is over.
+          stop: this process was asked to stop.
+        """
+        return "end"
 
     def next_phase(self, canonical: TrainState | None) -> tuple[State, Position]:
         """Hands over to the next phase, from the canonical state of this one's end (None on processes that have none).

@@ -14,7 +14,7 @@ one can do:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -34,8 +34,9 @@ def handed_over(state: TrainState, how: str, num_workers: int) -> TrainState:
     return dataclasses.replace(state, opt_state=state.opt_state | {SLOT: scaled})
 
 
-def cut(how: str, begin: int, examples_per_epoch: int) -> Callable[[int], float]:
-    """examples_seen -> the part of the momentum that an update of the phase that began at `begin` is to drop."""
-    if how != "ramp":
-        return lambda seen: 0.0
-    return lambda seen: max(0.0, 1.0 - (seen - begin) / examples_per_epoch)
+def cut(ramp: Sequence[int] | None, examples_seen: int) -> float:
+    """The part of the momentum, from 0 to 1, that an update is to drop; `ramp`: (begin, length) in examples."""
+    if ramp is None:
+        return 0.0
+    begin, length = ramp
+    return min(max(1.0 - (examples_seen - begin) / length, 0.0), 1.0)

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -24,6 +24,7 @@ from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.position import Position, indices
 from jaxdist.ps import Claim, Client, Fenced, Held, Progress, Pulled, Refused, largest_staleness, pack, unpack
 from jaxdist.security import OPEN, Security
+from jaxdist.strategies import momentum
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.flat_model import FlatModel
 from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, flatten
@@ -67,6 +68,12 @@ class _Window:
     bytes_received: int = 0
 
 
+def is_asynchronous(settings: Mapping[str, Any]) -> bool:
+    """Whether each push is an update of its own under these settings of a strategy."""
+    bounded = settings["staleness_policy"] == "fixed" and settings["max_staleness"] == 0
+    return settings["name"] == "parameter_server" and not bounded
+
+
 class ParameterServer(Strategy):
     """Each worker takes gradients on its own devices and talks to servers alone.
 
@@ -77,7 +84,8 @@ class ParameterServer(Strategy):
       overlap: push and pull while the next gradient is computed (not at bound 0).
       nonfinite: 'refuse' drops a gradient with NaN or Inf and counts it, 'stop' ends the run.
       phase: of a run in phases; workers wait for the chief to begin it.
-      momentum_cut: examples_seen -> the part of the momentum that an update is to drop before.
+      reserve: what the run has reserved the servers by.
+      momentum_ramp: (examples_seen, examples) over which the momentum grows to its value; the chief's counts.
     """
 
     collective = False
@@ -95,10 +103,11 @@ class ParameterServer(Strategy):
         settings: Mapping[str, Any],
         security: Security = OPEN,
         phase: int = 0,
-        momentum_cut: Callable[[int], float] = lambda seen: 0.0,
+        reserve: str = "",
+        momentum_ramp: tuple[int, int] | None = None,
     ) -> None:
         self.task = task
-        self._momentum_cut = momentum_cut
+        self._momentum_ramp = momentum_ramp
         self.is_chief = process_id == 0
         self._workers = num_processes
         self._bound = self._high = int(settings["max_staleness"])
@@ -122,6 +131,7 @@ class ParameterServer(Strategy):
             timeout_seconds=timeouts["timeout_seconds"],
             connect_seconds=timeouts["connect_timeout_seconds"],
             phase=phase,
+            reserve=reserve,
         )
         self._claims: collections.deque[Claim] = collections.deque()
         self._network = ThreadPoolExecutor(1, "push-pull")
@@ -159,10 +169,11 @@ class ParameterServer(Strategy):
                     "lease_seconds": self._settings["lease_seconds"],
                     "snapshot_seconds": self._settings["snapshot_seconds"],
                     "connect_seconds": self._timeouts["connect_timeout_seconds"],
+                    "momentum_ramp": self._momentum_ramp,
                 },
                 vectors,
             )
-        self._client.join()
+        self._momentum_ramp = self._client.join()["momentum_ramp"]
         self._away_since = self._client.progress
         self._log_what_is_used()
         # No step before this process's first claim: at bound 0 its first round may not be the next.
@@ -286,7 +297,7 @@ class ParameterServer(Strategy):
             commit: dict[str, Any] = {"pulled_version": state.version}
             if bool(metrics["finite"]):
                 commit["learning_rate"] = self.task.learning_rate(seen) * self.learning_rate_scale
-                commit["momentum_cut"] = self._momentum_cut(seen) if self._asynchronous else 0.0
+                commit["momentum_cut"] = momentum.cut(self._momentum_ramp, seen)
                 commit |= {n: float(metrics[n]) for n in ("loss_sum", "correct", "count")}
             else:
                 self._note_not_finite(state)
@@ -413,7 +424,8 @@ class ParameterServer(Strategy):
         self.gather([])
         found = self.summary()
         if self.is_chief:
-            left = {0, *map(int, self._client.report.get("reports", {}))}
+            reports = self._client.report.get("reports", {})
+            left = {0, *(int(worker) for worker, report in reports.items() if report == [])}
             self.lost_workers = tuple(sorted(set(range(self._workers)) - left))
             self._client.end_phase()
         self._closed = True

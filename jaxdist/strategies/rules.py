@@ -14,6 +14,8 @@ it. What it looked at is in the rows, what it concluded in the event `switch_dec
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -39,12 +41,16 @@ class Plateau:
     def look(self, row: Mapping[str, Any]) -> dict[str, float] | None:
         """Takes a train row; the reasons to end the phase, or None to go on."""
         now = row["examples_seen"]
+        if not math.isfinite(row["loss"]) or row["loss"] <= 0:  # nothing to divide by, or nothing was trained on
+            return None
         self.seen.append((now, row["loss"]))
         newest, middle, oldest = (now - k * self.window_examples for k in range(3))
         if oldest < self.begun:
             return None
         older, newer = self._mean(oldest, middle), self._mean(middle, newest)
-        if older is None or newer is None:  # rows further apart than windows
+        if older is None or newer is None:
+            words = "No train row in a window of %d examples: raise strategy.switch_window_epochs, or log more often."
+            logging.warning(words, self.window_examples)
             return None
         improvement = 1 - newer / older
         if improvement >= self.threshold:

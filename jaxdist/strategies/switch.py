@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,7 @@ from jaxdist.ps import Keeper
 from jaxdist.schedule import Phase
 from jaxdist.strategies import momentum
 from jaxdist.strategies.base import State, Strategy
+from jaxdist.strategies.parameter_server import ending
 from jaxdist.strategies.rules import Plateau
 from jaxdist.task import Batch, Metrics, Task, TrainState
 
@@ -40,7 +41,9 @@ class Meeting(Protocol):
     def close_collectives(self) -> None: ...
     def part(self, name: str, phase: int) -> None: ...
     def share(self, state: TrainState | None, name: str) -> TrainState: ...
+    def shared(self, name: str) -> None: ...
     def decide(self, name: str, value: Any) -> Any: ...
+    def what_follows(self, name: str, said: dict[str, Any]) -> dict[str, Any]: ...
 
 
 class Switch(Strategy):
@@ -48,7 +51,9 @@ class Switch(Strategy):
 
     Args:
       phases, ends: the phases, and the examples_seen at which each ends.
-      build: (number of a phase) -> its strategy; called when the phase begins.
+      schedule: their text.
+      asynchronous: of each phase, whether each push is an update of its own.
+      build: (number of a phase, momentum's ramp) -> its strategy; called when the phase begins.
       keeper: keeps the parameter servers waiting (on the chief, where there are some).
       momentum_handover: one of `momentum.CHOICES`.
       rule: ends a phase before its end; None: never.
@@ -61,7 +66,9 @@ class Switch(Strategy):
         phases: Sequence[Phase],
         *,
         ends: Sequence[int],
-        build: Callable[..., Strategy],
+        schedule: str,
+        asynchronous: Sequence[bool],
+        build: Callable[[int, tuple[int, int] | None], Strategy],
         meeting: Meeting,
         keeper: Keeper | None,
         is_chief: bool,
@@ -72,7 +79,10 @@ class Switch(Strategy):
     ) -> None:
         self.task, self.is_chief = task, is_chief
         self.examples_per_update = 1  # of the present phase, as are the other facts: see _enter
-        self._phases, self._ends = list(phases), list(ends)
+        self._phases, self._ends, self._schedule = list(phases), list(ends), schedule
+        self._decided: dict[int, int] = {}  # phase -> its end, where the rule has ended it
+        self._asynchronous = list(asynchronous)
+        self._following = -1
         self._build, self._meeting, self._keeper = build, meeting, keeper
         self._workers, self._how, self._rule, self._epoch = num_workers, momentum_handover, rule, epoch_examples
         self._now: Strategy | None = None
@@ -81,6 +91,7 @@ class Switch(Strategy):
         self._stored_phase: int | None = None
         self._stored_rule: dict[str, Any] | None = None
         self._begun = (0.0, 0, 0)  # of the present phase: when, at which update, after how many examples
+        self._progress = (0, 0)  # updates and examples, as last heard of
         self._ended: list[dict[str, Any]] = []
         self._events: list[dict[str, Any]] = []
 
@@ -109,15 +120,15 @@ class Switch(Strategy):
         under_way = self._meeting.phase_under_way()
         if under_way >= 0:  # this process alone was started again
             logging.info("The run is in phase %d already: %s.", under_way + 1, self._phases[under_way])
-            return self._enter(under_way, canonical, crossing=False)
+            return self._enter(under_way, canonical, before=under_way)
         if seen:
             where = "at the seam before" if before < number else "in"
             words = "The run goes on %s phase %d of %d: %s."
             logging.info(words, where, number + 1, len(self._phases), self._phases[number])
-        return self._enter(number, canonical, crossing=before < number)
+        return self._enter(number, canonical, before=before)
 
-    def _enter(self, number: int, canonical: TrainState, *, crossing: bool) -> State:
-        """Begins a phase; `crossing`: the state comes from the phase before."""
+    def _enter(self, number: int, canonical: TrainState, *, before: int) -> State:
+        """Begins a phase, or goes on in it; `before`: the phase that the state comes from."""
         begin = time.monotonic()
         phase = self._phases[number]
         name = f"phase {number + 1} ({phase})"
@@ -126,10 +137,11 @@ class Switch(Strategy):
             self._meeting.open_collectives(name)
         else:
             self._meeting.close_collectives()
-        seam = canonical.examples_seen if crossing else self._ends[number - 1] if number else 0
-        cut = momentum.cut(self._how if number else "keep", seam, self._epoch)
-        now = self._build(number, momentum_cut=cut)
-        if crossing and not tied and getattr(now, "learning_rate_scale", 1.0) != 1.0:
+        ramp = None
+        if number and self._how == "ramp" and self._changes_pace(number - 1, number):
+            ramp = (canonical.examples_seen if before < number else self._ends[number - 1], self._epoch)
+        now = self._build(number, ramp)
+        if before < number and self.is_chief and self._changes_pace(before, number):  # the servers have the chief's
             canonical = momentum.handed_over(canonical, self._how, self._workers)
         self._now, self._number = now, number
         for fact in ("examples_per_update", "eval_part", "eval_multiple", "collective", "learning_rate_scale"):
@@ -139,11 +151,11 @@ class Switch(Strategy):
             self._meeting.part(name, number)
         if self._rule is not None:
             self._rule.begin(canonical.examples_seen)
-            if self._stored_rule is not None and not crossing:
+            if self._stored_rule is not None and before == number:
                 self._rule.recall(self._stored_rule)
         self._stored_phase = self._stored_rule = None
-        updates, seen = now.progress(state)
-        self._begun = (time.monotonic(), updates, seen)
+        self._progress = now.progress(state)
+        self._begun = (time.monotonic(), *self._progress)
         self._events.append(
             {
                 "event": "phase",
@@ -154,26 +166,45 @@ class Switch(Strategy):
         )
         return state
 
-    def has_next_phase(self) -> bool:
-        return any(end > self._ends[self._number] for end in self._whole_ends()[self._number + 1 :])
+    def _changes_pace(self, before: int, number: int) -> bool:
+        """Whether a push becomes an update of its own here."""
+        return self._asynchronous[number] and not self._asynchronous[before]
 
-    def _whole_ends(self) -> list[int]:
-        return [min(end, self._total) for end in self._ends]
+    def may_go_on(self) -> bool:
+        return self._number < len(self._phases) - 1
+
+    def what_follows(self, *, end: bool, stop: bool) -> str:
+        ends = [min(end, self._total) for end in self._ends]
+        here, number = self._progress[1], self._number
+        following = next((k for k in range(number + 1, len(ends)) if ends[k] > here), None)
+        said: dict[str, Any] = {
+            "what": "stop" if stop else "end" if end or following is None else "phase",
+            "following": following,
+            "decided": sorted(self._decided.items()),
+        }
+        said = self._meeting.what_follows(f"what follows phase {number + 1}", said)
+        self._decide(said["decided"])
+        self._following = said["following"]
+        return said["what"]
+
+    def _decide(self, decided: Iterable[Sequence[int]]) -> None:
+        """Phases end where the rule has ended them."""
+        for number, seen in decided:
+            self._decided[number] = self._ends[number] = seen
 
     def next_phase(self, canonical: TrainState | None) -> tuple[State, Position]:
         begin = time.monotonic()
-        number = self._number
-        here = self._whole_ends()[number]
-        following = next(k for k in range(number + 1, len(self._ends)) if self._whole_ends()[k] > here)
+        number, following = self._number, self._following
+        name = f"phase {following + 1} ({self._phases[following]})"
         self._leave(canonical)
+        if self.now.lost_workers and not self._asynchronous[following]:
+            raise PeerError(
+                f"worker {', '.join(map(str, self.now.lost_workers))} was lost in phase {number + 1}, and {name} needs "
+                f"all {self._workers}: start the run again, it goes on from there"
+            )
+        shared = False
         if self._phases[following].name != "parameter_server":
-            lost = self.now.lost_workers
-            if lost:
-                raise PeerError(
-                    f"worker {', '.join(map(str, lost))} was lost in phase {number + 1}, and phase {following + 1} "
-                    f"({self._phases[following]}) needs all {self._workers}: start the run again, it goes on from there"
-                )
-            name = f"phase {following + 1} ({self._phases[following]})"
+            shared = self._phases[number].name == "parameter_server"
             self._meeting.close_collectives()
             self._now = None
             self._meeting.open_collectives(name)
@@ -181,7 +212,9 @@ class Switch(Strategy):
         elif canonical is None:  # the chief's goes to the servers
             canonical = self.task.init()
         self._now = None
-        state = self._enter(following, canonical, crossing=True)
+        state = self._enter(following, canonical, before=number)
+        if shared:
+            self._meeting.shared(name)
         seconds = round(time.monotonic() - begin, 3)
         before, after = self._phases[number], self._phases[following]
         logging.info("Switched from %s to %s in %.1f s.", before, after, seconds)
@@ -192,7 +225,7 @@ class Switch(Strategy):
                 "to": str(after),
                 "phase": following + 1,
                 "seconds": seconds,
-                "momentum_handover": self._how if self.learning_rate_scale != 1.0 else "keep",
+                "momentum_handover": self._how if self._changes_pace(number, following) else "keep",
             }
         )
         return state, canonical.position
@@ -203,7 +236,9 @@ class Switch(Strategy):
         found = {"strategy": str(self._phases[self._number]), "seconds": round(time.monotonic() - began, 3)}
         if canonical is not None:
             found |= {"updates": canonical.updates - updates, "examples": canonical.examples_seen - seen}
-        self._ended.append(found | self.now.end_phase())
+        found |= self.now.end_phase()
+        self._events += self.now.events()  # the last ones: who was lost while the others finished
+        self._ended.append(found)
 
     def phase_is_over(self, row: dict[str, Any]) -> bool:
         last = self._number == len(self._phases) - 1
@@ -218,19 +253,20 @@ class Switch(Strategy):
             return False
         self._events.append({"event": "switch_decided", "phase": self._number + 1, "rule": "plateau"} | reasons)
         logging.info("The loss has stopped falling (%s): phase %d ends here.", reasons, self._number + 1)
-        self._ends[self._number] = row["examples_seen"]
+        self._decide([(self._number, row["examples_seen"])])
         return True
 
     def memo(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"phase": self._number, "ends": self._ends}
+        found: dict[str, Any] = {"phase": self._number, "schedule": self._schedule, "ended": self._ended}
+        found["decided"] = sorted(self._decided.items())
         return found | ({"rule": self._rule.memo()} if self._rule is not None else {})
 
     def recall(self, memo: dict[str, Any]) -> None:
-        if len(memo.get("ends", ())) != len(self._phases):  # of another schedule: where the run stands decides
+        if memo.get("schedule") != self._schedule:  # of another schedule: where the run stands decides
             return
-        self._stored_phase, self._stored_rule = memo["phase"], memo.get("rule")
+        self._stored_phase, self._stored_rule, self._ended = memo["phase"], memo.get("rule"), memo["ended"]
         if self._rule is not None:  # what was decided stays decided
-            self._ends = memo["ends"]
+            self._decide(memo["decided"])
 
     # The present phase's.
 
@@ -244,7 +280,8 @@ class Switch(Strategy):
         return self.now.eval_step(state, batch)
 
     def progress(self, state: State) -> tuple[int, int]:
-        return self.now.progress(state)
+        self._progress = self.now.progress(state)
+        return self._progress
 
     def positions(self, start: Position, total_examples: int) -> Iterator[np.ndarray]:
         return self.now.positions(start, min(self._ends[self._number], total_examples))
@@ -278,11 +315,15 @@ class Switch(Strategy):
         return self.now.gather(report)
 
     def summary(self) -> dict[str, Any]:
-        last = {"strategy": str(self._phases[self._number]), "seconds": round(time.monotonic() - self._begun[0], 3)}
+        began, updates, seen = self._begun
+        last = {"strategy": str(self._phases[self._number]), "seconds": round(time.monotonic() - began, 3)}
+        last |= {"updates": self._progress[0] - updates, "examples": self._progress[1] - seen}
         return {"phases": [*self._ended, last | self.now.summary()]}
 
     def close(self, error: BaseException | None = None) -> None:
         if self._now is not None:
             self._now.close(error)
         if self._keeper is not None:
+            self._keeper.end(*ending(error))
             self._keeper.close()
+            self._keeper = None

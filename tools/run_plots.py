@@ -1,0 +1,106 @@
+"""One figure of a comparison: accuracy and loss against epochs and wall time, with what the machines spent below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from run_reader import Row, Run, cluster_samples
+
+# Okabe and Ito's palette, distinguishable by colour-blind readers; line styles and markers for print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+STYLES = ("-", "--", "-.", ":")
+MARKERS = "os^vDPX*"
+
+
+def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
+    """A matplotlib figure. Needs the extra 'report'.
+
+    Thick lines are means over seeds, thin ones the seeds, large markers the switch points; the samples of the machines
+    are of each group's first run.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    import matplotlib.pyplot as plt
+
+    measured = {name: cluster_samples(runs[0]) for name, runs in grouped.items()}
+    sampled = any(measured.values())
+    rows = 5 if sampled else 2
+    figure = plt.figure(figsize=(11, 2.7 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, 2)
+    left = [figure.add_subplot(grid[0, 0])]
+    left.append(figure.add_subplot(grid[1, 0], sharex=left[0]))
+    right: list[Any] = []
+    for row in range(rows):
+        shared = {"sharex": right[0]} if right else {}
+        same_y = {"sharey": left[row]} if row < 2 else {}
+        right.append(figure.add_subplot(grid[row, 1], **shared, **same_y))
+    for i, (name, runs) in enumerate(grouped.items()):
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
+        marker = MARKERS[i % len(MARKERS)]
+        for row, (key, factor) in enumerate((("accuracy", 100.0), ("loss", 1.0))):
+            for axis, x, scale in ((left[row], "epoch", 1.0), (right[row], "time", 60.0)):
+                for run in runs if len(runs) > 1 else ():
+                    axis.plot(*_line(run.evaluations, x, scale, key, factor), **look, linewidth=0.6, alpha=0.4)
+                mean = _mean([run.evaluations for run in runs])
+                label = name if axis is left[0] else None
+                axis.plot(*_line(mean, x, scale, key, factor), **look, marker=marker, markersize=3, label=label)
+                for switch in runs[0].switches:
+                    where, height = _at(runs[0].evaluations, switch, x, key)
+                    if height is not None:
+                        axis.plot(where / scale, factor * height, marker="|", markersize=16, color=look["color"])
+        for row, (key, factor) in enumerate((("cpu", 100.0), ("memory", 2.0**-30), ("network", 1e-6)), 2):
+            if measured[name]:
+                minutes = [t / 60 for t in measured[name]["time"]]
+                values = _smooth([factor * v for v in measured[name][key]])
+                right[row].plot(minutes, values, **look, linewidth=1)
+    left[0].set_ylabel("validation accuracy, %")
+    left[1].set_ylabel("validation loss")
+    left[1].set_xlabel("epochs")
+    for axis, title in zip(right[2:], ("CPU, % of all cores", "memory, GiB", "network, MB/s"), strict=False):
+        axis.set_ylabel(title)
+        axis.set_ylim(bottom=0)
+    right[-1].set_xlabel("minutes")
+    for axis in (*left, *right):
+        axis.grid(alpha=0.3)
+    if sampled:
+        corner = figure.add_subplot(grid[2:, 0])
+        corner.axis("off")
+        corner.legend(
+            *left[0].get_legend_handles_labels(), loc="upper left", frameon=False, title="a bar: switch point"
+        )
+    else:
+        left[0].legend(frameon=False)
+    return figure
+
+
+def _line(rows: Sequence[Row], x: str, scale: float, key: str, factor: float) -> tuple[list[float], list[float]]:
+    return [r[x] / scale for r in rows], [factor * r[key] for r in rows]
+
+
+def _mean(evaluations: Sequence[Sequence[Row]]) -> list[Row]:
+    """The k-th evaluations of several runs, averaged, as far as all have one."""
+    found = []
+    for same in zip(*evaluations, strict=False):
+        found.append({k: sum(r[k] for r in same) / len(same) for k in ("epoch", "time", "accuracy", "loss")})
+    return found
+
+
+def _at(rows: Sequence[Row], event: Row, x: str, key: str) -> tuple[float, float | None]:
+    """Where on a line an event lies: between the evaluations around it."""
+    where = event[x]
+    before = [r for r in rows if r[x] <= where]
+    after = [r for r in rows if r[x] > where]
+    if not before or not after:
+        return where, (before[-1] if before else after[0])[key] if rows else None
+    a, b = before[-1], after[0]
+    return where, a[key] + (b[key] - a[key]) * (where - a[x]) / max(b[x] - a[x], 1e-9)
+
+
+def _smooth(values: Sequence[float], width: int = 5) -> list[float]:
+    """Running mean; samples of two seconds are restless."""
+    half = width // 2
+    parts = [values[max(k - half, 0) : k + half + 1] for k in range(len(values))]
+    return [sum(part) / len(part) for part in parts]

@@ -1,0 +1,174 @@
+"""Run directories as the reports see them."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run directory.
+
+    Attributes:
+      name, group: 'switch_50/seed1' and 'switch_50': runs that differ by their seed alone are of one group.
+      summary: None while the run has not ended.
+      train, evaluations, events: rows of metrics.jsonl; of rows for the same update the last one.
+      system: process -> samples, with `time` on the clock of metrics.jsonl.
+    """
+
+    folder: pathlib.Path
+    name: str
+    group: str
+    config: dict[str, Any]
+    summary: Row | None
+    train: list[Row]
+    evaluations: list[Row]
+    events: list[Row]
+    system: dict[str, list[Row]]
+
+    @property
+    def switches(self) -> list[Row]:
+        return [e for e in self.events if e["event"] == "switched"]
+
+
+def read_run(folder: pathlib.Path) -> Run:
+    """Reads a run, whether it has ended or not; damaged last lines of a run that was killed are passed over."""
+    rows = list(_lines(folder / "metrics.jsonl"))
+    last: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        if row["kind"] != "event":
+            last[row["kind"], row["updates"]] = row
+    kept = sorted(last.values(), key=lambda r: r["updates"])
+    events = [r for r in rows if r["kind"] == "event"]
+    seed = re.fullmatch(r"(.*?)[-_/]?seed[-_]?\d+", folder.name)
+    own = seed[1] if seed else folder.name
+    group = own or folder.resolve().parent.name
+    return Run(
+        folder,
+        f"{group}/{folder.name}" if not own else folder.name,
+        group,
+        _json(folder / "config.json") or {},
+        _json(folder / "summary.json"),
+        [r for r in kept if r["kind"] == "train"],
+        [r for r in kept if r["kind"] == "eval"],
+        events,
+        {p.stem: _on_the_runs_clock(_lines(p), events) for p in sorted((folder / "system").glob("*.jsonl"))},
+    )
+
+
+def groups(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Group -> its runs, in the order given."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.group, []).append(run)
+    return found
+
+
+def _json(path: pathlib.Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _lines(path: pathlib.Path) -> Iterable[Row]:
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _on_the_runs_clock(samples: Iterable[Row], events: list[Row]) -> list[Row]:
+    """With `time`: each start of the run says in an event what its time 0 was; a sample belongs to the start before."""
+    zeros = [e["unix_time_of_0"] for e in events if e["event"] == "clock"]
+    starts = [e["unix_time_of_0"] + e["time"] for e in events if e["event"] == "clock"]
+    found = []
+    for sample in samples:
+        if not zeros:
+            break
+        part = max(bisect.bisect_right(starts, sample["unix_time"]) - 1, 0)
+        found.append(sample | {"time": sample["unix_time"] - zeros[part]})
+    return found
+
+
+def cluster_samples(run: Run, step: float = 2.0) -> dict[str, list[float]]:
+    """What all processes and their hosts spent, on a grid of `step` seconds.
+
+    Returns:
+      time (s), cpu (part of all hosts' cores), memory (bytes, sum over processes), network (bytes a second, sum over
+      hosts; loopback counts where processes share a host). Empty where there is no sample.
+    """
+    end = max((s["time"] for samples in run.system.values() for s in samples), default=0.0)
+    count = int(end / step) + 1
+    if not any(run.system.values()):
+        return {}
+    memory = [0.0] * count
+    hosts: dict[str, str] = {}  # host -> the process whose samples stand for it
+    for process, samples in run.system.items():
+        for cell, value in enumerate(_binned(samples, "memory_bytes", count, step)):
+            memory[cell] += value
+        if samples:
+            hosts.setdefault(samples[0]["host"], process)
+    cores = sum(run.system[p][0]["host_cores"] for p in hosts.values())
+    cpu, network = [0.0] * count, [0.0] * count
+    for process in hosts.values():
+        for cell, value in enumerate(_binned(run.system[process], "host_cpu", count, step)):
+            cpu[cell] += value / cores
+        for key in ("host_sent_per_second", "loopback_per_second"):
+            for cell, value in enumerate(_binned(run.system[process], key, count, step)):
+                network[cell] += value
+    return {"time": [step * (k + 0.5) for k in range(count)], "cpu": cpu, "memory": memory, "network": network}
+
+
+def _binned(samples: list[Row], key: str, count: int, step: float) -> list[float]:
+    """The mean of a key in each cell; a cell without a sample repeats the one before, up to the last sample."""
+    sums, numbers = [0.0] * count, [0] * count
+    for sample in samples:
+        cell = int(sample["time"] / step)
+        if 0 <= cell < count:
+            sums[cell] += sample[key]
+            numbers[cell] += 1
+    found, value = [], 0.0
+    last = max((k for k in range(count) if numbers[k]), default=-1)
+    for k in range(count):
+        value = sums[k] / numbers[k] if numbers[k] else value if k <= last else 0.0
+        found.append(value)
+    return found
+
+
+def staleness_mean(summary: Mapping[str, Any]) -> float | None:
+    """Mean staleness of all pushes of a run, all its phases together; None where there were none."""
+    parts = [summary, *summary.get("phases", ())]
+    counts: dict[int, int] = {}
+    for histogram in (h for part in parts for h in part.get("staleness_histogram", ())):
+        for value, number in histogram.items():
+            counts[int(value)] = counts.get(int(value), 0) + number
+    total = sum(counts.values())
+    return sum(value * number for value, number in counts.items()) / total if total else None
+
+
+def keep_small(run: Run, folder: pathlib.Path, most_rows: int = 60) -> None:
+    """Writes what is needed to draw a run again: summary, configuration, and its rows and samples thinned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in (("config.json", run.config), ("summary.json", run.summary)):
+        if value:
+            (folder / name).write_text(json.dumps(value, indent=2) + "\n")
+    events = [e for e in run.events if e["event"] != "saved"]
+    rows = sorted([*_thinned(run.train, most_rows), *run.evaluations, *events], key=lambda r: r["time"])
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for process, samples in run.system.items():
+        (folder / "system").mkdir(exist_ok=True)
+        lines = (json.dumps({k: v for k, v in s.items() if k != "time"}) for s in _thinned(samples, most_rows))
+        (folder / "system" / f"{process}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def _thinned(rows: list[Row], most: int) -> list[Row]:
+    if len(rows) <= most:
+        return rows
+    return [rows[round(k * (len(rows) - 1) / (most - 1))] for k in range(most)]
