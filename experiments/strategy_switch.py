@@ -2,6 +2,7 @@
 
     python tools/reproduce.py experiments/strategy_switch.py --out=DIR --num_workers=5              # the original size
     python tools/reproduce.py experiments/strategy_switch.py --out=DIR --num_workers=2 --scale=0.1 --seeds=0,1,2
+    JAXDIST_FAULT='slow@process=1,factor=3' python tools/reproduce.py ...      # with one worker of a third's pace
 
 The thesis (5 workers of 8 cores, 40 epochs; validation accuracy and hours): synchronous 94.51 %, 1:59:30; asynchronous
 93.99 %, 1:33:28; switched at 25, 50 and 75 % of the epochs 94.26, 94.48, 94.50 %, 1:42:13, 1:44:28, 1:53:03.

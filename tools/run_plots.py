@@ -16,8 +16,8 @@ MARKERS = "os^vDPX*"
 def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
     """A matplotlib figure. Needs the extra 'report'.
 
-    Thick lines are means over seeds, thin ones the seeds, large markers the switch points; the samples of the machines
-    are of each group's first run.
+    Thick lines are means over seeds, thin ones the seeds, bars the switch points; training loss and the samples of the
+    machines are of each group's first run.
     """
     import matplotlib
 
@@ -31,7 +31,7 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
     figure = plt.figure(figsize=(11, 2.7 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, 2)
     left = [figure.add_subplot(grid[0, 0])]
-    left.append(figure.add_subplot(grid[1, 0], sharex=left[0]))
+    left += [figure.add_subplot(grid[row, 0], sharex=left[0]) for row in range(1, 4 if sampled else 2)]
     right: list[Any] = []
     for row in range(rows):
         shared = {"sharex": right[0]} if right else {}
@@ -51,6 +51,9 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
                     where, height = _at(runs[0].evaluations, switch, x, key)
                     if height is not None:
                         axis.plot(where / scale, factor * height, marker="|", markersize=16, color=look["color"])
+        if sampled:
+            left[2].plot(*_line(mean, "epoch", 1.0, "accuracy", 100.0), **look, marker=marker, markersize=3)
+            left[3].plot(*_line(runs[0].train, "epoch", 1.0, "loss", 1.0), **look, linewidth=0.8)
         for row, (key, factor) in enumerate((("cpu", 100.0), ("memory", 2.0**-30), ("network", 1e-6)), 2):
             if measured[name]:
                 minutes = [t / 60 for t in measured[name]["time"]]
@@ -58,7 +61,7 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
                 right[row].plot(minutes, values, **look, linewidth=1)
     left[0].set_ylabel("validation accuracy, %")
     left[1].set_ylabel("validation loss")
-    left[1].set_xlabel("epochs")
+    left[-1].set_xlabel("epochs")
     for axis, title in zip(right[2:], ("CPU, % of all cores", "memory, GiB", "network, MB/s"), strict=False):
         axis.set_ylabel(title)
         axis.set_ylim(bottom=0)
@@ -66,7 +69,12 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
     for axis in (*left, *right):
         axis.grid(alpha=0.3)
     if sampled:
-        corner = figure.add_subplot(grid[2:, 0])
+        left[2].set_ylabel("the same, where it ends, %")
+        ends = [100.0 * run.evaluations[-1]["accuracy"] for runs in grouped.values() for run in runs if run.evaluations]
+        if ends:
+            left[2].set_ylim(min(ends) - 1.5, max(ends) + 0.5)
+        left[3].set_ylabel("training loss")
+        corner = figure.add_subplot(grid[4, 0])
         corner.axis("off")
         corner.legend(
             *left[0].get_legend_handles_labels(), loc="upper left", frameon=False, title="a bar: switch point"
