@@ -286,6 +286,9 @@ class _Run:
             self.state, position = self.strategy.next_phase(canonical)
             self.faults.at("switched", self.updates)
         self.updates, self.seen = self.strategy.progress(self.state)
+        # An evaluation that was due is done, and a worker that was behind the chief must not find it due once more:
+        # from here on evaluations may be collective.
+        self.before_step = self.looked_at = self.seen
         self.write_events()
         return position
 

@@ -208,6 +208,13 @@ def test_every_example_is_trained_once_an_epoch(tmp_path, schedule):
     assert summary["updates"] == max(rows(tmp_path / "run", "eval"))
 
 
+def test_a_seam_at_an_evaluation_is_evaluated_once(tmp_path):
+    """The slow chief ends its phase there; the other worker has last seen an earlier version."""
+    settings = SWITCH | {"strategy__schedule": "parameter_server:0.5,allreduce"}
+    finish(tmp_path, 2, servers=1, env={"JAXDIST_FAULT": "delay@process=0,seconds=0.1"}, **settings)
+    assert [row["examples_seen"] for row in rows(tmp_path, "eval").values()] == [240, 480]
+
+
 @pytest.mark.parametrize(
     "moment",
     [
