@@ -2,6 +2,7 @@
 
     checkpoints/
       120.tmp-4711/              being written; never read
+      120.before/                the former 120, while a new one takes its name
       120/
         part-0/, part-1/, ...    Orbax; each at most PART_BYTES of leaves
         progress.json            data position, sums of the running epoch, early stopping, elapsed time
@@ -85,7 +86,7 @@ class Checkpoints:
     def _write(self, state: TrainState, progress: dict[str, Any], done: Callable[[], None]) -> None:
         target = self._folder / str(state.updates)
         part_of: dict[str, int] = {}
-        parts: list[dict[str, np.ndarray]] = []
+        parts: list[dict[str, Any]] = []
         size = PART_BYTES
         for name, leaf in flatten(state.arrays()).items():
             if size + leaf.nbytes > PART_BYTES:
@@ -99,7 +100,8 @@ class Checkpoints:
             shutil.rmtree(left, ignore_errors=True)
         building = self._folder / f"{state.updates}.tmp-{os.getpid()}"
         for number, part in enumerate(parts):
-            self._orbax.save(building / f"part-{number}", unflatten(part))
+            arrays = {name: np.asarray(leaf) for name, leaf in part.items()}  # may come from other processes
+            self._orbax.save(building / f"part-{number}", unflatten(arrays))
         counts = {"updates": state.updates, "examples_seen": state.examples_seen, "pending": state.pending}
         (building / "progress.json").write_text(json.dumps(counts | progress))
         manifest = {
@@ -110,16 +112,27 @@ class Checkpoints:
         }
         _write_durably(building / "MANIFEST.json", json.dumps(manifest))
         self._before_commit()
-        if target.exists():  # the same update saved again, after a resume
-            shutil.rmtree(target)
+        before = target.with_suffix(".before")
+        if target.exists():  # the same update saved again, after a resume or at a seam
+            self._put_back()
+            os.replace(target, before)
         os.replace(building, target)
         _sync_folder(self._folder)
+        shutil.rmtree(before, ignore_errors=True)
         # Numbers above this one are damaged checkpoints that the run went back past; they must not count as kept.
         numbers = self._numbers()
         kept = [n for n in numbers if n <= state.updates][-self._keep :]
         for old in set(numbers) - set(kept):
             shutil.rmtree(self._folder / str(old), ignore_errors=True)
         done()
+
+    def _put_back(self) -> None:
+        """Checkpoints that lost their name to new ones that never came get it back."""
+        for before in self._folder.glob("*.before"):
+            if before.with_suffix("").exists():
+                shutil.rmtree(before)
+            else:
+                os.replace(before, before.with_suffix(""))
 
     def _numbers(self) -> list[int]:
         if not self._folder.is_dir():
@@ -132,6 +145,7 @@ class Checkpoints:
         Raises:
           UsageError: there are checkpoints, and all of them are damaged.
         """
+        self._put_back()
         for left in sorted(self._folder.glob("*.tmp-*")):
             logging.warning("%s was not finished when its run ended; going back to the one before it.", left)
         numbers = self._numbers()

@@ -58,7 +58,7 @@ def default_config() -> ConfigDict:
                 "drop_factor": 0.1,
             },
             "strategy": {
-                "name": "allreduce",  # single | allreduce | parameter_server | switch
+                "name": "allreduce",  # single | allreduce | parameter_server | switch | pipeline
                 "spmd": "shard_map",  # allreduce: shard_map | jit | pmap
                 "fusion_megabytes": 64.0,  # largest buffer of one all-reduce; 0 = one all-reduce per array
                 "accumulate": 1,  # parts in which each device takes its batch; BatchNorm then sees the parts
@@ -77,8 +77,18 @@ def default_config() -> ConfigDict:
                 "schedule": "",
                 "switch_when": "",  # '' at those fractions | plateau: when the loss no longer falls, at latest there
                 "switch_threshold": 0.2,  # plateau: a window's loss less than this part below that of the one before
-                "switch_window_epochs": 1.0,
+                "switch_window_epochs": 0.5,
+                "switch_after_drop": True,  # plateau: not before the learning rate has dropped, where it is to drop
                 "momentum_handover": "keep",  # into an asynchronous phase: keep | zero | scale | ramp
+                "memory_limit": 0.0,  # GB that a process may need for model and activations; more is refused; 0 = none
+                # pipeline
+                "num_stages": 0,  # 0 = as many as there are entries in balance, or processes for each replica
+                "replicas": 0,  # of the whole pipeline, gradients averaged; 0 = as many as the processes make
+                "num_microbatches": 4,  # of each replica's share of a global batch; BatchNorm sees microbatches
+                "pipeline_schedule": "gpipe",  # gpipe | 1f1b: equally fast, 1f1b keeps fewer activations
+                "balance": (),  # blocks of each stage; () = chosen
+                "balance_by": "time",  # how: time (each block is measured first) | bytes (parameters and activations)
+                "remat": False,  # compute the forward pass again in the backward pass: less memory, more time
             },
             "checkpoint": {
                 "every_epochs": 1.0,  # 0 = only at the end
@@ -98,7 +108,10 @@ def default_config() -> ConfigDict:
     ).lock()
 
 
-_OF_THE_WHOLE = ("name", "schedule", "switch_when", "switch_threshold", "switch_window_epochs", "momentum_handover")
+_OF_THE_WHOLE = (
+    "name", "schedule", "switch_when", "switch_threshold", "switch_window_epochs", "switch_after_drop",
+    "momentum_handover", "memory_limit",
+)  # fmt: skip
 
 # What does not change the numbers and may differ between the processes of a run.
 LOCAL_KEYS = ("data.data_dir", "data.cache", "data.prefetch", "compilation_cache", "monitor.interval_seconds")
@@ -108,7 +121,9 @@ _CHOICES = {
     "model.param_dtype": ("float32", "float64"),
     "model.dtype": ("", "bfloat16"),
     "optim.name": ("sgd", "adadelta", "adagrad", "adam"),
-    "strategy.name": ("single", "allreduce", "parameter_server", "switch"),
+    "strategy.name": ("single", "allreduce", "parameter_server", "switch", "pipeline"),
+    "strategy.pipeline_schedule": ("gpipe", "1f1b"),
+    "strategy.balance_by": ("time", "bytes"),
     "strategy.switch_when": ("", "plateau"),
     "strategy.momentum_handover": ("keep", "zero", "scale", "ramp"),
     "strategy.staleness_policy": ("fixed", "dynamic"),
@@ -122,13 +137,15 @@ _CHOICES_OR_DOTTED = {
 _AT_LEAST_ZERO = (
     "max_updates", "early_stopping_patience", "eval_batch_size", "data.train_examples", "data.eval_examples",
     "data.holdout_examples", "data.prefetch", "optim.momentum", "optim.weight_decay", "strategy.fusion_megabytes",
-    "checkpoint.every_epochs", "checkpoint.every_updates", "seed", "monitor.interval_seconds",
+    "checkpoint.every_epochs", "checkpoint.every_updates", "seed", "monitor.interval_seconds", "strategy.num_stages",
+    "strategy.replicas", "strategy.memory_limit",
 )  # fmt: skip
 _ABOVE_ZERO = (
     "num_epochs", "global_batch_size", "eval_every_epochs", "log_every_steps", "optim.learning_rate",
     "optim.drop_factor", "checkpoint.keep", "cluster.timeout_seconds", "cluster.connect_timeout_seconds",
     "cluster.compile_timeout_seconds", "cluster.evaluate_timeout_seconds", "strategy.accumulate",
     "strategy.lease_seconds", "strategy.snapshot_seconds", "strategy.switch_window_epochs",
+    "strategy.num_microbatches",
 )  # fmt: skip
 
 

@@ -22,3 +22,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 class Preempted(Exception):
     """The run was asked to stop, saved its state and can be resumed. The process exits with 75."""
+
+
+class ConnectionLost(PeerError):
+    """A connection ended, or brought nothing in time: by itself no reason, which the watch may still name."""

@@ -28,6 +28,17 @@ class Meeting:
         self._cluster, self._peers, self._task, self._settings = cluster, peers, task, settings
         self._open = False
 
+    @property
+    def host(self) -> str:
+        """Where the other processes reach this one."""
+        return cluster_lib.own_host(self._cluster)
+
+    def gather(self, name: str, value: Any) -> list[Any]:
+        """Collective: every process's value (JSON); `name` is used once."""
+        if self._peers is None:
+            return [value]
+        return self._peers.gather(name, value, timeout=self._settings["compile_timeout_seconds"])
+
     def phase_under_way(self) -> int:
         """The phase that the chief's processes are in, as a process that is started again needs to know; -1: none."""
         return -1 if self._peers is None else self._peers.phase_under_way()

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-import tensorboardX
-
 
 @dataclasses.dataclass
 class Sums:
@@ -67,6 +65,8 @@ class Writer:
         self._lines: TextIO | None = None
         self._lock = threading.Lock()
         if enabled:
+            import tensorboardX  # here: one process writes, and it imports PyTorch, where there is one, for seconds
+
             _end_with_a_whole_line(self._folder / "metrics.jsonl")
             self._lines = open(  # noqa: SIM115 - closed by close()
                 self._folder / "metrics.jsonl", "a"

@@ -30,10 +30,19 @@ class Optimizer:
 
     def init(self, params: Tree) -> Tree:
         """Initial state for `params`, of whose leaves only shape and dtype are looked at; leaves are NumPy arrays."""
-        structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-        state = self.rule.init(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), structs))
-        slots = state._asdict()  # type: ignore[attr-defined]
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+        slots = self.rule.init(zeros)._asdict()  # type: ignore[attr-defined]
         return jax.tree.map(lambda leaf: np.array(leaf), slots)
+
+    def shapes(self, params: Tree) -> Tree:
+        """The same as `jax.ShapeDtypeStruct`s; makes nothing."""
+        structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+        return jax.eval_shape(self.rule.init, structs)._asdict()  # type: ignore[attr-defined]
+
+    def init_leaf(self, slot: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """One leaf of `init`: the slot `slot` of a parameter of that shape and dtype."""
+        found = self.init({"leaf": np.zeros(shape, dtype)})[slot]
+        return found["leaf"] if isinstance(found, dict) else found
 
     def update(self, grads: Tree, opt_state: Tree, params: Tree, learning_rate: jax.Array) -> tuple[Tree, Tree]:
         """(new params, new opt_state); pure, traceable."""

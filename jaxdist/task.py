@@ -40,6 +40,10 @@ class Leaf:
     dtype: np.dtype
     make: Callable[[], np.ndarray]
 
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         made = np.array(self.make(), dtype=dtype or self.dtype, copy=True if copy else None)
         if made.shape != self.shape:
@@ -57,6 +61,10 @@ class TrainState:
     updates: int = 0
     examples_seen: int = 0
     pending: Ranges = ()
+
+    def in_memory(self) -> TrainState:
+        """The same with every leaf an array of this process."""
+        return TrainState.of(jax.tree.map(np.asarray, self.arrays()), self.updates, self.position)
 
     @property
     def position(self) -> Position:
@@ -120,20 +128,44 @@ class Task:
 
         params = {n: leaves(n, 0, p) for n, (p, _) in self.chain.shapes.items() if p}
         stats = {n: leaves(n, 1, s) for n, (_, s) in self.chain.shapes.items() if s}
-        return TrainState(params, stats, self.optimizer.init(params))
+        return TrainState(params, stats, self._initial_slots(params))
 
-    def apply(self, params: Tree, stats: Tree, batch: Batch, context: Context) -> tuple[jax.Array, Tree]:
-        """Logits [b, classes] and new statistics; `context` needs no positions, they come from the batch."""
-        image = batch["image"].astype(self.compute_dtype or self.dtype)
-        context = context._replace(positions=batch.get("position"))
-        return self.chain.apply(params, stats, image, context, seed=self.seed)
+    def _initial_slots(self, params: Tree) -> Tree:
+        """The optimizer's initial state, leaf by leaf when asked for."""
+
+        def leaf(slot: str, like: jax.ShapeDtypeStruct) -> Leaf:
+            shape, dtype = tuple(like.shape), np.dtype(like.dtype)
+            return Leaf(shape, dtype, lambda: self.optimizer.init_leaf(slot, shape, dtype))
+
+        shapes = self.optimizer.shapes(params)
+        return {slot: jax.tree.map(functools.partial(leaf, slot), tree) for slot, tree in shapes.items()}
+
+    def apply(
+        self,
+        params: Tree,
+        stats: Tree,
+        batch: Batch,
+        *,
+        train: bool,
+        batch_axis: str | None = None,
+        names: Sequence[str] | None = None,
+        x: jax.Array | None = None,
+    ) -> tuple[jax.Array, Tree]:
+        """Logits [b, classes] and new statistics.
+
+        Of the blocks called `names` alone, where they are given, with their input `x` (None: the images).
+        """
+        if x is None:
+            x = batch["image"].astype(self.compute_dtype or self.dtype)
+        context = Context(train=train, batch_axis=batch_axis, positions=batch.get("position"))
+        return self.chain.apply(params, stats, x, context, seed=self.seed, names=names)
 
     def loss(
         self, params: Tree, stats: Tree, batch: Batch, batch_axis: str | None = None
     ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
         """Mean cross-entropy over the batch, with (new statistics, metrics)."""
-        logits, stats = self.apply(params, stats, batch, Context(train=True, batch_axis=batch_axis))
-        losses, metrics = _score(logits, batch["label"], None)
+        logits, stats = self.apply(params, stats, batch, train=True, batch_axis=batch_axis)
+        losses, metrics = score(logits, batch["label"], None)
         return jnp.mean(losses), (stats, metrics)
 
     def gradient(
@@ -159,11 +191,12 @@ class Task:
 
     def evaluate(self, params: Tree, stats: Tree, batch: Batch) -> Metrics:
         """Metrics of one batch with the running statistics; examples whose mask is 0 do not count."""
-        logits, _ = self.apply(params, stats, batch, Context(train=False))
-        return _score(logits, batch["label"], batch["mask"])[1]
+        logits, _ = self.apply(params, stats, batch, train=False)
+        return score(logits, batch["label"], batch["mask"])[1]
 
 
-def _score(logits: jax.Array, label: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Metrics]:
+def score(logits: jax.Array, label: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Metrics]:
+    """(cross-entropy of each example, metrics); examples whose mask is 0 do not count in the metrics."""
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     weight = jnp.ones_like(losses) if mask is None else mask.astype(losses.dtype)

@@ -21,7 +21,7 @@ from jaxdist import checkpoint, compilation, data, strategies
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
 from jaxdist.cluster import Cluster
-from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.errors import ConnectionLost, PeerError, Preempted, UsageError
 from jaxdist.evaluation import evaluation_row
 from jaxdist.experiment import (
     Examples,
@@ -69,7 +69,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
                 cluster,
                 facts=config_lib.comparable(config),
                 settings=config.cluster,
-                collectives=strategies.needs_collectives(config.strategy.name),
+                collectives=strategies.needs_collectives(config.strategy, cluster.num_processes),
             )
         try:
             with hold_run_directory(workdir, config) if cluster.is_chief else contextlib.nullcontext():
@@ -81,7 +81,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
             raise
         except BaseException as e:
             if peers is not None:
-                blocked = peers.watching and isinstance(e, jax.errors.JaxRuntimeError)
+                blocked = peers.watching and isinstance(e, jax.errors.JaxRuntimeError | ConnectionLost)
                 named = peers.diagnose(e) if blocked else None
                 if named is not None:
                     raise named from e
@@ -103,6 +103,7 @@ def _train(
         peers.agree("data and model", identity)
     strategies.check(
         config.strategy,
+        task,
         global_batch_size=config.global_batch_size,
         num_processes=cluster.num_processes,
         num_devices=cluster.num_processes * len(jax.local_devices()),

@@ -30,6 +30,7 @@ def _compilation_cache():
 
 @pytest.fixture
 def x64():
-    """float64 for one test."""
-    with jax.enable_x64(True):
-        yield
+    """float64 for one test, on every thread."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)

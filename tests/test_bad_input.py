@@ -9,6 +9,7 @@ import time
 
 import pytest
 from processes import Run, finish, free_port, wait_for_update
+from reference import make_task
 
 from jaxdist import cluster, strategies
 from jaxdist import config as config_lib
@@ -60,27 +61,27 @@ def test_values_are_refused_with_the_remedy(key, value, words):
 def test_batch_that_does_not_divide():
     settings = config_lib.default_config().strategy
     with pytest.raises(UsageError, match=r"128 = 5 x 25 \+ 3.*nearest: 125 or 130"):
-        strategies.check(settings, global_batch_size=128, num_processes=5, num_devices=5)
+        strategies.check(settings, make_task("resnet"), global_batch_size=128, num_processes=5, num_devices=5)
 
 
 def test_parts_that_do_not_divide_or_cannot_be():
     settings = config_lib.default_config().strategy
     settings.accumulate = 4
     with pytest.raises(UsageError, match=r"24 is not divisible by the 16 parts.*accumulate=4 on 4 device.*16 or 32"):
-        strategies.check(settings, global_batch_size=24, num_processes=2, num_devices=4)
+        strategies.check(settings, make_task("resnet"), global_batch_size=24, num_processes=2, num_devices=4)
     settings.spmd = "jit"
     with pytest.raises(UsageError, match="shard_map"):
-        strategies.check(settings, global_batch_size=32, num_processes=1, num_devices=4)
+        strategies.check(settings, make_task("resnet"), global_batch_size=32, num_processes=1, num_devices=4)
 
 
 def test_spelling_and_strategy_that_cannot_be():
     config = config_lib.default_config()
     config.strategy.spmd, config.strategy.sync_batch_norm = "jit", False
     with pytest.raises(UsageError, match="shard_map"):
-        strategies.check(config.strategy, global_batch_size=8, num_processes=1, num_devices=1)
+        strategies.check(config.strategy, make_task("resnet"), global_batch_size=8, num_processes=1, num_devices=1)
     config.strategy.name = "single"
     with pytest.raises(UsageError, match="use 'allreduce'"):
-        strategies.check(config.strategy, global_batch_size=8, num_processes=2, num_devices=2)
+        strategies.check(config.strategy, make_task("resnet"), global_batch_size=8, num_processes=2, num_devices=2)
 
 
 def test_more_workers_than_examples(tmp_path):

@@ -54,6 +54,16 @@ def test_large_states_are_written_in_parts(tmp_path, monkeypatch):
         np.testing.assert_array_equal(np.asarray(leaf), expected[name])
 
 
+def test_a_checkpoint_that_was_to_be_replaced_is_not_lost(tmp_path):
+    """Killed between the two renames of an update that is saved again."""
+    save(tmp_path, 7, keep=1)
+    folder = tmp_path / "checkpoints"
+    (folder / "7").rename(folder / "7.before")
+    assert restored(tmp_path).progress["elapsed"] == 7.0
+    save(tmp_path, 7, keep=1)
+    assert [p.name for p in folder.iterdir()] == ["7"]
+
+
 def test_only_the_newest_are_kept(tmp_path):
     save(tmp_path, 1, 2, 3, 4, keep=2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]

@@ -38,7 +38,7 @@ def reference_state(updates: int, *, replicas: int, batch: int = 12, **model) ->
 
 @pytest.mark.parametrize(
     ("n", "spmd"),
-    [(3, "shard_map"), (2, "jit"), (2, "pmap"), long(2, "shard_map"), long(3, "jit"), long(3, "pmap")],
+    [(3, "shard_map"), (2, "jit"), long(2, "pmap"), long(2, "shard_map"), long(3, "jit"), long(3, "pmap")],
 )
 def test_processes_equal_the_single_device_run(x64, tmp_path, n, spmd):
     finish(tmp_path, n, max_updates=20, strategy__spmd=spmd)

@@ -82,6 +82,7 @@ def test_a_killed_server_is_started_again_and_the_run_goes_on(tmp_path, victim, 
     assert len(named(tmp_path, "servers_rolled_back")) == 1
 
 
+@pytest.mark.long
 def test_a_killed_server_that_does_not_come_back_is_named_in_time(tmp_path):
     settings = SETTINGS | {"cluster__timeout_seconds": 4.0, "cluster__connect_timeout_seconds": 20.0}
     with Run(tmp_path, 2, servers=2, fault=f"{SLOW};kill@server=1,update=12", **settings) as run:
@@ -109,6 +110,7 @@ def test_a_stopped_process_that_goes_on_again_takes_part_again(tmp_path, victim)
         assert [e["worker"] for e in named(tmp_path, "worker_joined_again")] == [1]
 
 
+@pytest.mark.long
 def test_a_stopped_server_is_given_up_in_time(tmp_path):
     settings = SETTINGS | {"cluster__timeout_seconds": 4.0, "cluster__connect_timeout_seconds": 20.0}
     with Run(tmp_path, 2, servers=1, fault=f"{SLOW};stop@server=0,update=12", **settings) as run:
@@ -145,6 +147,7 @@ def launched(workdir, *flags: str, fault: str) -> str:
     return output
 
 
+@pytest.mark.long
 def test_the_launcher_restarts_a_killed_server(tmp_path):
     flags = ("--num_workers=2", "--num_servers=2", "--max_restarts=1")
     output = launched(tmp_path, *flags, fault="kill@server=1,update=30")

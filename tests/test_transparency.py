@@ -30,7 +30,7 @@ def run_strategy(task, batches, *, devices: int, **settings):
         return strategy.export_state(state)
 
 
-@pytest.mark.parametrize("devices", [1, long(2), long(4), 8])
+@pytest.mark.parametrize("devices", [long(1), long(2), long(4), 8])
 @pytest.mark.parametrize("spmd", ["shard_map", "jit", "pmap"])
 @pytest.mark.parametrize("model", ["densenet", "resnet"])
 def test_allreduce_equals_the_single_device_run(x64, model, spmd, devices):

@@ -7,6 +7,8 @@
     python tools/bench.py independent [--batch=26] [--pairs=10]   two workers and a server against two runs alone
     python tools/bench.py train --model=densenet|resnet50|resnet56v2|cnn [--batch=26] [--processes=2]
         [--strategy=allreduce] [--dtype=bfloat16] [--against=torch]      images/s, share of the matrix peak, PyTorch DDP
+    python tools/bench.py pipeline [--batch=64] [--microbatches=4,8] [--stages=2] [--remat]       images/s of stages on
+        cores of their own against one core; bubble and ideal, live activations, memory
     python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by layer and direction
     python tools/bench.py input                                                cache and prefetch on against off; Grain
 
@@ -147,6 +149,20 @@ def step(options: argparse.Namespace) -> None:
         allreduce_ms=summary([100 * t for t in spread]),
         allreduce_over_single=summary([b / a for a, b in zip(single, spread, strict=True)]),
     )  # fmt: skip
+
+
+def pipeline(options: argparse.Namespace) -> None:
+    """Two or more stages on cores of their own, in turn with the whole model on one."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    from bench_pipeline import measure
+    from launch import free_port
+
+    for microbatches in map(int, options.microbatches.split(",")):
+        line = measure(
+            options.model, options.batch, options.stages, microbatches, options.remat, options.pairs, options.data,
+            free_port,
+        )  # fmt: skip
+        say(**line)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -328,7 +344,12 @@ def main(argv: Sequence[str]) -> int:
         "train": train,
         "profile": profile,
     }
-    benches |= {"parameter_server": parameter_server, "staleness": staleness, "independent": independent}
+    benches |= {
+        "pipeline": pipeline,
+        "parameter_server": parameter_server,
+        "staleness": staleness,
+        "independent": independent,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(benches))
     parser.add_argument("--pairs", type=int, default=10)
@@ -337,7 +358,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--strategy", default="", choices=["", "single", "allreduce"], help="of `train`")
     parser.add_argument("--dtype", default="", choices=["", "bfloat16"])
     parser.add_argument("--against", default="", choices=["", "torch"])
-    parser.add_argument("--batch", type=int, default=26)
+    parser.add_argument("--batch", type=int, default=0, help="26; of `pipeline` 64")
+    parser.add_argument("--microbatches", default="4,8", help="of `pipeline`, whose --batch is the global one")
+    parser.add_argument("--stages", type=int, default=2)
+    parser.add_argument("--remat", action="store_true")
     parser.add_argument("--megabytes", default="0.7,3.4")
     parser.add_argument("--servers", default="1,2")
     parser.add_argument("--workers", default="1,2,4")
@@ -347,6 +371,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--id", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--address", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    options.batch = options.batch or (64 if options.name == "pipeline" else 26)
     benches[options.name](options)
     return 0
 

@@ -38,11 +38,19 @@ MALLOC = {
 class Group:
     """The workers of one side, `processes` of them."""
 
-    def __init__(self, side: str, folder: str, address: str, cores: Sequence[int], arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        side: str,
+        folder: str,
+        address: str,
+        cores: Sequence[int],
+        arguments: Sequence[str],
+        script: str = __file__,
+    ) -> None:
         self.side = side
         self.workers = []
         for i, pinned in enumerate(cores_of(cores, processes_in(arguments))):
-            command = [sys.executable, __file__, side, folder, address, str(i), *arguments]
+            command = [sys.executable, script, side, folder, address, str(i), *arguments]
             environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(len(pinned)), "PYTHONPATH": ROOT}
             worker = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,

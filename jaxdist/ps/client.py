@@ -266,6 +266,8 @@ class Client:
                     if self.caller.incarnation != session_over.incarnation:
                         self._note_lost_updates(known)
                     return
+                except UsageError as e:  # training has begun: no longer the user's input
+                    raise PeerError(str(e)) from None
                 except Fenced:  # between two incarnations
                     if time.monotonic() - begin > self._timeout:
                         raise PeerError(f"the servers did not let worker {self.worker} join again") from None

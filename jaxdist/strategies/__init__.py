@@ -13,7 +13,7 @@ from jaxdist.ps import Keeper, end_run
 from jaxdist.ps import RunFinished as RunFinished
 from jaxdist.schedule import Phase, boundaries, parse
 from jaxdist.security import OPEN, Security
-from jaxdist.strategies import rules
+from jaxdist.strategies import memory, pipeline_setup, rules
 from jaxdist.strategies.allreduce import AllReduce, AllReduceJit, AllReducePmap
 from jaxdist.strategies.base import Strategy as Strategy
 from jaxdist.strategies.observer import Observer as Observer
@@ -31,17 +31,22 @@ PHASES = {
         "accumulate", "max_staleness", "staleness_policy", "staleness_range", "scale_learning_rate", "overlap",
         "nonfinite", "lease_seconds", "snapshot_seconds",
     ),
+    "pipeline": (
+        "num_stages", "replicas", "num_microbatches", "pipeline_schedule", "balance_by", "remat",
+    ),
 }  # fmt: skip
 
 
-def needs_collectives(name: str) -> bool:
+def needs_collectives(settings: Mapping[str, Any], num_processes: int) -> bool:
     """Whether the strategy runs over JAX's own collectives from its beginning, and thus needs their runtime."""
-    return name in ("allreduce",)
+    if settings["name"] == "pipeline":
+        return pipeline_setup.needs_collectives(settings, num_processes)
+    return settings["name"] in ("allreduce",)
 
 
 def needs_peers(name: str) -> bool:
     """Whether the processes meet at process 0 first."""
-    return name in ("single", "allreduce", "switch")
+    return name in ("single", "allreduce", "switch", "pipeline")
 
 
 def _phases(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
@@ -49,7 +54,13 @@ def _phases(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
 
 
 def check(
-    settings: Mapping[str, Any], *, global_batch_size: int, num_processes: int, num_devices: int, num_servers: int = 0
+    settings: Mapping[str, Any],
+    task: Task,
+    *,
+    global_batch_size: int,
+    num_processes: int,
+    num_devices: int,
+    num_servers: int = 0,
 ) -> None:
     """Refuses what cannot work, before anything is built. `num_devices` counts all processes' devices.
 
@@ -72,6 +83,7 @@ def check(
             try:
                 check(
                     phase.settings(settings),
+                    task,
                     global_batch_size=global_batch_size,
                     num_processes=num_processes,
                     num_devices=num_devices,
@@ -85,10 +97,12 @@ def check(
             raise UsageError(
                 f"strategy.name='single' is for one process, but there are {num_processes}: use 'allreduce'."
             )
-        return _check_microbatches(settings, global_batch_size, 1)
+        return _check_microbatches(settings, task, global_batch_size, 1)
+    if settings["name"] == "pipeline":
+        return pipeline_setup.check(settings, task, global_batch_size=global_batch_size, num_processes=num_processes)
     if settings["name"] == "parameter_server":
         _check_parameter_server(global_batch_size, num_processes, num_servers)
-        return _check_microbatches(settings, global_batch_size, num_processes * len(jax.local_devices()))
+        return _check_microbatches(settings, task, global_batch_size, num_processes * len(jax.local_devices()))
     if settings["spmd"] == "jit" and settings["sync_batch_norm"] is False:
         raise UsageError(
             "strategy.spmd='jit' computes BatchNorm over the global batch, so strategy.sync_batch_norm=False cannot be "
@@ -100,14 +114,28 @@ def check(
             "global one alone: use strategy.spmd='shard_map'."
         )
     _check_divisible(global_batch_size, num_devices, f"devices of {num_processes} process(es)")
-    _check_microbatches(settings, global_batch_size, num_devices)
+    _check_microbatches(settings, task, global_batch_size, num_devices)
 
 
-def _check_microbatches(settings: Mapping[str, Any], global_batch_size: int, num_devices: int) -> None:
+_LESS_MEMORY = "strategy.name='pipeline' cuts the model into stages; smaller batches or strategy.accumulate need less."
+
+
+def _check_memory(settings: Mapping[str, Any], task: Task, global_batch_size: int, num_devices: int) -> None:
+    if settings["memory_limit"]:  # it takes a few seconds to find out
+        here = len(jax.local_devices()) if num_devices > 1 else 1
+        need = memory.of_whole_model(task, global_batch_size // (num_devices * settings["accumulate"]), here)
+        remedy = (
+            "strategy.name='pipeline' cuts the model into stages; smaller batches or strategy.accumulate need less."
+        )
+        memory.check(need, settings, "One process", remedy)
+
+
+def _check_microbatches(settings: Mapping[str, Any], task: Task, global_batch_size: int, num_devices: int) -> None:
     parts = settings["accumulate"]
     if parts > 1:
         what = f"parts (strategy.accumulate={parts} on {num_devices} device(s))"
         _check_divisible(global_batch_size, num_devices * parts, what)
+    _check_memory(settings, task, global_batch_size, num_devices)
 
 
 def _check_divisible(global_batch_size: int, count: int, what: str) -> None:
@@ -176,7 +204,7 @@ def build(
       facts: what all processes must have alike, for strategies whose processes do not meet before.
       timeouts: `config.cluster`.
       security: what parameter servers ask for.
-      meeting: how all processes do something together, for strategies of several phases.
+      meeting: how all processes do something together, for strategies that need it.
       run_examples, epoch_examples: of the whole run and of an epoch, for the same.
       phase, reserve, momentum_ramp: of which phase this is the strategy (`ParameterServer`).
     """
@@ -184,7 +212,7 @@ def build(
         assert meeting is not None
         common: dict[str, Any] = {"global_batch_size": global_batch_size, "process_id": process_id}
         common |= {"num_processes": num_processes, "server_addresses": server_addresses, "facts": facts or {}}
-        common |= {"timeouts": timeouts or {}, "security": security}
+        common |= {"timeouts": timeouts or {}, "security": security, "meeting": meeting}
         phases = _phases(settings)
         keeper = None
         if process_id == 0 and server_addresses:
@@ -210,8 +238,20 @@ def build(
             is_chief=process_id == 0,
             num_workers=num_processes,
             momentum_handover=settings["momentum_handover"],
-            rule=rules.build(settings, epoch_examples),
+            rule=rules.build(settings, epoch_examples, task.learning_rate, run_examples),
             epoch_examples=epoch_examples,
+        )
+    if settings["name"] == "pipeline":
+        assert meeting is not None
+        return pipeline_setup.build(
+            settings,
+            task,
+            global_batch_size=global_batch_size,
+            process_id=process_id,
+            num_processes=num_processes,
+            talk=meeting,
+            timeouts=timeouts or {},
+            phase=phase,
         )
     task = dataclasses.replace(task, microbatches=settings["accumulate"])
     if settings["name"] == "single":

@@ -7,8 +7,11 @@
                                  \\__ newer window __   improvement = 1 - newer / older
                                                     now
 
-and ends the phase once a window is less than `switch_threshold` below the one before it. The test set has no part in
-it. What it looked at is in the rows, what it concluded in the event `switch_decided`: `replay` gives the same answer.
+and ends the phase once a window is less than `switch_threshold` below the one before it. Both windows lie after the
+last change of the learning rate; and while the first scheduled drop of it is still to come the rule waits, unless
+`switch_after_drop` is off: asynchronous updates are noise in proportion to the learning rate, and what is lost to them
+before the drop is not regained. The test set has no part in it. What it looked at is in the rows, what it concluded in
+the event `switch_decided`: `replay` gives the same answer.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -25,12 +28,16 @@ class Plateau:
     """Attributes:
     window_examples: length of a window.
     threshold: improvement below which the loss counts as no longer falling.
+    rate: examples_seen -> learning rate; None: it does not change.
+    waits_above: rows at this learning rate and above do not count.
     seen: (examples_seen, mean loss since the row before) of the phase's rows.
     begun: examples_seen at the beginning of the phase.
     """
 
     window_examples: float
     threshold: float
+    rate: Callable[[int], float] | None = None
+    waits_above: float = math.inf
     begun: int = 0
     seen: list[tuple[int, float]] = dataclasses.field(default_factory=list)
 
@@ -42,6 +49,11 @@ class Plateau:
         """Takes a train row; the reasons to end the phase, or None to go on."""
         now = row["examples_seen"]
         if not math.isfinite(row["loss"]) or row["loss"] <= 0:  # nothing to divide by, or nothing was trained on
+            return None
+        before = self.seen[-1][0] if self.seen else self.begun
+        rate = self.rate(now) if self.rate is not None else 0.0
+        if self.rate is not None and (rate >= self.waits_above or rate != self.rate(before)):
+            self.begin(now)
             return None
         self.seen.append((now, row["loss"]))
         newest, middle, oldest = (now - k * self.window_examples for k in range(3))
@@ -78,14 +90,22 @@ class Plateau:
         self.begun, self.seen = memo["begun"], [(int(n), float(loss)) for n, loss in memo["seen"]]
 
 
-def build(settings: Mapping[str, Any], epoch_examples: int) -> Plateau | None:
-    """The rule that `config.strategy` asks for; None: phases end where the schedule says."""
+def build(
+    settings: Mapping[str, Any], epoch_examples: int, rate: Callable[[int], float], run_examples: int
+) -> Plateau | None:
+    """The rule that `config.strategy` asks for; None: phases end where the schedule says.
+
+    Args:
+      rate: examples_seen -> learning rate.
+      run_examples: of the whole run.
+    """
     if not settings["switch_when"]:
         return None
-    return Plateau(settings["switch_window_epochs"] * epoch_examples, settings["switch_threshold"])
+    drops = settings["switch_after_drop"] and rate(run_examples - 1) < rate(0)
+    window = settings["switch_window_epochs"] * epoch_examples
+    return Plateau(window, settings["switch_threshold"], rate, rate(0) if drops else math.inf)
 
 
-def replay(rows: Iterable[Mapping[str, Any]], window_examples: float, threshold: float, begun: int = 0) -> int | None:
-    """examples_seen at which the rule would have ended a phase that has these train rows; None: never."""
-    rule = Plateau(window_examples, threshold, begun)
+def replay(rows: Iterable[Mapping[str, Any]], rule: Plateau) -> int | None:
+    """examples_seen at which `rule` would have ended a phase that has these train rows; None: never."""
     return next((row["examples_seen"] for row in rows if rule.look(row) is not None), None)

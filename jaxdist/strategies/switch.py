@@ -22,18 +22,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxdist.errors import PeerError
+from jaxdist.errors import PeerError, UsageError
 from jaxdist.position import Position
 from jaxdist.ps import Keeper
 from jaxdist.schedule import Phase
 from jaxdist.strategies import momentum
 from jaxdist.strategies.base import State, Strategy
+from jaxdist.strategies.neighbours import Talk
 from jaxdist.strategies.parameter_server import ending
 from jaxdist.strategies.rules import Plateau
 from jaxdist.task import Batch, Metrics, Task, TrainState
 
 
-class Meeting(Protocol):
+class Meeting(Talk, Protocol):
     """What this strategy needs of the processes as a whole; `jaxdist.meeting.Meeting` says what each method does."""
 
     def phase_under_way(self) -> int: ...
@@ -90,6 +91,7 @@ class Switch(Strategy):
         self._total = 0
         self._stored_phase: int | None = None
         self._stored_rule: dict[str, Any] | None = None
+        self._stored_now: dict[str, Any] | None = None
         self._begun = (0.0, 0, 0)  # of the present phase: when, at which update, after how many examples
         self._progress = (0, 0)  # updates and examples, as last heard of
         self._ended: list[dict[str, Any]] = []
@@ -143,6 +145,8 @@ class Switch(Strategy):
         now = self._build(number, ramp)
         if before < number and self.is_chief and self._changes_pace(before, number):  # the servers have the chief's
             canonical = momentum.handed_over(canonical, self._how, self._workers)
+        if before == number and self._stored_now is not None:
+            now.recall(self._stored_now)
         self._now, self._number = now, number
         for fact in ("examples_per_update", "eval_part", "eval_multiple", "collective", "learning_rate_scale"):
             setattr(self, fact, getattr(now, fact))
@@ -153,7 +157,7 @@ class Switch(Strategy):
             self._rule.begin(canonical.examples_seen)
             if self._stored_rule is not None and before == number:
                 self._rule.recall(self._stored_rule)
-        self._stored_phase = self._stored_rule = None
+        self._stored_phase = self._stored_rule = self._stored_now = None
         self._progress = now.progress(state)
         self._begun = (time.monotonic(), *self._progress)
         self._events.append(
@@ -196,15 +200,16 @@ class Switch(Strategy):
         begin = time.monotonic()
         number, following = self._number, self._following
         name = f"phase {following + 1} ({self._phases[following]})"
+        if canonical is not None:
+            canonical = canonical.in_memory()  # leaves of other processes' go with this phase
         self._leave(canonical)
         if self.now.lost_workers and not self._asynchronous[following]:
             raise PeerError(
                 f"worker {', '.join(map(str, self.now.lost_workers))} was lost in phase {number + 1}, and {name} needs "
                 f"all {self._workers}: start the run again, it goes on from there"
             )
-        shared = False
-        if self._phases[following].name != "parameter_server":
-            shared = self._phases[number].name == "parameter_server"
+        shared = self._phases[following].name != "parameter_server"
+        if shared:
             self._meeting.close_collectives()
             self._now = None
             self._meeting.open_collectives(name)
@@ -212,7 +217,10 @@ class Switch(Strategy):
         elif canonical is None:  # the chief's goes to the servers
             canonical = self.task.init()
         self._now = None
-        state = self._enter(following, canonical, before=number)
+        try:
+            state = self._enter(following, canonical, before=number)
+        except UsageError as e:  # training has begun: no longer the user's input
+            raise PeerError(f"{name} cannot begin: {e}") from None
         if shared:
             self._meeting.shared(name)
         seconds = round(time.monotonic() - begin, 3)
@@ -258,13 +266,14 @@ class Switch(Strategy):
 
     def memo(self) -> dict[str, Any]:
         found: dict[str, Any] = {"phase": self._number, "schedule": self._schedule, "ended": self._ended}
-        found["decided"] = sorted(self._decided.items())
+        found |= {"decided": sorted(self._decided.items()), "now": self.now.memo()}
         return found | ({"rule": self._rule.memo()} if self._rule is not None else {})
 
     def recall(self, memo: dict[str, Any]) -> None:
         if memo.get("schedule") != self._schedule:  # of another schedule: where the run stands decides
             return
         self._stored_phase, self._stored_rule, self._ended = memo["phase"], memo.get("rule"), memo["ended"]
+        self._stored_now = memo.get("now")
         if self._rule is not None:  # what was decided stays decided
             self._decide(memo["decided"])
 

@@ -1,0 +1,201 @@
+"""Which blocks make a stage: as the user says, or so that the slowest stage is as fast as can be."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdist.parallel.partition import partition
+from jaxdist.parallel.schedules import SCHEDULES, bubble, predicted_bubble, simulate
+from jaxdist.strategies.stage import Stage
+from jaxdist.task import Batch, Task
+
+_BYTES_PER_SECOND = 1e9  # over a cut, both ends' work on it included: loopback's is near it, a network's is lower
+_TRIALS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockCost:
+    """Of one block, for one microbatch.
+
+    Attributes:
+      input_bytes, output_bytes: of activations; those cross a cut before or after it. Images do not.
+      output_dtype: of the activations.
+      param_bytes: of its parameters.
+      saved_bytes: what is kept from its forward to its backward pass.
+      forward, backward: seconds; None where they were not measured.
+    """
+
+    name: str
+    input_bytes: int
+    output_bytes: int
+    output_dtype: Any
+    param_bytes: int
+    saved_bytes: int
+    forward: float | None = None
+    backward: float | None = None
+
+
+def block_costs(task: Task, examples: int) -> list[BlockCost]:
+    """Of every block, by shapes alone, for microbatches of so many examples. Traces, but computes nothing."""
+    found = []
+    chain, x = task.chain, None
+    for name in chain.names:
+        stage = Stage(task, [name])
+        arrays = _shapes_of(task, name)
+        batch = _batch_shapes(task, examples)
+        (sums, _) = jax.eval_shape(stage.start, arrays)
+        y, _, saved = jax.eval_shape(stage.forward, arrays, sums, x, batch)
+        coming: list[Any] = [x] if x is not None else []
+        found.append(
+            BlockCost(
+                name=name,
+                input_bytes=_size(coming),
+                output_bytes=_size(y),
+                output_dtype=y.dtype,
+                param_bytes=_size(arrays["params"]),
+                saved_bytes=_size([*jax.tree.leaves(saved), *coming]),
+            )
+        )
+        x = y
+    return found
+
+
+def _shapes_of(task: Task, name: str) -> Any:
+    params, stats = task.chain.shapes[name]
+    shaped = lambda tree: jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, task.dtype), tree)  # noqa: E731
+    return {"params": {name: shaped(params)}, "model_state": {name: shaped(stats)} if stats else {}, "opt_state": {}}
+
+
+def _batch_shapes(task: Task, examples: int) -> Batch:
+    return {
+        "image": jax.ShapeDtypeStruct((examples, *task.chain.input_shape), task.dtype),
+        "label": jax.ShapeDtypeStruct((examples,), np.int32),
+        "position": jax.ShapeDtypeStruct((examples,), np.uint32),
+    }
+
+
+def _size(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+
+
+def timed(task: Task, name: str, examples: int, *, remat: bool) -> tuple[float, float]:
+    """(forward, backward) seconds of one block on this process's first device: the fastest of a few trials."""
+    stage = Stage(task, [name], remat=remat)
+    device = jax.local_devices()[0]
+    zeros = lambda tree: jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), device), tree)  # noqa: E731
+    arrays, batch = zeros(_shapes_of(task, name)), zeros(_batch_shapes(task, examples))
+    number = task.chain.names.index(name)
+    x = None
+    if number:
+        shape = (examples, *task.chain.activation_shapes[task.chain.names[number - 1]])
+        x = jax.device_put(jnp.zeros(shape, task.compute_dtype or task.dtype), device)
+    forward = backward = float("inf")
+    sums, grads = stage.start(arrays)
+    for _ in range(_TRIALS + 1):  # the first one compiles
+        begin = time.perf_counter()
+        y, sums, saved = stage.forward(arrays, sums, x, batch)
+        jax.block_until_ready((y, sums))
+        between = time.perf_counter()
+        by_x, grads = stage.backward(arrays, x, batch, saved, jnp.ones_like(y), grads)
+        jax.block_until_ready((by_x, grads))
+        forward, backward = min(forward, between - begin), min(backward, time.perf_counter() - between)
+    return forward, backward
+
+
+def measured(
+    task: Task,
+    costs: Sequence[BlockCost],
+    examples: int,
+    *,
+    remat: bool,
+    part: int,
+    parts: int,
+    gather: Callable[[Any], list[Any]],
+) -> list[BlockCost]:
+    """`costs` with times; each of `parts` processes measures its share of the blocks. Collective by `gather`."""
+    names = [cost.name for cost in costs]
+    logging.info(
+        "Measuring %d blocks to balance the stages; their programs are compiled once, then cached.", len(names)
+    )
+    own = {name: timed(task, name, examples, remat=remat) for name in names[part::parts]}
+    every: dict[str, tuple[float, float]] = {}
+    for found in gather(own):
+        every |= {name: (times[0], times[1]) for name, times in found.items()}
+    return [dataclasses.replace(c, forward=every[c.name][0], backward=every[c.name][1]) for c in costs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The stages and what is to be expected of them."""
+
+    balance: tuple[int, ...]
+    predicted: Mapping[str, Any]
+    dtypes: Mapping[str, Any]  # block -> of its activations
+
+
+def plan(
+    costs: Sequence[BlockCost],
+    *,
+    balance: Sequence[int],
+    num_stages: int,
+    num_microbatches: int,
+    schedule: str,
+    remat: bool,
+) -> Plan:
+    """The balance given, or the best by the times of `costs` where they have any, by bytes otherwise."""
+    cuts = [cost.output_bytes for cost in costs[:-1]]
+    timed = all(cost.forward is not None for cost in costs)
+    if not balance:
+        if timed:
+            seconds = [(c.forward or 0.0) + (c.backward or 0.0) for c in costs]
+            balance = partition(seconds, num_stages, [2 * cut / _BYTES_PER_SECOND for cut in cuts])
+        else:
+            balance = partition([float(c.param_bytes + c.saved_bytes) for c in costs], num_stages, cuts)
+    ends = [0, *itertools.accumulate(balance)]
+    stages = [costs[i:j] for i, j in itertools.pairwise(ends)]
+    crossing = [cuts[e - 1] for e in ends[1:-1]]
+    predicted: dict[str, Any] = {
+        "cut_bytes": crossing,
+        "param_bytes": [sum(c.param_bytes for c in stage) for stage in stages],
+        "kept_bytes_per_microbatch": [
+            stage[0].input_bytes if remat else sum(c.saved_bytes for c in stage) for stage in stages
+        ],
+        "bubble_of_equal_stages": round(bubble(len(balance), num_microbatches), 4),
+    }
+    if timed:
+        forward = [sum(c.forward or 0.0 for c in stage) for stage in stages]
+        backward = [sum(c.backward or 0.0 for c in stage) for stage in stages]
+        table = SCHEDULES[schedule](len(balance), num_microbatches)
+        spans = simulate(table, forward, backward, [cut / _BYTES_PER_SECOND for cut in crossing])
+        predicted |= {
+            "forward_ms": [round(1000 * s, 3) for s in forward],
+            "backward_ms": [round(1000 * s, 3) for s in backward],
+            "bubble": round(predicted_bubble(spans), 4),
+        }
+    return Plan(tuple(balance), predicted, {cost.name: cost.output_dtype for cost in costs})
+
+
+def describe(plan: Plan, costs: Sequence[BlockCost]) -> str:
+    """One line a stage, for the log."""
+    lines, at = [], 0
+    for s, size in enumerate(plan.balance):
+        told = plan.predicted
+        line = f"stage {s}: {size} blocks, {costs[at].name} to {costs[at + size - 1].name}; "
+        if "forward_ms" in told:
+            line += f"{told['forward_ms'][s]:.1f} + {told['backward_ms'][s]:.1f} ms a microbatch; "
+        line += f"parameters {told['param_bytes'][s] / 1e6:.2f} MB"
+        if s < len(plan.balance) - 1:
+            line += f"; {told['cut_bytes'][s] / 1e6:.2f} MB a microbatch to the next"
+        lines.append(line)
+        at += size
+    key = "bubble" if "bubble" in plan.predicted else "bubble_of_equal_stages"
+    return "\n".join([*lines, f"predicted bubble {100 * plan.predicted[key]:.1f} %"])

@@ -1,0 +1,92 @@
+"""Whether a strategy's share of a model fits in the memory that a process may use, told before anything is made."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdist.errors import UsageError
+from jaxdist.parallel.schedules import SCHEDULES, most_in_flight
+from jaxdist.strategies.balance import BlockCost, block_costs
+from jaxdist.task import Task
+
+GB = 1e9
+
+
+class Need(NamedTuple):
+    """Bytes of one process: arithmetic from shapes; the program itself and XLA's scratch space come on top."""
+
+    params: int
+    grads: int
+    slots: int
+    activations: int
+    checkpoint: int  # the copy on the host while one is written
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+    def __str__(self) -> str:
+        parts = zip(("parameters", "gradients", "optimizer", "activations", "checkpoint"), self, strict=True)
+        return ", ".join(f"{name} {value / GB:.3f}" for name, value in parts)
+
+
+def _need(task: Task, params: int, activations: int, copies: int = 1) -> Need:
+    """`copies`: of the parameters, on as many devices."""
+    slots = int(params * slots_per_param(task))
+    return Need(copies * params, copies * params, copies * slots, activations, params + slots)
+
+
+def slots_per_param(task: Task) -> float:
+    """Bytes of optimizer state for each byte of a parameter."""
+    sample = {"kernel": np.zeros((64,), task.dtype)}
+    state = task.optimizer.init(sample)
+    return sum(leaf.nbytes for tree in state.values() for leaf in jax.tree.leaves(tree) if leaf.ndim) / (
+        sample["kernel"].nbytes
+    )
+
+
+def of_whole_model(task: Task, examples: int, devices: int = 1) -> Need:
+    """Where every device has the whole model and takes `examples` at a time."""
+    costs = block_costs(task, examples)
+    activations = devices * sum(cost.saved_bytes for cost in costs)
+    return _need(task, sum(cost.param_bytes for cost in costs), activations, devices)
+
+
+def of_stages(
+    task: Task,
+    costs: Sequence[BlockCost],
+    balance: Sequence[int],
+    *,
+    num_microbatches: int,
+    schedule: str,
+    remat: bool,
+) -> list[Need]:
+    """Of each stage of a pipeline; `costs` are those of one microbatch."""
+    in_flight = most_in_flight(SCHEDULES[schedule](len(balance), num_microbatches))
+    found = []
+    for s, (i, j) in enumerate(itertools.pairwise([0, *itertools.accumulate(balance)])):
+        params = sum(cost.param_bytes for cost in costs[i:j])
+        kept = in_flight[s] * (whole := sum(cost.saved_bytes for cost in costs[i:j]))
+        if remat:  # inputs wait; one microbatch at a time is computed again
+            kept = in_flight[s] * costs[i].input_bytes + whole
+        found.append(_need(task, params, kept))
+    return found
+
+
+def check(need: Need, settings: Mapping[str, Any], what: str, remedy: str) -> None:
+    """Refuses a process that needs more than `strategy.memory_limit`.
+
+    Raises:
+      UsageError: with the sum and the remedy.
+    """
+    limit = settings["memory_limit"]
+    if limit and need.total > limit * GB:
+        raise UsageError(
+            f"{what} needs about {need.total / GB:.3f} GB ({need}), more than strategy.memory_limit={limit:g} GB. "
+            f"{remedy}"
+        )

@@ -1,0 +1,409 @@
+"""A model in stages, each with its own part of the parameters, through which microbatches flow.
+
+    process 0: stage 0  --activations-->  process 1: stage 1  --activations-->  ...          replica 0
+                        <--gradients----                      <--gradients----
+    process K: stage 0  --activations-->  process K+1: stage 1 ...                           replica 1
+        |                                      |
+        +-- a stage's gradients are averaged over its replicas --
+
+Slot r * K + s is stage s of replica r; the slots are dealt out to the processes in order, and a process puts its own on
+its devices in turn. Which order a stage works in is a table (`parallel.schedules`); what it computes, `Stage`; the
+numbers are those of `single` with `strategy.accumulate` = microbatches * replicas, whatever the schedule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdist.errors import Preempted
+from jaxdist.parallel.replica_sum import ReplicaSum
+from jaxdist.parallel.schedules import SCHEDULES, Schedule
+from jaxdist.position import Position
+from jaxdist.strategies.balance import Plan
+from jaxdist.strategies.base import Strategy
+from jaxdist.strategies.leaf_service import LeafService, RemoteLeaves
+from jaxdist.strategies.links import Link, LocalLink
+from jaxdist.strategies.neighbours import Neighbours
+from jaxdist.strategies.slot import Slot, Step
+from jaxdist.strategies.stage import METRICS, Stage
+from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, flatten, unflatten
+
+
+class Place(NamedTuple):
+    """Where a slot is."""
+
+    replica: int
+    stage: int
+    process: int
+    device: int  # among the process's
+
+
+def places(num_stages: int, replicas: int, num_processes: int, num_devices: int) -> list[Place]:
+    """Of every slot; `num_devices`: of one process."""
+    each = num_stages * replicas // num_processes
+    return [
+        Place(slot // num_stages, slot % num_stages, slot // each, slot % each % num_devices)
+        for slot in range(num_stages * replicas)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineState:
+    """The arrays of this process's slots, and the counts."""
+
+    slots: tuple[Tree, ...]
+    updates: int
+    position: Position
+
+    @property
+    def arrays(self) -> Tree:
+        return {"params": {str(i): arrays["params"] for i, arrays in enumerate(self.slots)}}
+
+
+class _Timed(NamedTuple):
+    """Of one step of the first replica here, by stage: seconds at work, bytes sent; and seconds of the whole."""
+
+    busy: list[float]
+    sent: list[int]
+    wall: float
+
+
+class _Late:
+    """One of several numbers that are made together when the first is asked for; `float` waits for it."""
+
+    def __init__(self, make: Callable[[], dict[str, float]], name: str) -> None:
+        self._make, self._name = make, name
+
+    def __float__(self) -> float:
+        return self._make()[self._name]
+
+
+class Pipeline(Strategy):
+    """Runs its slots' schedules, each on a thread; sums gradients over replicas; updates.
+
+    Args:
+      num_stages, replicas: of the pipeline, and of the whole of it.
+      plan: (the balance that a checkpoint remembers, or ()) -> the stages. Collective; called by the first
+        `import_state`.
+      num_microbatches: of each replica's share of a global batch.
+      schedule: one of `SCHEDULES`.
+      remat: as `Stage` takes it.
+      neighbours: () -> what opens links to other processes; None in a run of one process. Collective.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        global_batch_size: int,
+        process_id: int,
+        num_processes: int,
+        num_stages: int,
+        replicas: int,
+        plan: Callable[[tuple[int, ...]], Plan],
+        num_microbatches: int,
+        schedule: str,
+        remat: bool,
+        neighbours: Callable[[], Neighbours] | None,
+    ) -> None:
+        self.task = task
+        self.is_chief = process_id == 0
+        self.examples_per_update = global_batch_size
+        self._k, self._m, self._replicas = num_stages, num_microbatches, replicas
+        self._plan_by, self._schedule, self._remat = plan, schedule, remat
+        self._num_processes, self._meet = num_processes, neighbours
+        self.balance: tuple[int, ...] = ()  # of a checkpoint, before import_state
+        self.predicted: Mapping[str, Any] = {}
+        self._places = places(self._k, replicas, num_processes, len(jax.local_devices()))
+        self._own = [p for p in self._places if p.process == process_id]
+        whole = len(self._own) >= self._k  # pipelines in this process
+        self.eval_part = (process_id, num_processes) if whole else (self._own[0].replica, replicas)
+        self.eval_multiple = replicas
+        self._stages: dict[int, Stage] = {}
+        self._sums: dict[int, ReplicaSum] = {}
+        self._slots: list[Slot] = []
+        self._neighbours: Neighbours | None = None
+        self._leaves: LeafService | None = None
+        self._remote: RemoteLeaves | None = None
+        # One thread a slot, which does what the slot is given, in order.
+        self._threads = [ThreadPoolExecutor(1, f"stage {p.stage}") for p in self._own]
+        self._evaluations = 0
+        self._compiled = False
+        self._steps: list[_Timed] = []
+        self._spans: dict[Place, Any] = {}
+        self._live = [0] * len(self._own)
+        self._closed = False
+
+    def _open(self) -> None:
+        """Chooses the stages and connects them. Collective."""
+        plan = self._plan_by(self.balance)
+        self.balance, self.predicted = plan.balance, plan.predicted
+        # A stage whose replicas are here is compiled once.
+        self._stages = {p.stage: Stage(self.task, self._names(p.stage), remat=self._remat) for p in self._own}
+        self._sums = {s: ReplicaSum(self._devices_of(s, self._num_processes)) for s in self._stages}
+        if self._meet is not None:
+            self._neighbours = self._meet()
+            if not self.is_chief:
+                self._leaves = LeafService(self._neighbours.host, self._neighbours.token)
+            port = self._leaves.port if self._leaves is not None else 0
+            addresses = self._neighbours.gather_addresses("leaves", port)
+            if self.is_chief:
+                self._remote = RemoteLeaves(addresses, self._neighbours.token)
+        self._slots = self._connect(SCHEDULES[self._schedule](self._k, self._m), plan.dtypes)
+
+    def _names(self, stage: int) -> tuple[str, ...]:
+        """Of its blocks."""
+        ends = [0, *itertools.accumulate(self.balance)]
+        return self.task.chain.names[ends[stage] : ends[stage + 1]]
+
+    def _devices_of(self, stage: int, num_processes: int) -> list[jax.Device]:
+        """Of the stage's replicas, in their order."""
+        by_process: dict[int, list[jax.Device]] = {}
+        for device in jax.devices():
+            by_process.setdefault(device.process_index, []).append(device)
+        if len(by_process) < num_processes:  # one replica: the collectives are not open
+            return [self._device(p) for p in self._own if p.stage == stage]
+        return [by_process[p.process][p.device] for p in self._places if p.stage == stage]
+
+    @staticmethod
+    def _device(place: Place) -> jax.Device:
+        return jax.local_devices()[place.device]
+
+    def _connect(self, schedule: Schedule, dtypes: Mapping[str, Any]) -> list[Slot]:
+        """`dtypes`: of each block's activations."""
+        chain = self.task.chain
+        at = {(p.replica, p.stage): p for p in self._own}
+        before: dict[Place, Link] = {}
+        after: dict[Place, Link] = {}
+        outside = []
+        for p in self._own:
+            following = at.get((p.replica, p.stage + 1))
+            if following is not None:
+                after[p], before[following] = LocalLink.pair(self._device(p), self._device(following))
+        slot_of = {(p.replica, p.stage): p for p in self._places}
+        for p in self._own:
+            for other in (slot_of.get((p.replica, p.stage - 1)), slot_of.get((p.replica, p.stage + 1))):
+                if other is not None and other.process != p.process:
+                    outside.append((p, other))
+        if self._neighbours is not None:
+            links = self._neighbours.open([(p[:2], o[:2], o.process, self._device(p)) for p, o in outside])
+            for ends, link in links.items():
+                p, other = (slot_of[end] for end in ends)
+                (before if other.stage < p.stage else after)[p] = link
+        slots = []
+        for p in self._own:
+            stage = self._stages[p.stage]
+            first = chain.names.index(stage.names[0])
+            before_it = chain.names[first - 1]
+            slots.append(
+                Slot(
+                    stage,
+                    schedule[p.stage],
+                    self._device(p),
+                    before=before.get(p),
+                    after=after.get(p),
+                    comes=(chain.activation_shapes[before_it], dtypes[before_it]) if first else None,
+                    goes=(chain.activation_shapes[stage.names[-1]], dtypes[stage.names[-1]]),
+                )
+            )
+        return slots
+
+    # State.
+
+    def memo(self) -> dict[str, Any]:
+        return {"balance": list(self.balance), "blocks": list(self.task.chain.names)}
+
+    def recall(self, memo: dict[str, Any]) -> None:
+        """Goes on with the stages that the run began with: to cut elsewhere would change the last bits."""
+        balance = tuple(memo.get("balance", ()))
+        if memo.get("blocks") == list(self.task.chain.names) and len(balance) == self._k:
+            self.balance = balance
+
+    def import_state(self, canonical: TrainState, total_examples: int = 0) -> PipelineState:
+        if not self._slots:
+            self._open()
+        arrays = canonical.arrays()
+        placed = []
+        for slot in self._slots:
+            own = slot.stage.cut_arrays(arrays)
+            # A copy, on this slot's device: the step donates it.
+            placed.append(jax.tree.map(lambda leaf, d=slot.device: jax.device_put(np.array(leaf), d), own))
+        jax.block_until_ready(placed)
+        return PipelineState(tuple(placed), canonical.updates, canonical.position)
+
+    def export_state(self, state: PipelineState) -> TrainState:
+        """On the chief, of every stage: others' leaves are fetched from them when they are asked for. Collective."""
+        own: dict[str, Any] = {}
+        for place, arrays in zip(self._own, state.slots, strict=True):
+            if place.replica == 0:
+                own |= {name: np.array(leaf) for name, leaf in flatten(arrays).items()}
+        if self._leaves is not None:
+            self._leaves.keep(state.updates, own)
+        if self.is_chief and self._remote is not None:
+            for place in self._places:
+                if place.replica == 0 and place.process != 0:
+                    own |= self._remote.leaves(place.process, state.updates, self._described(place.stage))
+        empty: Tree = {"params": {}, "model_state": {}, "opt_state": {}}  # on a process that has none of them
+        return TrainState.of(empty | unflatten(own), state.updates, state.position)
+
+    def _described(self, stage: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """{name: (shape, dtype)} of a stage's leaves."""
+        leaves = flatten(Stage(self.task, self._names(stage)).cut_arrays(self.task.init().arrays()))
+        return {name: (leaf.shape, np.dtype(leaf.dtype)) for name, leaf in leaves.items()}
+
+    def progress(self, state: PipelineState) -> tuple[int, int]:
+        return state.updates, state.position.seen
+
+    # Steps.
+
+    def positions(self, start: Position, total_examples: int) -> Iterator[np.ndarray]:
+        part, parts = self.eval_part
+        share = self.examples_per_update // parts
+        for whole in super().positions(start, total_examples):
+            yield whole[part * share : (part + 1) * share]
+
+    def place(self, batch: Batch) -> Any:
+        """For each slot, its replica's microbatches; images go to first stages alone."""
+        return [
+            [self._put(slot, part) for part in _parts(shares[p.replica], self._m)]
+            for shares in [self._shares(batch)]
+            for p, slot in zip(self._own, self._slots, strict=True)
+        ]
+
+    def _shares(self, batch: Batch) -> dict[int, Batch]:
+        """{replica: its share} of a batch of this process's replicas."""
+        here = sorted({p.replica for p in self._own})
+        return dict(zip(here, _parts(batch, len(here)), strict=True))
+
+    @staticmethod
+    def _put(slot: Slot, batch: Batch) -> Batch:
+        wanted = batch if slot.stage.is_first else {name: v for name, v in batch.items() if name != "image"}
+        return jax.device_put(wanted, slot.device)
+
+    def train_step(self, state: PipelineState, batch: Any, stop: bool = False) -> tuple[PipelineState, Metrics]:
+        """Blocks until this process's stages are done, but for the update."""
+        jobs: list[Future[Step]] = [
+            thread.submit(slot.train, arrays, microbatches, state.updates, stop)
+            for thread, slot, arrays, microbatches in zip(self._threads, self._slots, state.slots, batch, strict=True)
+        ]
+        steps = _results(jobs)
+        rate = np.asarray(self.task.learning_rate(state.position.seen), self.task.dtype)
+        count = np.asarray(self._m * self._replicas, self.task.dtype)
+        new: list[Tree] = list(state.slots)
+        told: dict[str, float] = {}
+        for s, stage in self._stages.items():  # in the same order on all processes: collective
+            here = [i for i, p in enumerate(self._own) if p.stage == s]
+            summed = self._sums[s]([self._to_sum(steps[i], stage) for i in here])
+            for i, (grads, stats, numbers) in zip(here, summed, strict=True):
+                new[i] = stage.update(state.slots[i], grads, stats, rate, count)
+                told = dict(zip((*METRICS, "stop"), np.asarray(numbers).tolist(), strict=True))
+        self._note(steps)
+        return PipelineState(tuple(new), state.updates + 1, state.position.take(self.examples_per_update)[1]), told
+
+    @staticmethod
+    def _to_sum(step: Step, stage: Stage) -> tuple[Tree, Tree, np.ndarray]:
+        numbers = [*(step.metrics[name] for name in METRICS), step.stop]
+        return step.grads, step.sums["stats"], np.asarray(numbers, stage.metrics_dtype)
+
+    def _note(self, steps: Sequence[Step]) -> None:
+        first = steps[0]
+        if self._compiled:  # not the step that compiled
+            self._steps.append(_Timed(first.busy, first.sent, first.spans[-1][2] - first.spans[0][1]))
+        self._compiled = True
+        for i, (place, own) in enumerate(zip(self._own, steps, strict=True)):
+            self._spans[place] = own.spans
+            self._live[i] = max(self._live[i], own.live_bytes)
+
+    def eval_step(self, state: PipelineState, batch: Batch) -> Metrics:
+        """The metrics wait for the last stage when they are looked at, in the order of the batches."""
+        number, self._evaluations = self._evaluations, self._evaluations + 1
+        shares = self._shares(batch)
+        jobs = [
+            thread.submit(slot.evaluate, arrays, self._put(slot, shares[p.replica]), number)
+            for p, slot, thread, arrays in zip(self._own, self._slots, self._threads, state.slots, strict=True)
+        ]
+        made = functools.cache(lambda: self._collected(jobs, number))
+        return {name: _Late(made, name) for name in METRICS}
+
+    def _collected(self, jobs: Sequence[Future[Metrics | None]], number: int) -> dict[str, float]:
+        """An evaluation batch's metrics, over all replicas; passed on to the stages before."""
+        results = _results(jobs)
+        own = [result for result in results if result is not None]  # of last stages
+        if own:
+            found = {name: float(total) for name, total in self._sums[self._k - 1](own)[0].items()}
+        else:
+            found = self._slots[-1].hear_back(number)
+        self._slots[0].send_back(number, found)  # to the process before, if it has stages of this replica
+        return found
+
+    # What it says.
+
+    def row(self) -> dict[str, Any]:
+        steps, self._steps = self._steps, []
+        if not steps:
+            return {}
+        busy = np.sum([step.busy for step in steps], axis=0)
+        sent = np.sum([step.sent for step in steps], axis=0)  # by each stage, to both sides
+        wall = sum(step.wall for step in steps)
+        return {
+            "bubble": round(float(1 - busy.sum() / (len(busy) * wall)), 4),
+            "stage_ms": [round(1000 * float(b) / len(steps), 2) for b in busy],
+            "stage_bytes_sent": [round(float(s) / len(steps)) for s in sent],
+            "bytes_sent": int(sent.sum()),
+            "live_activation_bytes": max(self._live),
+        }
+
+    def summary(self) -> dict[str, Any]:
+        own = [
+            {
+                "replica": p.replica,
+                "stage": p.stage,
+                "live_activation_bytes": live,
+                "spans": [[str(action), begin, end] for action, begin, end in self._spans.get(p, ())],
+            }
+            for p, live in zip(self._own, self._live, strict=True)
+        ]
+        every = [own] if self._neighbours is None else self._neighbours.gather("the timelines", own)
+        return {
+            "balance": list(self.balance),
+            "replicas": self._replicas,
+            "num_microbatches": self._m,
+            "predicted": dict(self.predicted),
+            "timeline": [slot for process in every for slot in process],
+        }
+
+    def close(self, error: BaseException | None = None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._remote is not None:
+            self._remote.close()
+        if self._leaves is not None:
+            self._leaves.close(waits=not self.is_chief and (error is None or isinstance(error, Preempted)))
+        for thread in self._threads:
+            thread.shutdown(wait=error is None, cancel_futures=True)
+        if self._neighbours is not None:
+            self._neighbours.close()
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """A batch in equal parts, in order."""
+    parts = {name: value.reshape(count, -1, *value.shape[1:]) for name, value in batch.items()}
+    return [{name: value[i] for name, value in parts.items()} for i in range(count)]
+
+
+def _results(jobs: Sequence[Future[Any]]) -> list[Any]:
+    """Of all; raises the first failure that is a cause and not a consequence of another."""
+    errors = [e for job in jobs if (e := job.exception()) is not None]
+    for e in errors:
+        if e.__cause__ is None:
+            raise e
+    return [job.result() for job in jobs]

@@ -1,0 +1,185 @@
+"""From configuration to a `Pipeline`: what cannot be cut so is refused, the stages are chosen, the links opened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxdist.errors import UsageError
+from jaxdist.parallel.partition import partition
+from jaxdist.strategies import balance as balancing
+from jaxdist.strategies import memory
+from jaxdist.strategies.neighbours import Neighbours, Talk
+from jaxdist.strategies.pipeline import Pipeline, places
+from jaxdist.task import Task
+
+_REMEDY = "More stages, more microbatches, strategy.pipeline_schedule='1f1b' or strategy.remat=True need less."
+
+
+def sizes(settings: Mapping[str, Any], num_processes: int) -> tuple[int, int]:
+    """(stages, replicas of the pipeline); 0 stands for what the processes make of it."""
+    stages = settings["num_stages"] or len(settings["balance"]) or max(num_processes // (settings["replicas"] or 1), 1)
+    return stages, settings["replicas"] or max(num_processes // stages, 1)
+
+
+def check(settings: Mapping[str, Any], task: Task, *, global_batch_size: int, num_processes: int) -> None:
+    """Refuses what cannot be.
+
+    Raises:
+      UsageError: with the arithmetic and the remedy.
+    """
+    if settings["accumulate"] > 1:
+        raise UsageError(
+            f"strategy.accumulate={settings['accumulate']} is not for a pipeline, whose parts of a batch are "
+            "strategy.num_microbatches."
+        )
+    stages, replicas = sizes(settings, num_processes)
+    names, given = task.chain.names, tuple(settings["balance"])
+    if stages > len(names):
+        raise UsageError(
+            f"strategy.num_stages={stages} are more stages than the model has blocks ({len(names)}: {names[0]} to "
+            f"{names[-1]}): at most {len(names)}."
+        )
+    if given and (len(given) != stages or sum(given) != len(names) or min(given) < 1):
+        near = partition([1.0] * len(names), stages)
+        terms = " + ".join(map(str, given))
+        raise UsageError(
+            f"strategy.balance={given} does not fit {stages} stages of {len(names)} blocks: {len(given)} entries, "
+            f"{terms} = {sum(given)}. For example {near}, or () to have it chosen."
+        )
+    slots = stages * replicas
+    if slots % num_processes or (stages % (slots // num_processes) and (slots // num_processes) % stages):
+        raise UsageError(
+            f"{stages} stages x {replicas} replica(s) = {slots} cannot be dealt out to {num_processes} process(es): "
+            "each must hold equally many stages of one pipeline, or whole pipelines. Change strategy.num_stages, "
+            "strategy.replicas or the number of processes."
+        )
+    where = [(p.stage, p.process, p.device) for p in places(stages, replicas, num_processes, len(jax.local_devices()))]
+    if len(set(where)) < len(where):
+        raise UsageError(
+            f"{replicas} replicas of a stage would share a device: a process has {slots // num_processes} of the "
+            f"{slots} stages and {len(jax.local_devices())} device(s). Fewer strategy.replicas, or more processes."
+        )
+    parts = settings["num_microbatches"] * replicas
+    whole, rest = divmod(global_batch_size, parts)
+    if rest:
+        down, up = global_batch_size - rest, global_batch_size - rest + parts
+        near_sizes = f"{down} or {up}" if down else f"{up}"
+        raise UsageError(
+            f"global_batch_size={global_batch_size} is not divisible by {settings['num_microbatches']} microbatches x "
+            f"{replicas} replica(s) = {parts} ({global_batch_size} = {parts} x {whole} + {rest}); nearest: "
+            f"{near_sizes}."
+        )
+    if settings["memory_limit"] and (given or settings["balance_by"] == "bytes"):
+        # By time it is known when the blocks have been measured.
+        costs = balancing.block_costs(task, _examples(settings, global_batch_size, replicas))
+        _check_memory(settings, task, costs, _plan(settings, costs, given, stages).balance, replicas, num_processes)
+
+
+def needs_collectives(settings: Mapping[str, Any], num_processes: int) -> bool:
+    """Stages talk over channels; replicas average by collectives."""
+    return num_processes > 1 and sizes(settings, num_processes)[1] > 1
+
+
+def build(
+    settings: Mapping[str, Any],
+    task: Task,
+    *,
+    global_batch_size: int,
+    process_id: int,
+    num_processes: int,
+    talk: Talk,
+    timeouts: Mapping[str, float],
+    phase: int,
+) -> Pipeline:
+    """The strategy; its stages are chosen and connected when the first state is imported."""
+    stages, replicas = sizes(settings, num_processes)
+    name = f"the pipeline of phase {phase + 1}"
+
+    def plan(remembered: tuple[int, ...]) -> balancing.Plan:
+        balance = tuple(settings["balance"]) or remembered
+        costs = balancing.block_costs(task, _examples(settings, global_batch_size, replicas))
+        if settings["balance_by"] == "time" and not balance and stages > 1:
+            costs = balancing.measured(
+                task,
+                costs,
+                _examples(settings, global_batch_size, replicas),
+                remat=settings["remat"],
+                part=process_id,
+                parts=num_processes,
+                gather=lambda own: talk.gather(f"times of blocks of {name}", own),
+            )
+        found = _plan(settings, costs, balance, stages)
+        _check_memory(settings, task, costs, found.balance, replicas, num_processes)
+        if process_id == 0:
+            for line in balancing.describe(found, costs).splitlines():
+                logging.info("Pipeline: %s", line)
+        return found
+
+    def meet() -> Neighbours:
+        return Neighbours(
+            talk,
+            process_id,
+            name=name,
+            seconds=timeouts["compile_timeout_seconds"],
+            connect_seconds=timeouts["connect_timeout_seconds"],
+        )
+
+    return Pipeline(
+        task,
+        global_batch_size=global_batch_size,
+        process_id=process_id,
+        num_processes=num_processes,
+        num_stages=stages,
+        replicas=replicas,
+        plan=plan,
+        num_microbatches=settings["num_microbatches"],
+        schedule=settings["pipeline_schedule"],
+        remat=settings["remat"],
+        neighbours=meet if num_processes > 1 else None,
+    )
+
+
+def _examples(settings: Mapping[str, Any], global_batch_size: int, replicas: int) -> int:
+    """Of a microbatch."""
+    return global_batch_size // (settings["num_microbatches"] * replicas)
+
+
+def _plan(
+    settings: Mapping[str, Any], costs: Sequence[balancing.BlockCost], balance: Sequence[int], stages: int
+) -> balancing.Plan:
+    return balancing.plan(
+        costs,
+        balance=balance,
+        num_stages=stages,
+        num_microbatches=settings["num_microbatches"],
+        schedule=settings["pipeline_schedule"],
+        remat=settings["remat"],
+    )
+
+
+def _check_memory(
+    settings: Mapping[str, Any],
+    task: Task,
+    costs: Sequence[balancing.BlockCost],
+    balance: Sequence[int],
+    replicas: int,
+    num_processes: int,
+) -> None:
+    needs = memory.of_stages(
+        task,
+        costs,
+        balance,
+        num_microbatches=settings["num_microbatches"],
+        schedule=settings["pipeline_schedule"],
+        remat=settings["remat"],
+    )
+    here = places(len(balance), replicas, num_processes, len(jax.local_devices()))
+    for process in range(num_processes):
+        stages = [p.stage for p in here if p.process == process]
+        need = memory.Need(*map(sum, zip(*(needs[s] for s in stages), strict=True)))
+        words = f"Process {process}, with stage{'s' if len(stages) > 1 else ''} {', '.join(map(str, stages))},"
+        memory.check(need, settings, words, _REMEDY)

@@ -1,0 +1,174 @@
+"""One stage of one replica, at work: the actions of a schedule on a device, as soon as their inputs are there."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdist.errors import ConnectionLost
+from jaxdist.parallel.schedules import Action
+from jaxdist.strategies.links import Link
+from jaxdist.strategies.stage import METRICS, Stage
+from jaxdist.task import Batch, Metrics, Tree
+
+
+@dataclasses.dataclass
+class Step:
+    """What a slot did in one training step.
+
+    Attributes:
+      grads, sums: over the microbatches, on the slot's device.
+      metrics: of the replica's examples: sums, as Python floats.
+      stop: whether any stage of the replica was asked to stop.
+      spans: (action, begin, end) in seconds of `time.time()`; waiting for inputs is not in them.
+      busy: seconds in them, of this stage and those after it; sent: bytes of what they sent.
+      live_bytes: the most that was kept for backward passes at one time.
+    """
+
+    grads: Tree
+    sums: Tree
+    metrics: dict[str, float]
+    stop: bool
+    spans: list[tuple[Action, float, float]]
+    busy: list[float]
+    sent: list[int]
+    live_bytes: int
+
+
+class Slot:
+    """A stage's place: device, neighbours and order of work. It runs on a thread of its own.
+
+    Args:
+      actions: of this stage, in order (`parallel.schedules`).
+      before, after: the links to the neighbours; None at the ends.
+      comes, goes: (shape of one example's, dtype) of the activations at the two ends; no stage before: None.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        actions: Sequence[Action],
+        device: jax.Device,
+        *,
+        before: Link | None,
+        after: Link | None,
+        comes: tuple[tuple[int, ...], Any] | None,
+        goes: tuple[tuple[int, ...], Any],
+    ) -> None:
+        self.stage, self.device = stage, device
+        self._actions, self._before, self._after = list(actions), before, after
+        self._comes, self._goes = comes, goes
+        self._one = jax.device_put(np.ones((), stage.metrics_dtype), device)
+
+    def train(self, arrays: Tree, microbatches: Sequence[Batch], step: int, stop: bool) -> Step:
+        """Forward and backward passes of one step. Blocks.
+
+        Raises:
+          ConnectionLost: a neighbour is gone, or does another step.
+        """
+        try:
+            return self._train(arrays, microbatches, step, stop)
+        except BaseException as e:
+            for link in (self._before, self._after):
+                if link is not None:
+                    link.fail(e)
+            raise
+
+    def _train(self, arrays: Tree, microbatches: Sequence[Batch], step: int, stop: bool) -> Step:
+        stage = self.stage
+        sums, grads = stage.start(arrays)
+        kept: dict[int, tuple[jax.Array | None, Any]] = {}
+        spans: list[tuple[Action, float, float]] = []
+        live = most = sent = 0
+        behind: Mapping[str, Any] = {}
+        last_action = self._actions[-1]
+        for action in self._actions:
+            kind, m = action
+            batch = microbatches[m]
+            if kind == "F":
+                x = None
+                if self._before is not None:
+                    header, x = self._received(self._before, action, step, len(batch["label"]), self._comes)
+                    stop = stop or header["stop"]
+                begin = time.time()
+                y, sums, saved = stage.forward(arrays, sums, x, batch)
+                y.block_until_ready()
+                spans.append((action, begin, time.time()))
+                if self._after is not None:
+                    self._after.send({"kind": kind, "microbatch": m, "step": step, "stop": stop}, y)
+                    sent += y.nbytes
+                kept[m] = (x, saved)
+                live += _bytes(kept[m])
+                most = max(most, live)
+                continue
+            cotangent = self._one
+            if self._after is not None:
+                behind, cotangent = self._received(self._after, action, step, len(batch["label"]), self._goes)
+            x, saved = kept.pop(m)
+            begin = time.time()
+            by_x, grads = stage.backward(arrays, x, batch, saved, cotangent, grads)
+            jax.block_until_ready((by_x, grads))
+            spans.append((action, begin, time.time()))
+            live -= _bytes((x, saved))
+            del x, saved
+            sent += by_x.nbytes if by_x is not None else 0
+            if action is not last_action and self._before is not None:
+                self._before.send({"kind": kind, "microbatch": m, "step": step}, by_x)
+        # The last gradient to go back takes along what the stages before do not know.
+        metrics = behind.get("metrics") or {name: float(sums["metrics"][name]) for name in METRICS}
+        stop = behind.get("stop", stop)
+        busy = [sum(end - begin for _, begin, end in spans), *behind.get("busy", ())]
+        every_sent = [sent, *behind.get("sent", ())]
+        if self._before is not None:
+            told = {"stop": stop, "metrics": metrics, "busy": busy, "sent": every_sent}
+            header = {"kind": last_action.kind, "microbatch": last_action.microbatch, "step": step}
+            self._before.send(header | told, by_x)
+        return Step(grads, sums, metrics, stop, spans, busy, every_sent, most)
+
+    def _received(
+        self, link: Link, action: Action, step: int, examples: int, kind: tuple[tuple[int, ...], Any] | None
+    ) -> tuple[Mapping[str, Any], jax.Array]:
+        shape, dtype = kind or ((), np.uint8)
+        header, array = link.receive((examples, *shape), dtype)
+        came, expected = (header["kind"], header["microbatch"], header["step"]), (*action, step)
+        if came != expected:
+            raise ConnectionLost(f"a neighbouring stage sent {came} where {expected} was due")
+        return header, array
+
+    def evaluate(self, arrays: Tree, batch: Batch, number: int) -> Metrics | None:
+        """The forward pass of an evaluation batch: metrics on the last stage. Blocks for its input."""
+        try:
+            x = None
+            if self._before is not None:
+                _, x = self._received(self._before, Action("E", number), 0, len(batch["label"]), self._comes)
+            found = self.stage.evaluate(arrays["params"], arrays["model_state"], x, batch)
+            if self._after is None:
+                return found
+            self._after.send({"kind": "E", "microbatch": number, "step": 0}, found)
+            return None
+        except BaseException as e:
+            for link in (self._before, self._after):
+                if link is not None:
+                    link.fail(e)
+            raise
+
+    def send_back(self, number: int, metrics: dict[str, float]) -> None:
+        """An evaluation's metrics, to the stage before."""
+        if self._before is not None:
+            self._before.send({"kind": "M", "microbatch": number, "step": 0, "metrics": metrics}, None)
+
+    def hear_back(self, number: int) -> dict[str, float]:
+        """The same, from the stage after. Blocks."""
+        assert self._after is not None
+        header, _ = self._received(self._after, Action("M", number), 0, 0, None)
+        return header["metrics"]
+
+
+def _bytes(tree: Any) -> int:
+    """Of distinct arrays."""
+    return sum({id(leaf): leaf.nbytes for leaf in jax.tree.leaves(tree)}.values())

@@ -1,0 +1,102 @@
+"""The programs of one pipeline stage: consecutive blocks on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdist.parallel.two_pass import Saved, TwoPass
+from jaxdist.task import Batch, Metrics, Task, Tree, score
+
+METRICS = ("loss_sum", "correct", "count")
+
+
+class Stage:
+    """Forward and backward pass of a microbatch, evaluation and update. All programs run where their arrays are.
+
+    A stage's arrays are {params, model_state, opt_state}, cut from the canonical ones; `sums` adds up what the forward
+    passes of a step give ({stats, metrics}), `grads` what the backward passes give.
+
+    Args:
+      names: of the blocks.
+      remat: compute the forward pass again in the backward pass instead of keeping what it needs.
+    """
+
+    def __init__(self, task: Task, names: Sequence[str], *, remat: bool = False) -> None:
+        self.task, self.names = task, tuple(names)
+        self.is_first = self.names[0] == task.chain.names[0]
+        self.is_last = self.names[-1] == task.chain.names[-1]
+        self._passes = TwoPass(self._run, recompute=remat)
+        self.start = jax.jit(self._start)
+        self.forward = jax.jit(self._forward, donate_argnums=1)
+        self.backward = jax.jit(self._backward, donate_argnums=5)
+        self.evaluate = jax.jit(self._evaluate)
+        self.update = jax.jit(self._update, donate_argnums=0)
+
+    def cut(self, tree: Tree) -> Tree:
+        """The entries of this stage's blocks in a tree that is keyed by block."""
+        return {name: tree[name] for name in self.names if name in tree}
+
+    def cut_arrays(self, canonical: Tree) -> Tree:
+        """The same of params, model_state and every slot of the optimizer."""
+        slots = canonical["opt_state"].items()
+        return {
+            "params": self.cut(canonical["params"]),
+            "model_state": self.cut(canonical["model_state"]),
+            "opt_state": {slot: self.cut(tree) if isinstance(tree, dict) else tree for slot, tree in slots},
+        }
+
+    def _inputs(self, arrays: Tree, x: jax.Array | None) -> tuple[Any, ...]:
+        """What is differentiated: the image is not."""
+        return (arrays["params"],) if self.is_first else (arrays["params"], x)
+
+    def _run(self, differentiated: tuple[Any, ...], others: Any) -> tuple[jax.Array, tuple[Tree, Metrics]]:
+        """(activations, or the mean loss; (new statistics, metrics)) of one microbatch."""
+        stats, batch = others
+        params, *rest = differentiated
+        y, stats = self.task.apply(params, stats, batch, train=True, names=self.names, x=rest[0] if rest else None)
+        if not self.is_last:
+            return y, (stats, {})
+        losses, metrics = score(y, batch["label"], None)
+        return jnp.mean(losses), (stats, metrics)
+
+    def _start(self, arrays: Tree) -> tuple[Tree, Tree]:
+        """(sums, grads) of no microbatch at all."""
+        zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+        metrics = dict.fromkeys(METRICS, jnp.zeros((), self.metrics_dtype)) if self.is_last else {}
+        return {"stats": zeros(arrays["model_state"]), "metrics": metrics}, zeros(arrays["params"])
+
+    @property
+    def metrics_dtype(self) -> Any:
+        """Of losses: float32, or float64 in a run of float64."""
+        return jnp.promote_types(self.task.compute_dtype or self.task.dtype, jnp.float32)
+
+    def _forward(self, arrays: Tree, sums: Tree, x: jax.Array | None, batch: Batch) -> tuple[jax.Array, Tree, Saved]:
+        """(output, new sums, what the backward pass needs); `sums` is used up. The first stage's `x` is None."""
+        others = (arrays["model_state"], batch)
+        y, (stats, metrics), saved = self._passes.forward(self._inputs(arrays, x), others)
+        return y, jax.tree.map(jnp.add, sums, {"stats": stats, "metrics": metrics}), saved
+
+    def _backward(
+        self, arrays: Tree, x: jax.Array | None, batch: Batch, saved: Saved, cotangent: jax.Array, grads: Tree
+    ) -> tuple[jax.Array | None, Tree]:
+        """(gradient by x, new sum of gradients); `grads` is used up."""
+        others = (arrays["model_state"], batch)
+        own, *by_x = self._passes.backward(self._inputs(arrays, x), others, saved, cotangent)
+        return by_x[0] if by_x else None, jax.tree.map(jnp.add, grads, own)
+
+    def _evaluate(self, params: Tree, stats: Tree, x: jax.Array | None, batch: Batch) -> Any:
+        """Activations, or metrics."""
+        y, _ = self.task.apply(params, stats, batch, train=False, names=self.names, x=x)
+        return score(y, batch["label"], batch["mask"])[1] if self.is_last else y
+
+    def _update(self, arrays: Tree, grads: Tree, stats: Tree, learning_rate: jax.Array, count: jax.Array) -> Tree:
+        """New arrays from sums over `count` microbatches; `arrays` is used up."""
+        mean = lambda tree: jax.tree.map(lambda leaf: (leaf / count).astype(leaf.dtype), tree)  # noqa: E731
+        params, opt_state = self.task.optimizer.update(
+            mean(grads), arrays["opt_state"], arrays["params"], learning_rate
+        )
+        return {"params": params, "model_state": mean(stats), "opt_state": opt_state}

@@ -1,0 +1,138 @@
+"""Channels: what is sent arrives whole and in order, and what is no frame of ours ends the connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jaxdist.transport import Channel, ChannelError, Door
+
+MAX = 2**20
+
+
+@pytest.fixture
+def pair():
+    """Two ends, through two doors."""
+    doors = Door("secret", MAX, "127.0.0.1"), Door("secret", MAX, "127.0.0.1")
+    opened = doors[1].open(f"127.0.0.1:{doors[0].port}", "a", "a-b", 5)
+    accepted = doors[0].accept({"a-b": "b"}, 5)["a-b"]
+    yield opened, accepted
+    for end in (opened, accepted, *doors):
+        end.close()
+
+
+arrays = hnp.arrays(
+    st.sampled_from([np.float32, np.float64, np.uint8, np.int32]), hnp.array_shapes(min_dims=0, max_dims=4, min_side=0)
+)
+
+
+@given(sent=st.lists(st.tuples(st.dictionaries(st.text(), st.integers() | st.text()), arrays), max_size=5))
+@settings(deadline=None)
+def test_what_is_sent_arrives(sent):
+    a, b = socket.socketpair()
+    one, other = Channel(a, "b", MAX), Channel(b, "a", MAX)
+    try:
+        for header, array in sent:
+            one.send(header, lambda array=array: array)
+        for header, array in sent:
+            frame = other.receive(5)
+            assert frame.header == header
+            np.testing.assert_array_equal(frame.array(array.shape, array.dtype), array)
+    finally:
+        one.close()
+        other.close()
+
+
+def test_both_ways_at_once(pair):
+    large = np.arange(MAX // 8, dtype=np.float64)
+    for end in pair:
+        for k in range(40):
+            end.send({"k": k}, lambda k=k: large + k)
+    for end in pair:
+        for k in range(40):
+            frame = end.receive(20)
+            assert frame.header == {"k": k}
+            np.testing.assert_array_equal(frame.array(large.shape, large.dtype), large + k)
+    assert pair[0].bytes_sent == pair[1].bytes_received > 40 * large.nbytes
+
+
+def test_received_arrays_are_aligned(pair):
+    pair[0].send({}, lambda: np.ones(5))
+    assert pair[1].receive(5).array((5,), np.float64).ctypes.data % 64 == 0
+
+
+def test_silence_and_the_end_are_told(pair):
+    with pytest.raises(ChannelError, match=r"nothing came from b for 0.1 s"):
+        pair[1].receive(0.1)
+    pair[0].send({}, lambda: np.ones(1))
+    pair[0].close()
+    pair[1].receive(5)
+    for _ in range(2):
+        with pytest.raises(ChannelError, match="the connection to b ended"):
+            pair[1].receive(5)
+
+
+def test_what_cannot_be_computed_is_told(pair):
+    def fails():
+        raise RuntimeError("no such value")
+
+    pair[0].send({}, fails)
+    with pytest.raises(ChannelError, match="sending to a failed: no such value"):
+        pair[0].receive(5)
+
+
+def test_another_size_is_refused(pair):
+    pair[0].send({}, lambda: np.ones(3))
+    with pytest.raises(ChannelError, match="24 bytes came where 32 were expected"):
+        pair[1].receive(5).array((4,), np.float64)
+
+
+LARGE = struct.pack("<4sIQ", b"jxd1", 2, 2**40) + b"{}"
+NO_JSON = struct.pack("<4sIQ", b"jxd1", 9, 0) + b"not json!"
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", LARGE, NO_JSON])
+def test_no_frame_of_ours(data):
+    a, b = socket.socketpair()
+    channel = Channel(b, "a", MAX)
+    a.sendall(data)
+    with pytest.raises(ChannelError, match=r"is no frame of this program|ended"):
+        channel.receive(5)
+    channel.close()
+    a.close()
+
+
+def test_strangers_are_turned_away():
+    door, other, strange = (Door(token, MAX, "127.0.0.1") for token in ("secret", "secret", "guess"))
+    here = f"127.0.0.1:{door.port}"
+    with socket.create_connection(("127.0.0.1", door.port)) as raw:
+        raw.sendall(b"\0" * 64)
+        stranger = strange.open(here, "a", "a-b", 5)
+        friend: list[Channel] = []
+        knocking = threading.Thread(target=lambda: friend.append(other.open(here, "a", "a-b", 5)))
+        knocking.start()
+        accepted = door.accept({"a-b": "b"}, 10)["a-b"]
+        knocking.join()
+    friend[0].send({"who": "friend"}, lambda: np.zeros(0))
+    assert accepted.receive(5).header == {"who": "friend"}
+    for end in (stranger, friend[0], accepted, door, other, strange):
+        end.close()
+
+
+def test_who_does_not_come_is_named():
+    door = Door("secret", MAX, "127.0.0.1")
+    with pytest.raises(ChannelError, match=r"no connection came from process 3 for 0.2 s"):
+        door.accept({"x": "process 3"}, 0.2)
+    port = door.port
+    door.close()
+    with contextlib.closing(Door("secret", MAX, "127.0.0.1")) as other:
+        with pytest.raises(ChannelError, match="process 0 could not be reached"):
+            other.open(f"127.0.0.1:{port}", "process 0", "x", 0.3)
