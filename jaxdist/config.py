@@ -79,7 +79,7 @@ def default_config() -> ConfigDict:
                 "switch_threshold": 0.2,  # plateau: a window's loss less than this part below that of the one before
                 "switch_window_epochs": 0.5,
                 "switch_after_drop": True,  # plateau: not before the learning rate has dropped, where it is to drop
-                "momentum_handover": "keep",  # into an asynchronous phase: keep | zero | scale | ramp
+                "momentum_handover": "zero",  # into an asynchronous phase: keep | zero | scale | ramp
                 "memory_limit": 0.0,  # GB that a process may need for model and activations; more is refused; 0 = none
                 # pipeline
                 "num_stages": 0,  # 0 = as many as there are entries in balance, or processes for each replica

@@ -155,6 +155,16 @@ def wait_for_update(workdir, update: int, seconds: float = 90) -> None:
     raise TimeoutError(f"update {update} was not reached in {seconds} s")
 
 
+def wait_for_event(workdir, event: str, seconds: float = 90) -> None:
+    """Blocks until the run has written an event of that name."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (pathlib.Path(workdir) / "metrics.jsonl").exists() and event in (e["event"] for e in events(workdir)):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"there was no {event!r} in {seconds} s")
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

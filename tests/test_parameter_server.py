@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from processes import Run, finish, free_port, long, rows, start, wait_for_update
+from processes import Run, finish, free_port, long, rows, start, wait_for_event, wait_for_update
 from reference import assert_same
 from test_multiprocess import final_state, reference_state
 
@@ -92,7 +92,7 @@ def test_allreduce_resumes_under_the_parameter_server_and_back(x64, tmp_path):
 def test_killed_whole_it_resumes_from_its_checkpoint(x64, tmp_path, staleness):
     settings = {"servers": 2, "checkpoint__every_updates": 7, "strategy__max_staleness": staleness}
     with Run(tmp_path, 2, **settings, fault="delay@seconds=0.05") as run:
-        wait_for_update(tmp_path, 12)
+        wait_for_event(tmp_path, "saved")
         for p in [*run.servers, *run.processes]:
             p.kill()
     stored = final_state(tmp_path)
