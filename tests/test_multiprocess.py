@@ -38,14 +38,14 @@ def reference_state(updates: int, *, replicas: int, batch: int = 12, **model) ->
 
 @pytest.mark.parametrize(
     ("n", "spmd"),
-    [(3, "shard_map"), (2, "jit"), long(2, "pmap"), long(2, "shard_map"), long(3, "jit"), long(3, "pmap")],
+    [(3, "shard_map"), long(2, "jit"), long(2, "pmap"), long(2, "shard_map"), long(3, "jit"), long(3, "pmap")],
 )
 def test_processes_equal_the_single_device_run(x64, tmp_path, n, spmd):
     finish(tmp_path, n, max_updates=20, strategy__spmd=spmd)
     assert_same(final_state(tmp_path), reference_state(20, replicas=1 if spmd == "jit" else n), 1e-9)
 
 
-@pytest.mark.parametrize(("n", "spmd"), [(3, "shard_map"), long(2, "jit"), long(2, "pmap")])
+@pytest.mark.parametrize(("n", "spmd"), [long(3, "shard_map"), (2, "jit"), long(2, "pmap")])
 def test_a_resnet_over_processes(x64, tmp_path, n, spmd):
     finish(tmp_path, n, max_updates=20, model__name="resnet", model__depth=8, strategy__spmd=spmd)
     replicas = 1 if spmd == "jit" else n
@@ -76,6 +76,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, n):
     assert rows(whole, "eval") == rows(parts, "eval")
 
 
+@pytest.mark.long
 def test_resumes_with_other_processes_and_another_spelling(tmp_path):
     finish(tmp_path, 2, max_updates=20)
     before = rows(tmp_path, "eval")[20]
@@ -87,7 +88,9 @@ def test_resumes_with_other_processes_and_another_spelling(tmp_path):
     assert 30 in rows(tmp_path, "eval")
 
 
-@pytest.mark.parametrize(("victim", "action"), [(1, "kill"), (0, "kill"), (1, "stop"), long(0, "stop"), (2, "raise")])
+@pytest.mark.parametrize(
+    ("victim", "action"), [(1, "kill"), (0, "kill"), (1, "stop"), long(0, "stop"), long(2, "raise")]
+)
 def test_a_lost_peer_is_named_in_time(tmp_path, victim, action):
     fault = f"{action}@process={victim},update=5"
     with Run(tmp_path, 3, fault=fault, cluster__timeout_seconds=6.0) as run:
@@ -117,6 +120,7 @@ def test_sigterm_to_one_process_saves_one_common_update(tmp_path):
     assert final_state(tmp_path).updates == int(saved.pop())
 
 
+@pytest.mark.long
 def test_a_warm_start_compiles_nothing_on_any_process(tmp_path):
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
     cold = finish(tmp_path / "cold", 2, max_updates=3, env=cache)

@@ -45,6 +45,7 @@ def test_a_worker_may_start_its_host_s_server(tmp_path):
     assert f"Server 0 of 1 serves at {address}" in output and "The run has ended" in output
 
 
+@pytest.mark.long
 def test_workers_of_several_devices(x64, tmp_path):
     env = {"JAX_NUM_CPU_DEVICES": "3"}
     finish(tmp_path, 2, servers=1, max_updates=10, strategy__max_staleness=0, env=env)
@@ -80,6 +81,7 @@ def test_a_slow_worker_keeps_the_others_within_the_bound(tmp_path, bound):
     assert summary["examples_seen"] == 960
 
 
+@pytest.mark.long
 def test_allreduce_resumes_under_the_parameter_server_and_back(x64, tmp_path):
     """At staleness 0 the chain of three is one run."""
     finish(tmp_path, 2, max_updates=6)
@@ -117,6 +119,7 @@ def test_sigterm_saves_what_is_claimed_as_not_done(tmp_path):
     assert stored.position.next == stored.examples_seen + size(stored.pending)
 
 
+@pytest.mark.long
 def test_an_asynchronous_checkpoint_goes_on_under_allreduce_without_losing_examples(x64, tmp_path):
     with Run(tmp_path, 2, servers=1, fault="delay@seconds=0.05") as run:
         wait_for_update(tmp_path, 12)
