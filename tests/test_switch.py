@@ -309,8 +309,9 @@ def test_the_rule_ends_the_phase_and_can_be_replayed(tmp_path):
 @pytest.mark.long
 def test_the_rule_ends_an_asynchronous_phase_without_a_latest_end(tmp_path):
     """Only the chief decides there: the others must hear what follows."""
-    settings = {"strategy__switch_when": "plateau", "strategy__switch_threshold": 0.9, "num_epochs": 4.0}
+    settings = {"strategy__switch_when": "plateau", "strategy__switch_threshold": 0.9, "num_epochs": 6.0}
     settings |= {"strategy__switch_window_epochs": 0.5, "log_every_steps": 2}
+    settings |= {"env": {"JAXDIST_FAULT": "delay@seconds=0.05"}}  # the chief compiles first, and must see some of it
     finish(tmp_path, 2, servers=1, **SWITCH, strategy__schedule="parameter_server,allreduce", **settings)
     assert [e["to"] for e in events(tmp_path) if e["event"] == "switched"] == ["allreduce"]
 
@@ -351,13 +352,14 @@ def test_a_worker_that_failed_may_come_back_in_an_asynchronous_phase(tmp_path):
 
 @pytest.mark.long
 def test_the_rule_ends_an_asynchronous_phase_too(tmp_path):
-    settings = {"strategy__switch_when": "plateau", "strategy__switch_threshold": 0.9, "num_epochs": 4.0}
+    settings = {"strategy__switch_when": "plateau", "strategy__switch_threshold": 0.9, "num_epochs": 6.0}
     settings |= {"strategy__switch_window_epochs": 0.5, "log_every_steps": 2}
+    settings |= {"env": {"JAXDIST_FAULT": "delay@seconds=0.05"}}
     schedule = "parameter_server:0.8,allreduce"
     summary = finish(tmp_path, 2, servers=1, **SWITCH, strategy__schedule=schedule, **settings)
     switched = next(e for e in events(tmp_path) if e["event"] == "switched")
-    assert switched["examples_seen"] < 0.8 * 960
-    assert 960 - 12 < summary["examples_seen"] <= 960
+    assert switched["examples_seen"] < 0.8 * 1440
+    assert 1440 - 12 < summary["examples_seen"] <= 1440
 
 
 def test_servers_with_another_configuration_are_found_before_training(tmp_path):
