@@ -3,7 +3,7 @@
     TFDS_DATA_DIR=DATA python tools/launch.py --num_workers=2 -- \
         --config=experiments/densenet_large_pipeline.py --workdir=DIR
 
-With `--config.strategy.name=single --config.strategy.accumulate=1` and one process it is refused, with the arithmetic.
+With `--config.strategy.name=single` and one process it is refused, with the arithmetic.
 """
 
 from jaxdist.config import default_config

@@ -23,8 +23,7 @@ def get_config():
 
 def comparison(scale, num_workers):
     """The runs, sized as those of experiments/strategy_switch.py."""
-    common = {"num_servers": 2 if num_workers > 2 else 1, "global_batch_size": 26 * num_workers}
-    if scale < 1:
-        common |= {"data.train_examples": round(60000 * scale), "num_epochs": 8, "optim.drop_epochs": "(4,6)"}
-        common |= {"log_every_steps": 10, "eval_every_epochs": 2}
+    from experiments.strategy_switch import servers, sized
+
+    common = sized(scale, num_workers) | servers(num_workers)
     return {how: common | {"strategy.momentum_handover": how} for how in ("keep", "zero", "scale", "ramp")}

@@ -28,11 +28,22 @@ def get_config():
 def comparison(scale, num_workers):
     """The runs: batches of 26 a worker; at `scale` below 1 that part of the training images, 8 epochs with drops of the
     learning rate at half and three quarters of them, and an evaluation every other epoch."""
-    common = {"num_servers": 0, "global_batch_size": 26 * num_workers, "strategy.schedule": ""}
+    return every_strategy(sized(scale, num_workers), num_workers)
+
+
+def sized(scale, num_workers):
+    """What all runs of that size have in common."""
+    common = {"global_batch_size": 26 * num_workers}
     if scale < 1:
         common |= {"data.train_examples": round(60000 * scale), "num_epochs": 8, "optim.drop_epochs": "(4,6)"}
         common |= {"log_every_steps": 10, "eval_every_epochs": 2}
-    served = common | {"num_servers": 2 if num_workers > 2 else 1}
+    return common
+
+
+def every_strategy(common, num_workers):
+    """The runs of the thesis's tables, the reverse switch and the rule."""
+    common = common | {"strategy.schedule": ""}
+    served = common | servers(num_workers)
     switched = served | {"strategy.name": "switch"}
     return {
         "allreduce": common | {"strategy.name": "allreduce"},
@@ -43,3 +54,7 @@ def comparison(scale, num_workers):
         "reverse_50": switched | {"strategy.schedule": "parameter_server:0.5,allreduce"},
         "automatic": switched | {"strategy.schedule": "allreduce,parameter_server", "strategy.switch_when": "plateau"},
     }
+
+
+def servers(num_workers):
+    return {"num_servers": 2 if num_workers > 2 else 1}

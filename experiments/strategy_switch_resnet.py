@@ -29,18 +29,10 @@ def get_config():
 def comparison(scale, num_workers):
     """The runs: batches of 26 a worker; at `scale` below 1 depth 20, that part of the training images and 10 epochs
     with drops of the learning rate at 44 and 72 % of them."""
-    common = {"num_servers": 0, "global_batch_size": 26 * num_workers, "strategy.schedule": ""}
+    from experiments.strategy_switch import every_strategy
+
+    common = {"global_batch_size": 26 * num_workers}
     if scale < 1:
         common |= {"model.depth": 20, "data.train_examples": round(50000 * scale), "num_epochs": 10}
         common |= {"optim.drop_epochs": "(4.4,7.2)", "log_every_steps": 10, "eval_every_epochs": 2}
-    served = common | {"num_servers": 2 if num_workers > 2 else 1}
-    switched = served | {"strategy.name": "switch"}
-    return {
-        "allreduce": common | {"strategy.name": "allreduce"},
-        "parameter_server": served | {"strategy.name": "parameter_server"},
-        "switch_25": switched | {"strategy.schedule": "allreduce:0.25,parameter_server"},
-        "switch_50": switched | {"strategy.schedule": "allreduce:0.5,parameter_server"},
-        "switch_75": switched | {"strategy.schedule": "allreduce:0.75,parameter_server"},
-        "reverse_50": switched | {"strategy.schedule": "parameter_server:0.5,allreduce"},
-        "automatic": switched | {"strategy.schedule": "allreduce,parameter_server", "strategy.switch_when": "plateau"},
-    }
+    return every_strategy(common, num_workers)

@@ -102,6 +102,21 @@ class Run:
             ended.append(Ended(p.returncode, out))
         return ended
 
+    def loses(self, victim: int, action: str, seconds: float = 25) -> None:
+        """Asserts that the others end with 1 within that time of a fault and name the worker that it befell."""
+        begin = time.monotonic()
+        for i, p in enumerate(self.processes):
+            if i == victim and action == "stop":
+                continue
+            output, _ = p.communicate(timeout=seconds + 15)
+            if i == victim and action == "kill":
+                assert p.returncode == -signal.SIGKILL
+                continue
+            assert p.returncode == 1, output[-2000:]
+            if i != victim:
+                assert f"process {victim} " in output.splitlines()[-1], output[-2000:]
+        assert time.monotonic() - begin < seconds
+
     def __enter__(self):
         return self
 

@@ -61,7 +61,6 @@ def test_both_ways_at_once(pair):
             frame = end.receive(20)
             assert frame.header == {"k": k}
             np.testing.assert_array_equal(frame.array(large.shape, large.dtype), large + k)
-    assert pair[0].bytes_sent == pair[1].bytes_received > 40 * large.nbytes
 
 
 def test_received_arrays_are_aligned(pair):

@@ -35,6 +35,7 @@ def load_comparison(path: pathlib.Path, scale: float, num_workers: int) -> Mappi
     if spec is None or spec.loader is None or not path.exists():
         raise SystemExit(f"{path} is not an experiment file.")
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(ROOT))  # comparisons borrow from other experiment files
     spec.loader.exec_module(module)
     if not hasattr(module, "comparison"):
         raise SystemExit(f"{path} compares nothing: it has no function comparison(scale, num_workers).")

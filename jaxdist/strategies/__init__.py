@@ -16,6 +16,7 @@ from jaxdist.security import OPEN, Security
 from jaxdist.strategies import memory, pipeline_setup, rules
 from jaxdist.strategies.allreduce import AllReduce, AllReduceJit, AllReducePmap
 from jaxdist.strategies.base import Strategy as Strategy
+from jaxdist.strategies.divide import check_divisible
 from jaxdist.strategies.observer import Observer as Observer
 from jaxdist.strategies.parameter_server import ParameterServer, ending, is_asynchronous
 from jaxdist.strategies.single import Single
@@ -113,7 +114,7 @@ def check(
             f"strategy.accumulate={settings['accumulate']} cuts each device's batch, and strategy.spmd='jit' knows the "
             "global one alone: use strategy.spmd='shard_map'."
         )
-    _check_divisible(global_batch_size, num_devices, f"devices of {num_processes} process(es)")
+    check_divisible(global_batch_size, num_devices, f"the {num_devices} devices of {num_processes} process(es)")
     _check_microbatches(settings, task, global_batch_size, num_devices)
 
 
@@ -124,30 +125,15 @@ def _check_memory(settings: Mapping[str, Any], task: Task, global_batch_size: in
     if settings["memory_limit"]:  # it takes a few seconds to find out
         here = len(jax.local_devices()) if num_devices > 1 else 1
         need = memory.of_whole_model(task, global_batch_size // (num_devices * settings["accumulate"]), here)
-        remedy = (
-            "strategy.name='pipeline' cuts the model into stages; smaller batches or strategy.accumulate need less."
-        )
-        memory.check(need, settings, "One process", remedy)
+        memory.check(need, settings, "One process", _LESS_MEMORY)
 
 
 def _check_microbatches(settings: Mapping[str, Any], task: Task, global_batch_size: int, num_devices: int) -> None:
     parts = settings["accumulate"]
     if parts > 1:
-        what = f"parts (strategy.accumulate={parts} on {num_devices} device(s))"
-        _check_divisible(global_batch_size, num_devices * parts, what)
+        among = f"the {num_devices * parts} parts (strategy.accumulate={parts} on {num_devices} device(s))"
+        check_divisible(global_batch_size, num_devices * parts, among)
     _check_memory(settings, task, global_batch_size, num_devices)
-
-
-def _check_divisible(global_batch_size: int, count: int, what: str) -> None:
-    """Refuses a global batch that `count` of `what` cannot share equally."""
-    whole, rest = divmod(global_batch_size, count)
-    if rest:
-        down, up = global_batch_size - rest, global_batch_size - rest + count
-        near = f"{down} or {up}" if down else f"{up}"
-        raise UsageError(
-            f"global_batch_size={global_batch_size} is not divisible by the {count} {what} ({global_batch_size} = "
-            f"{count} x {whole} + {rest}); nearest: {near}."
-        )
 
 
 def _check_parameter_server(global_batch_size: int, num_processes: int, num_servers: int) -> None:
@@ -156,8 +142,9 @@ def _check_parameter_server(global_batch_size: int, num_processes: int, num_serv
             "strategy.name='parameter_server' needs --server_addresses=HOST:PORT,... and a process with --role=server "
             "for each (tools/launch.py --num_servers=1 starts them on this machine)."
         )
-    _check_divisible(global_batch_size, num_processes, "workers")
-    _check_divisible(global_batch_size, num_processes * len(jax.local_devices()), "devices of all workers")
+    check_divisible(global_batch_size, num_processes, f"the {num_processes} workers")
+    devices = num_processes * len(jax.local_devices())
+    check_divisible(global_batch_size, devices, f"the {devices} devices of all workers")
 
 
 def end_servers(server_addresses: Sequence[str], security: Security, error: BaseException | None) -> None:

@@ -12,6 +12,7 @@ from jaxdist.errors import UsageError
 from jaxdist.parallel.partition import partition
 from jaxdist.strategies import balance as balancing
 from jaxdist.strategies import memory
+from jaxdist.strategies.divide import check_divisible
 from jaxdist.strategies.neighbours import Neighbours, Talk
 from jaxdist.strategies.pipeline import Pipeline, places
 from jaxdist.task import Task
@@ -64,15 +65,8 @@ def check(settings: Mapping[str, Any], task: Task, *, global_batch_size: int, nu
             f"{slots} stages and {len(jax.local_devices())} device(s). Fewer strategy.replicas, or more processes."
         )
     parts = settings["num_microbatches"] * replicas
-    whole, rest = divmod(global_batch_size, parts)
-    if rest:
-        down, up = global_batch_size - rest, global_batch_size - rest + parts
-        near_sizes = f"{down} or {up}" if down else f"{up}"
-        raise UsageError(
-            f"global_batch_size={global_batch_size} is not divisible by {settings['num_microbatches']} microbatches x "
-            f"{replicas} replica(s) = {parts} ({global_batch_size} = {parts} x {whole} + {rest}); nearest: "
-            f"{near_sizes}."
-        )
+    among = f"{settings['num_microbatches']} microbatches x {replicas} replica(s) = {parts}"
+    check_divisible(global_batch_size, parts, among)
     if settings["memory_limit"] and (given or settings["balance_by"] == "bytes"):
         # By time it is known when the blocks have been measured.
         costs = balancing.block_costs(task, _examples(settings, global_batch_size, replicas))

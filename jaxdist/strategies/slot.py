@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,8 +72,14 @@ class Slot:
         Raises:
           ConnectionLost: a neighbour is gone, or does another step.
         """
-        try:
+        with self._telling_neighbours():
             return self._train(arrays, microbatches, step, stop)
+
+    @contextlib.contextmanager
+    def _telling_neighbours(self) -> Iterator[None]:
+        """What is raised inside is told to both: they are not to wait."""
+        try:
+            yield
         except BaseException as e:
             for link in (self._before, self._after):
                 if link is not None:
@@ -142,7 +149,7 @@ class Slot:
 
     def evaluate(self, arrays: Tree, batch: Batch, number: int) -> Metrics | None:
         """The forward pass of an evaluation batch: metrics on the last stage. Blocks for its input."""
-        try:
+        with self._telling_neighbours():
             x = None
             if self._before is not None:
                 _, x = self._received(self._before, Action("E", number), 0, len(batch["label"]), self._comes)
@@ -151,11 +158,6 @@ class Slot:
                 return found
             self._after.send({"kind": "E", "microbatch": number, "step": 0}, found)
             return None
-        except BaseException as e:
-            for link in (self._before, self._after):
-                if link is not None:
-                    link.fail(e)
-            raise
 
     def send_back(self, number: int, metrics: dict[str, float]) -> None:
         """An evaluation's metrics, to the stage before."""

@@ -58,7 +58,6 @@ class Channel:
     def __init__(self, connection: socket.socket, name: str, max_bytes: int) -> None:
         """`name`: of the other end, for messages; `max_bytes`: the largest body that is believed."""
         self.name = name
-        self.bytes_sent = self.bytes_received = 0
         self._socket, self._max_bytes = connection, max_bytes
         connection.settimeout(None)
         if connection.family != socket.AF_UNIX:  # which is what tests use
@@ -119,7 +118,6 @@ class Channel:
                 view = data.reshape(-1).view(np.uint8).data
                 self._socket.sendall(_PREFIX.pack(_MAGIC, len(header), len(view)) + header)
                 self._socket.sendall(view)
-                self.bytes_sent += _PREFIX.size + len(header) + len(view)
         except Exception as e:  # of the socket, or of what was to be computed
             self._failure = ChannelError(f"sending to {self.name} failed: {e}")
             with contextlib.suppress(queue.Full):
@@ -136,7 +134,6 @@ class Channel:
                     )
                 header = json.loads(self._read(header_size).tobytes())
                 self._incoming.put(Frame(header, self._read(body_size)))
-                self.bytes_received += _PREFIX.size + header_size + body_size
         except ChannelError as e:
             self._incoming.put(e)
         except Exception as e:  # of the socket, the header, or for want of memory
