@@ -9,6 +9,8 @@
         [--strategy=allreduce] [--dtype=bfloat16] [--against=torch]      images/s, share of the matrix peak, PyTorch DDP
     python tools/bench.py pipeline [--batch=64] [--microbatches=4,8] [--stages=2] [--remat]       images/s of stages on
         cores of their own against one core; bubble and ideal, live activations, memory
+    python tools/bench.py wire [--megabytes=0.7,3.4] [--pairs=10]       an array between devices of two processes, there
+        and back, by four wires
     python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by layer and direction
     python tools/bench.py input                                                cache and prefetch on against off; Grain
 
@@ -163,6 +165,16 @@ def pipeline(options: argparse.Namespace) -> None:
             free_port,
         )  # fmt: skip
         say(**line)
+
+
+def wire(options: argparse.Namespace) -> None:
+    """What stages may send their activations by."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    from bench_wire import measure
+    from launch import free_port
+
+    for megabytes in map(float, options.megabytes.split(",")):
+        say(**measure(megabytes, options.pairs, free_port))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -346,6 +358,7 @@ def main(argv: Sequence[str]) -> int:
     }
     benches |= {
         "pipeline": pipeline,
+        "wire": wire,
         "parameter_server": parameter_server,
         "staleness": staleness,
         "independent": independent,
