@@ -5,6 +5,7 @@ sides stay alive and take turns, so that only one runs at a time:
 
     single            one process, one core
     accumulate=M      the same in microbatches: what the pipeline computes, to the last bit of BatchNorm
+    apart             K such runs at once, one core each: how much busy cores hold each other up
     gpipe, 1f1b       K processes of one stage and one core each
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 
 from bench_train import Group, spread
 
-SINGLE = "single"
+SINGLE, APART = "single", "apart"
 
 
 def measure(
@@ -29,18 +30,18 @@ def measure(
 ) -> dict[str, Any]:
     """One line of results; `batch` is the global one."""
     cores = sorted(os.sched_getaffinity(0))
-    sides = [SINGLE, f"accumulate={microbatches}", "gpipe", "1f1b"]
+    sides = [SINGLE, f"accumulate={microbatches}", APART, "gpipe", "1f1b"]
     told: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         groups: list[Group] = []
         try:
             for side in sides:
-                processes = stages if side in ("gpipe", "1f1b") else 1
+                processes = stages if side in (APART, "gpipe", "1f1b") else 1
                 arguments = [model, str(batch), str(processes), str(microbatches), str(int(remat)), data]
                 own = cores if processes > 1 else cores[:1]
                 groups.append(Group(side, folder, f"127.0.0.1:{port()}", own, arguments, script=__file__))
                 told[side] = groups[-1].hear()  # one after the other: the blocks are timed without company
-            steps = max(3, round(2.0 / groups[0].run(2)))
+            steps = max(3, round(3.0 / groups[0].run(2)))
             times = []
             for number in range(pairs + 1):
                 order = groups if number % 2 else groups[::-1]
@@ -59,7 +60,9 @@ def measure(
     for number, side in enumerate(sides):
         line[side] = {"images_per_second": spread([batch / pair[number] for pair in times])}
         line[side] |= {"peak_memory_mb": [round(worker["peak_bytes"] / 1e6) for worker in told[side]]}
-        if number < 2:
+        if side == APART:
+            line[side] = {"slower_than_alone": spread([pair[number] / pair[1] for pair in times])}
+        if number < 3:
             continue
         for base, name in enumerate(("against_single", "against_accumulate")):
             line[side][name] = spread([pair[base] / pair[number] for pair in times])
@@ -76,6 +79,7 @@ def measure(
             "param_mb": [round(worker["param_bytes"] / 1e6, 3) for worker in told[side]],
             "ideal_speed_up": round(ideal, 3),
             "share_of_ideal": spread([pair[1] / pair[number] / ideal for pair in times]),
+            "share_of_ideal_on_busy_cores": spread([pair[2] / pair[number] / ideal for pair in times]),
         }  # fmt: skip
     return line
 
@@ -102,6 +106,8 @@ def work(
     from jaxdist.position import Position
     from jaxdist.strategies.pipeline import Pipeline
 
+    if side == APART:
+        number, processes, side = 0, 1, f"accumulate={microbatches}"
     config = default_config()
     config.data.name, config.data.train_examples, config.data.eval_examples = data, 6000, 100
     config.model.name = MODELS[model]["name"]

@@ -19,7 +19,7 @@ from jaxdist.strategies.stage import Stage
 from jaxdist.task import Batch, Task
 
 _BYTES_PER_SECOND = 1e9  # over a cut, both ends' work on it included: loopback's is near it, a network's is lower
-_TRIALS = 3
+_ROUNDS = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,28 +87,39 @@ def _size(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
 
 
-def timed(task: Task, name: str, examples: int, *, remat: bool) -> tuple[float, float]:
-    """(forward, backward) seconds of one block on this process's first device: the fastest of a few trials."""
-    stage = Stage(task, [name], remat=remat)
-    device = jax.local_devices()[0]
-    zeros = lambda tree: jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), device), tree)  # noqa: E731
-    arrays, batch = zeros(_shapes_of(task, name)), zeros(_batch_shapes(task, examples))
-    number = task.chain.names.index(name)
-    x = None
-    if number:
-        shape = (examples, *task.chain.activation_shapes[task.chain.names[number - 1]])
-        x = jax.device_put(jnp.zeros(shape, task.compute_dtype or task.dtype), device)
-    forward = backward = float("inf")
-    sums, grads = stage.start(arrays)
-    for _ in range(_TRIALS + 1):  # the first one compiles
+class _Trial:
+    """One block on this process's first device, ready to be timed: compiling is part of the constructor."""
+
+    def __init__(self, task: Task, name: str, examples: int, *, remat: bool) -> None:
+        self._stage = Stage(task, [name], remat=remat)
+        device = jax.local_devices()[0]
+        zeros = lambda tree: jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), device), tree)  # noqa: E731
+        self._arrays, self._batch = zeros(_shapes_of(task, name)), zeros(_batch_shapes(task, examples))
+        number = task.chain.names.index(name)
+        self._x = None
+        if number:
+            shape = (examples, *task.chain.activation_shapes[task.chain.names[number - 1]])
+            self._x = jax.device_put(jnp.zeros(shape, task.compute_dtype or task.dtype), device)
+        self._sums, self._grads = self._stage.start(self._arrays)
+        self._cotangent: jax.Array | None = None
+        self.forward = self.backward = float("inf")
+        self.run()  # compiles
+        self.forward = self.backward = float("inf")
+
+    def run(self) -> None:
+        """Once forward and backward; remembers the fastest seconds of each."""
         begin = time.perf_counter()
-        y, sums, saved = stage.forward(arrays, sums, x, batch)
-        jax.block_until_ready((y, sums))
+        y, self._sums, saved = self._stage.forward(self._arrays, self._sums, self._x, self._batch)
+        jax.block_until_ready((y, self._sums))
+        if self._cotangent is None:
+            self._cotangent = jax.block_until_ready(jnp.ones_like(y))
         between = time.perf_counter()
-        by_x, grads = stage.backward(arrays, x, batch, saved, jnp.ones_like(y), grads)
-        jax.block_until_ready((by_x, grads))
-        forward, backward = min(forward, between - begin), min(backward, time.perf_counter() - between)
-    return forward, backward
+        by_x, self._grads = self._stage.backward(
+            self._arrays, self._x, self._batch, saved, self._cotangent, self._grads
+        )
+        jax.block_until_ready((by_x, self._grads))
+        self.forward = min(self.forward, between - begin)
+        self.backward = min(self.backward, time.perf_counter() - between)
 
 
 def measured(
@@ -126,7 +137,11 @@ def measured(
     logging.info(
         "Measuring %d blocks to balance the stages; their programs are compiled once, then cached.", len(names)
     )
-    own = {name: timed(task, name, examples, remat=remat) for name in names[part::parts]}
+    trials = {name: _Trial(task, name, examples, remat=remat) for name in names[part::parts]}
+    for _ in range(_ROUNDS):  # block by block, again and again: a moment in which the machine is slow spoils no block
+        for trial in trials.values():
+            trial.run()
+    own = {name: (trial.forward, trial.backward) for name, trial in trials.items()}
     every: dict[str, tuple[float, float]] = {}
     for found in gather(own):
         every |= {name: (times[0], times[1]) for name, times in found.items()}
