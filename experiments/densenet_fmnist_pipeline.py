@@ -4,7 +4,7 @@
         --config=experiments/densenet_fmnist_pipeline.py --workdir=DIR
     python tools/pipeline_timeline.py DIR
 
-The stages are cut where measured times balance; `--config.strategy.balance=13,9` says it by hand.
+The stages are cut where measured times balance; `--config.strategy.balance=6,16` says it by hand.
 """
 
 from jaxdist.config import default_config
