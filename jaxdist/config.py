@@ -58,7 +58,7 @@ def default_config() -> ConfigDict:
                 "drop_factor": 0.1,
             },
             "strategy": {
-                "name": "allreduce",  # single | allreduce | parameter_server | switch | pipeline
+                "name": "allreduce",  # single | allreduce | parameter_server | switch | pipeline | model_parallel
                 "spmd": "shard_map",  # allreduce: shard_map | jit | pmap
                 "fusion_megabytes": 64.0,  # largest buffer of one all-reduce; 0 = one all-reduce per array
                 "accumulate": 1,  # parts in which each device takes its batch; BatchNorm then sees the parts
@@ -85,10 +85,16 @@ def default_config() -> ConfigDict:
                 "num_stages": 0,  # 0 = as many as there are entries in balance, or processes for each replica
                 "replicas": 0,  # of the whole pipeline, gradients averaged; 0 = as many as the processes make
                 "num_microbatches": 4,  # of each replica's share of a global batch; BatchNorm sees microbatches
-                "pipeline_schedule": "gpipe",  # gpipe | 1f1b: equally fast, 1f1b keeps fewer activations
+                "pipeline_schedule": "gpipe",  # gpipe | 1f1b: equally idle, 1f1b keeps fewer activations
                 "balance": (),  # blocks of each stage; () = chosen
                 "balance_by": "time",  # how: time (each block is measured first) | bytes (parameters and activations)
                 "remat": False,  # compute the forward pass again in the backward pass: less memory, more time
+                # model_parallel
+                "mesh": "",  # devices of all processes by axis, 'data:2,model:2'; '' = all on data
+                "rules": "family",  # what lies along the axis model: the model family's own | '' nothing |
+                # 'PATTERN = PARTITION; ...', as in 'conv1/kernel = -,-,-,model'
+                "shard_params": "none",  # over data: none | fsdp (all state) | zero1 (the optimizer's)
+                "shard_threshold": 1024,  # fsdp and zero1: tensors of fewer elements are whole everywhere
             },
             "checkpoint": {
                 "every_epochs": 1.0,  # 0 = only at the end
@@ -121,7 +127,8 @@ _CHOICES = {
     "model.param_dtype": ("float32", "float64"),
     "model.dtype": ("", "bfloat16"),
     "optim.name": ("sgd", "adadelta", "adagrad", "adam"),
-    "strategy.name": ("single", "allreduce", "parameter_server", "switch", "pipeline"),
+    "strategy.name": ("single", "allreduce", "parameter_server", "switch", "pipeline", "model_parallel"),
+    "strategy.shard_params": ("none", "fsdp", "zero1"),
     "strategy.pipeline_schedule": ("gpipe", "1f1b"),
     "strategy.balance_by": ("time", "bytes"),
     "strategy.switch_when": ("", "plateau"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ def build(
 
     Args:
       name: a family of `FAMILIES`, or 'package.module:function' for a function `f(num_classes, **options)` of the
-        user's that returns [(block name, Flax module called as `module(x, context)`), ...].
+        user's that returns [(block name, Flax module called as `module(x, context)`), ...]; its module may have
+        a function `partition_rules(**options)`, which gives the rules that `Chain` takes.
       input_shape: shape of one example.
       settings: values a family may ask for by name (depth, growth_rate, ...); those it does not know are left out.
       options: keyword arguments passed on as they are, to families too.
@@ -55,4 +57,5 @@ def build(
         blocks = family(num_classes, **arguments)
     except TypeError as e:
         raise ValueError(f"model.name={name!r} does not accept these options: {e}.") from e
-    return Chain(tuple(blocks), tuple(input_shape))
+    rules = getattr(sys.modules[family.__module__], "partition_rules", lambda **_: ())
+    return Chain(tuple(blocks), tuple(input_shape), tuple(rules(**arguments)))

@@ -36,10 +36,13 @@ class Chain:
     Attributes:
       blocks: ((name, module), ...); names are unique.
       input_shape: shape of one example, without the batch dimension.
+      partition_rules: which dims of its arrays may be divided among devices, as 'PATTERN = PARTITION'
+        (`jaxdist.parallel.partition_rules`); patterns are searched for in block/layer/name.
     """
 
     blocks: tuple[tuple[str, nn.Module], ...]
     input_shape: tuple[int, ...]
+    partition_rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = self.names

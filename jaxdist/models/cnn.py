@@ -7,6 +7,8 @@ Convolutions are 'valid' and have biases; on 28x28x1 with ten classes it has 1,1
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 
@@ -59,3 +61,15 @@ def build(num_classes: int, *, width: int = 32) -> list[tuple[str, nn.Module]]:
         ("dense", DenseRelu(4 * width, dropout=0.5)),
         ("head", Logits(num_classes)),
     ]
+
+
+def partition_rules(**_: Any) -> tuple[str, ...]:
+    """How channels may be divided: those of every other layer stay apart, the next layer's output is summed."""
+    return (
+        r"conv1/conv/kernel = -,-,-,model",
+        r"conv1/conv/bias = model",
+        r"conv2/conv/kernel = -,-,model,-",
+        r"^dense/dense/kernel = -,model",
+        r"^dense/dense/bias = model",
+        r"^head/dense/kernel = model,-",
+    )

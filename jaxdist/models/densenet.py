@@ -8,6 +8,7 @@ channels. The first convolution has 16 channels (plain) or 2k (BC). Dropout foll
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -112,3 +113,14 @@ def build(
             channels = math.floor(channels * reduction)
             blocks.append((f"transition{number}", Transition(channels, dropout)))
     return [*blocks, ("head", Head(num_classes))]
+
+
+def partition_rules(**_: Any) -> tuple[str, ...]:
+    """How channels may be divided: a bottleneck's inner ones stay apart; other outputs are summed."""
+    return (
+        r"dense\d+_layer\d+/conv1/kernel = -,-,-,model",
+        r"dense\d+_layer\d+/norm2/ = model",
+        r"dense\d+_layer\d+/conv2/kernel = -,-,model,-",
+        r"transition\d+/conv/kernel = -,-,model,-",
+        r"classifier/dense/kernel = model,-",
+    )

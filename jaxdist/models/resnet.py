@@ -8,6 +8,8 @@ zeros). Version 2: He et al. 2016, "Identity Mappings" (arXiv:1603.05027): depth
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -107,3 +109,28 @@ def build(num_classes: int, *, depth: int = 20, version: int = 1, width: int = 1
             blocks.append((f"stage{stage + 1}_block{k + 1}", block(width * expansion * 2**stage, strides)))
     head = Classifier if version == 1 else ActivatedClassifier
     return [*blocks, ("head", head(num_classes))]
+
+
+def partition_rules(*, version: int = 1, **_: Any) -> tuple[str, ...]:
+    """How channels may be divided.
+
+    Version 1: a block's inner channels stay apart and its output is summed. Version 2: the channels between blocks stay
+    apart; inside a block, the first convolution's output is summed and the second's is gathered.
+    """
+    if version == 1:
+        return (
+            r"block\d+/conv1/kernel = -,-,-,model",
+            r"block\d+/norm1/ = model",
+            r"block\d+/conv2/kernel = -,-,model,-",
+            r"^head/dense/kernel = model,-",
+        )
+    return (
+        r"^stem/conv/kernel = -,-,-,model",
+        r"block\d+/norm1/ = model",
+        r"block\d+/conv1/kernel = -,-,model,-",
+        r"block\d+/conv2/kernel = -,-,-,model",
+        r"block\d+/norm3/ = model",
+        r"block\d+/(conv3|shortcut)/kernel = -,-,-,model",
+        r"^head/norm/ = model",
+        r"^head/classifier/dense/kernel = model,-",
+    )

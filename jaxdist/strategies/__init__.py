@@ -13,17 +13,18 @@ from jaxdist.ps import Keeper, end_run
 from jaxdist.ps import RunFinished as RunFinished
 from jaxdist.schedule import Phase, boundaries, parse
 from jaxdist.security import OPEN, Security
-from jaxdist.strategies import memory, pipeline_setup, rules
-from jaxdist.strategies.allreduce import AllReduce, AllReduceJit, AllReducePmap
+from jaxdist.strategies import memory, model_parallel_setup, pipeline_setup, rules
+from jaxdist.strategies.allreduce import AllReduce, AllReducePmap
 from jaxdist.strategies.base import Strategy as Strategy
 from jaxdist.strategies.divide import check_divisible
+from jaxdist.strategies.model_parallel import ModelParallel
 from jaxdist.strategies.observer import Observer as Observer
 from jaxdist.strategies.parameter_server import ParameterServer, ending, is_asynchronous
 from jaxdist.strategies.single import Single
 from jaxdist.strategies.switch import Meeting, Switch
 from jaxdist.task import Task
 
-SPELLINGS: dict[str, type[AllReduce]] = {"shard_map": AllReduce, "jit": AllReduceJit, "pmap": AllReducePmap}
+SPELLINGS: dict[str, type[AllReduce]] = {"shard_map": AllReduce, "jit": ModelParallel, "pmap": AllReducePmap}
 # What a phase may be, and the options that mean something to it.
 PHASES = {
     "single": ("accumulate",),
@@ -35,6 +36,7 @@ PHASES = {
     "pipeline": (
         "num_stages", "replicas", "num_microbatches", "pipeline_schedule", "balance_by", "remat",
     ),
+    "model_parallel": ("mesh", "rules", "shard_params", "shard_threshold", "sync_batch_norm", "fusion_megabytes"),
 }  # fmt: skip
 
 
@@ -42,12 +44,12 @@ def needs_collectives(settings: Mapping[str, Any], num_processes: int) -> bool:
     """Whether the strategy runs over JAX's own collectives from its beginning, and thus needs their runtime."""
     if settings["name"] == "pipeline":
         return pipeline_setup.needs_collectives(settings, num_processes)
-    return settings["name"] in ("allreduce",)
+    return settings["name"] in ("allreduce", "model_parallel")
 
 
 def needs_peers(name: str) -> bool:
     """Whether the processes meet at process 0 first."""
-    return name in ("single", "allreduce", "switch", "pipeline")
+    return name in ("single", "allreduce", "switch", "pipeline", "model_parallel")
 
 
 def _phases(settings: Mapping[str, Any]) -> tuple[Phase, ...]:
@@ -101,6 +103,14 @@ def check(
         return _check_microbatches(settings, task, global_batch_size, 1)
     if settings["name"] == "pipeline":
         return pipeline_setup.check(settings, task, global_batch_size=global_batch_size, num_processes=num_processes)
+    if settings["name"] == "model_parallel":
+        return model_parallel_setup.check(
+            settings,
+            task,
+            global_batch_size=global_batch_size,
+            num_processes=num_processes,
+            num_devices=num_devices,
+        )
     if settings["name"] == "parameter_server":
         _check_parameter_server(global_batch_size, num_processes, num_servers)
         return _check_microbatches(settings, task, global_batch_size, num_processes * len(jax.local_devices()))
@@ -238,6 +248,17 @@ def build(
             num_processes=num_processes,
             talk=meeting,
             timeouts=timeouts or {},
+            phase=phase,
+        )
+    if settings["name"] == "model_parallel":
+        assert meeting is not None
+        return model_parallel_setup.build(
+            settings,
+            task,
+            global_batch_size=global_batch_size,
+            process_id=process_id,
+            num_processes=num_processes,
+            talk=meeting,
             phase=phase,
         )
     task = dataclasses.replace(task, microbatches=settings["accumulate"])

@@ -4,38 +4,38 @@ Three spellings of one algorithm, over all devices of all processes on one mesh 
 
     shard_map   each device: own gradient -> ONE fused all-reduce (gradients, statistics, metrics) -> same update
     pmap        the same body under `jax.pmap`, for users who have such code
-    jit         the global program; XLA inserts the collectives. BatchNorm sees the global batch, so every layer
-                communicates, forward and backward: ruinous on a slow network
+    jit         the global program (`ModelParallel` without rules): BatchNorm sees the global batch
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxdist.parallel.collectives import collectives, totals
 from jaxdist.parallel.fused import fused_psum
+from jaxdist.parallel.mesh import DATA, share_of
 from jaxdist.position import Position
 from jaxdist.strategies.base import Strategy
-from jaxdist.strategies.single import PlacedState, update
+from jaxdist.strategies.single import PlacedState
 from jaxdist.task import Batch, Metrics, Task, TrainState, Tree
-
-AXIS = "data"
 
 
 class AllReduce(Strategy):
-    """Data parallelism by `shard_map`; the base of the other spellings.
+    """Data parallelism by `shard_map`; the base of the other spellings and of sharded states.
 
     Args:
-      global_batch_size: divisible by the number of devices.
+      global_batch_size: divisible by the size of the mesh's data axis.
       process_id, num_processes: of this process; all have equally many devices.
       fusion_megabytes: largest fused buffer; 0 = one collective per array.
       sync_batch_norm: BatchNorm statistics over the global batch instead of each replica's own.
+      sizes: {axis: devices} of the mesh; None: all devices on the data axis.
     """
 
     def __init__(
@@ -47,30 +47,46 @@ class AllReduce(Strategy):
         num_processes: int = 1,
         fusion_megabytes: float = 64.0,
         sync_batch_norm: bool = False,
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         self.task = task
         self.is_chief = process_id == 0
         self.examples_per_update = global_batch_size
-        self.eval_part = (process_id, num_processes)
-        self._num_devices = len(jax.devices())
-        self.eval_multiple = self._num_devices
+        devices = jax.devices()
+        sizes = sizes or {DATA: len(devices)}
+        self.eval_part = share_of(process_id, num_processes, sizes)
+        self.eval_multiple = self._num_replicas = sizes[DATA]
+        self._num_processes = num_processes
         self._fusion_megabytes = fusion_megabytes
-        self._batch_axis = AXIS if sync_batch_norm else None
-        self._mesh = jax.make_mesh((self._num_devices,), (AXIS,), axis_types=(AxisType.Auto,))
+        self._batch_axis = DATA if sync_batch_norm else None
+        self._mesh = Mesh(
+            np.array(devices).reshape(tuple(sizes.values())), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes)
+        )
         self._replicated = NamedSharding(self._mesh, P())
-        self._by_example = NamedSharding(self._mesh, P(AXIS))
-        local = len(jax.local_devices())
+        self._by_example = NamedSharding(self._mesh, P(DATA))
         # Both values of the flag that asks all to stop wait on the devices: no transfer per step.
-        self._stop = {said: self.place({"stop": np.full(local, said, task.dtype)})["stop"] for said in (False, True)}
+        self._stop = {said: self._flags(said) for said in (False, True)}
+        self._step: Any = None  # set by `_compile`
+        self._evaluate: Any = None
+        self._program: Any = None  # `_step`, compiled for what it is called with
         self._compile()
+
+    def _flags(self, said: bool) -> jax.Array:
+        """A number for each device, equal on all of this process's."""
+        return self.place({"stop": np.full(len(jax.local_devices()), said, self.task.dtype)})["stop"]
 
     def _compile(self) -> None:
         # check_vma=False: the body says itself what is summed where, and a user's model needs no varying-axes casts.
         spread = partial(jax.shard_map, mesh=self._mesh, check_vma=False)
-        step = spread(self._replica_step, in_specs=(P(), P(AXIS), P(), P(AXIS)), out_specs=P())
-        evaluate = spread(self._replica_evaluate, in_specs=(P(), P(AXIS)), out_specs=P())
+        state = self._state_specs()
+        step = spread(self._replica_step, in_specs=(state, P(DATA), P(), P(DATA)), out_specs=(state, P()))
+        evaluate = spread(self._replica_evaluate, in_specs=(state, P(DATA)), out_specs=P())
         self._step = jax.jit(step, donate_argnums=0)
         self._evaluate = jax.jit(evaluate)
+
+    def _state_specs(self) -> Any:
+        """How the state's arrays lie on the mesh: a prefix of their tree."""
+        return P()
 
     def _replica_step(
         self, arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array
@@ -78,13 +94,13 @@ class AllReduce(Strategy):
         """One device's part of an update. Everything that crosses the network goes in one fused sum."""
         grads, stats, metrics = self.task.gradient(arrays["params"], arrays["model_state"], batch, self._batch_axis)
         metrics["stop"] = stop[0].astype(metrics["count"].dtype)
-        grads, stats, metrics = fused_psum((grads, stats, metrics), AXIS, self._fusion_megabytes)
-        grads, stats = jax.tree.map(lambda leaf: leaf / self._num_devices, (grads, stats))
+        grads, stats, metrics = fused_psum((grads, stats, metrics), DATA, self._fusion_megabytes)
+        grads, stats = jax.tree.map(lambda leaf: leaf / self._num_replicas, (grads, stats))
         params, opt_state = self.task.optimizer.update(grads, arrays["opt_state"], arrays["params"], learning_rate)
         return {"params": params, "model_state": stats, "opt_state": opt_state}, metrics
 
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
-        return fused_psum(self.task.evaluate(arrays["params"], arrays["model_state"], batch), AXIS, 1.0)
+        return fused_psum(self.task.evaluate(arrays["params"], arrays["model_state"], batch), DATA, 1.0)
 
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
         return PlacedState.of(jax.tree.map(self._put_everywhere, canonical.arrays()), canonical)
@@ -104,11 +120,24 @@ class AllReduce(Strategy):
 
     def train_step(self, state: PlacedState, batch: Batch, stop: bool = False) -> tuple[PlacedState, Metrics]:
         rate = np.asarray(self.task.learning_rate(state.position.seen), self.task.dtype)
-        arrays, metrics = self._step(state.arrays, batch, rate, self._stop[stop])
+        arguments = (state.arrays, batch, rate, self._stop[stop])
+        if self._program is None:
+            self._program = self._step.lower(*arguments).compile()
+        arrays, metrics = self._program(*arguments)
         return state.after(arrays, self.examples_per_update), metrics
 
     def eval_step(self, state: PlacedState, batch: Batch) -> Metrics:
         return self._evaluate(state.arrays, self.place(batch))
+
+    def summary(self) -> dict[str, Any]:
+        return {"collectives_per_step": self.collectives()}
+
+    def collectives(self) -> dict[str, dict[str, int]]:
+        """{kind: {count, bytes, bytes_sent}} of one training step on one device, from the program; {} before the first
+        step. `bytes_sent` as rings send them."""
+        if self._program is None:
+            return {}
+        return totals(collectives(self._program.as_text(), self._mesh.size))
 
     def progress(self, state: PlacedState) -> tuple[int, int]:
         return state.updates, state.position.seen
@@ -123,39 +152,19 @@ class AllReduce(Strategy):
         return {name: self._put_share(value) for name, value in batch.items()}
 
 
-class AllReduceJit(AllReduce):
-    """The global program under `jit` with NamedSharding (once called pjit); BatchNorm over the global batch."""
-
-    def _compile(self) -> None:
-        # Operations that XLA could not partition are told by the mesh that it is to do so.
-        mesh = self._mesh.abstract_mesh
-
-        def step(arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array) -> tuple[Tree, Metrics]:
-            with jax.sharding.use_abstract_mesh(mesh):
-                arrays, metrics = update(self.task, arrays, batch, learning_rate)
-            return arrays, metrics | {"stop": stop.sum()}
-
-        def evaluate(arrays: Tree, batch: Batch) -> Metrics:
-            with jax.sharding.use_abstract_mesh(mesh):
-                return self.task.evaluate(arrays["params"], arrays["model_state"], batch)
-
-        self._step = jax.jit(step, donate_argnums=0, out_shardings=self._replicated)
-        self._evaluate = jax.jit(evaluate, out_shardings=self._replicated)
-
-
 class AllReducePmap(AllReduce):
     """The same body under `jax.pmap`: each array has a leading dimension, one entry a local device."""
 
     def _compile(self) -> None:
         self._step = jax.pmap(
             self._replica_step,
-            AXIS,
+            DATA,
             in_axes=(0, 0, None, 0),
             out_axes=(0, None),
             donate_argnums=0,
             devices=jax.devices(),
         )
-        self._evaluate = jax.pmap(self._replica_evaluate, AXIS, out_axes=None, devices=jax.devices())
+        self._evaluate = jax.pmap(self._replica_evaluate, DATA, out_axes=None, devices=jax.devices())
 
     def _put_everywhere(self, leaf: Any) -> jax.Array:
         value = np.array(leaf)

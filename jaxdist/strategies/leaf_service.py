@@ -6,12 +6,12 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxdist.errors import ConnectionLost
+from jaxdist.errors import ConnectionLost, Preempted
 from jaxdist.task import Leaf
 from jaxdist.transport import CallError, Client, Server
 
@@ -78,17 +78,12 @@ class RemoteLeaves:
         self._clients = {process: Client(address) for process, address in enumerate(addresses) if process}
         self._token = token
 
-    def leaves(
-        self, process: int, generation: int, described: Mapping[str, tuple[tuple[int, ...], np.dtype]]
-    ) -> dict[str, Leaf]:
-        """Leaves of these shapes and dtypes, as `process` kept them."""
+    def fetch(self, process: int, generation: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """A leaf of that shape and dtype, as `process` kept it. Blocks.
 
-        def leaf(name: str, shape: tuple[int, ...], dtype: np.dtype) -> Leaf:
-            return Leaf(shape, dtype, lambda: self._fetch(process, generation, name, shape, dtype))
-
-        return {name: leaf(name, *what) for name, what in described.items()}
-
-    def _fetch(self, process: int, generation: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        Raises:
+          ConnectionLost: it does not come.
+        """
         found = np.empty(shape, dtype)
         view = found.reshape(-1).view(np.uint8).data
         for offset in range(0, len(view), _CHUNK):
@@ -106,3 +101,41 @@ class RemoteLeaves:
             with contextlib.suppress(CallError):
                 client.call("done", json.dumps({"token": self._token}).encode(), timeout=5)
             client.close()
+
+
+class LeafExchange:
+    """One process's end: others keep leaves for the chief, who fetches them. Collective to open.
+
+    Args:
+      host: where this process listens.
+      token: the same on all, and known to nobody else.
+      gather: (what, value) -> every process's value; collective.
+    """
+
+    def __init__(self, host: str, token: str, *, is_chief: bool, gather: Callable[[str, Any], list[Any]]) -> None:
+        self._service = None if is_chief else LeafService(host, token)
+        port = self._service.port if self._service is not None else 0
+        addresses = gather("the address (leaves)", f"{host}:{port}")
+        self._remote = RemoteLeaves(addresses, token) if is_chief else None
+
+    def keep(self, generation: int, leaves: Mapping[str, np.ndarray]) -> None:
+        """Keeps leaves as of an update for the chief; nothing on the chief."""
+        if self._service is not None:
+            self._service.keep(generation, leaves)
+
+    def leaf(self, process: int, generation: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Leaf:
+        """What `process` keeps, fetched when asked for; on the chief alone it can be."""
+
+        def fetch() -> np.ndarray:
+            if self._remote is None:
+                raise RuntimeError(f"{name} of process {process} can be fetched by the chief alone.")
+            return self._remote.fetch(process, generation, name, shape, dtype)
+
+        return Leaf(shape, dtype, fetch)
+
+    def close(self, error: BaseException | None) -> None:
+        """Waits, where the run is well, until the chief needs nothing more."""
+        if self._remote is not None:
+            self._remote.close()
+        if self._service is not None:
+            self._service.close(waits=error is None or isinstance(error, Preempted))

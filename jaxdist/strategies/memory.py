@@ -57,6 +57,31 @@ def of_whole_model(task: Task, examples: int, devices: int = 1) -> Need:
     return _need(task, sum(cost.param_bytes for cost in costs), activations, devices)
 
 
+class Share(NamedTuple):
+    """The parts of the parameters and of the optimizer's state that one device holds."""
+
+    params: float
+    slots: float
+
+
+def of_divided_model(task: Task, examples: int, devices: int, share: Share) -> Need:
+    """Where each of a process's devices holds a share, and the largest block whole while it computes it."""
+    costs = block_costs(task, examples)
+    params = sum(cost.param_bytes for cost in costs)
+    largest = 2 * max(cost.param_bytes for cost in costs) if share.params < 1 else 0  # it and its gradient
+    slots = params * slots_per_param(task) * share.slots
+    held = int(params * share.params)
+    activations = sum(cost.saved_bytes for cost in costs)
+    copies = held if share.params < 1 else 0  # of what cannot be read from any process alone
+    return Need(
+        devices * held,
+        devices * (held + largest),
+        int(devices * slots),
+        devices * activations,
+        devices * (copies + int(slots)) if share.slots < 1 else params + int(slots),
+    )
+
+
 def of_stages(
     task: Task,
     costs: Sequence[BlockCost],

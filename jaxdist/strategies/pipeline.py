@@ -23,13 +23,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdist.errors import Preempted
 from jaxdist.parallel.replica_sum import ReplicaSum
 from jaxdist.parallel.schedules import SCHEDULES, Schedule
 from jaxdist.position import Position
 from jaxdist.strategies.balance import Plan
 from jaxdist.strategies.base import Strategy
-from jaxdist.strategies.leaf_service import LeafService, RemoteLeaves
+from jaxdist.strategies.leaf_service import LeafExchange
 from jaxdist.strategies.links import Link, LocalLink
 from jaxdist.strategies.neighbours import Neighbours
 from jaxdist.strategies.slot import Slot, Step
@@ -131,8 +130,7 @@ class Pipeline(Strategy):
         self._sums: dict[int, ReplicaSum] = {}
         self._slots: list[Slot] = []
         self._neighbours: Neighbours | None = None
-        self._leaves: LeafService | None = None
-        self._remote: RemoteLeaves | None = None
+        self._exchange: LeafExchange | None = None
         # One thread a slot, which does what the slot is given, in order.
         self._threads = [ThreadPoolExecutor(1, f"stage {p.stage}") for p in self._own]
         self._evaluations = 0
@@ -151,12 +149,12 @@ class Pipeline(Strategy):
         self._sums = {s: ReplicaSum(self._devices_of(s, self._num_processes)) for s in self._stages}
         if self._meet is not None:
             self._neighbours = self._meet()
-            if not self.is_chief:
-                self._leaves = LeafService(self._neighbours.host, self._neighbours.token)
-            port = self._leaves.port if self._leaves is not None else 0
-            addresses = self._neighbours.gather_addresses("leaves", port)
-            if self.is_chief:
-                self._remote = RemoteLeaves(addresses, self._neighbours.token)
+            self._exchange = LeafExchange(
+                self._neighbours.host,
+                self._neighbours.token,
+                is_chief=self.is_chief,
+                gather=self._neighbours.gather,
+            )
         self._slots = self._connect(SCHEDULES[self._schedule](self._k, self._m), plan.dtypes)
 
     def _names(self, stage: int) -> tuple[str, ...]:
@@ -245,12 +243,13 @@ class Pipeline(Strategy):
         for place, arrays in zip(self._own, state.slots, strict=True):
             if place.replica == 0:
                 own |= {name: np.array(leaf) for name, leaf in flatten(arrays).items()}
-        if self._leaves is not None:
-            self._leaves.keep(state.updates, own)
-        if self.is_chief and self._remote is not None:
+        if self._exchange is not None:
+            self._exchange.keep(state.updates, own)
+        if self.is_chief and self._exchange is not None:
             for place in self._places:
                 if place.replica == 0 and place.process != 0:
-                    own |= self._remote.leaves(place.process, state.updates, self._described(place.stage))
+                    for name, what in self._described(place.stage).items():
+                        own[name] = self._exchange.leaf(place.process, state.updates, name, *what)
         empty: Tree = {"params": {}, "model_state": {}, "opt_state": {}}  # on a process that has none of them
         return TrainState.of(empty | unflatten(own), state.updates, state.position)
 
@@ -384,10 +383,8 @@ class Pipeline(Strategy):
         if self._closed:
             return
         self._closed = True
-        if self._remote is not None:
-            self._remote.close()
-        if self._leaves is not None:
-            self._leaves.close(waits=not self.is_chief and (error is None or isinstance(error, Preempted)))
+        if self._exchange is not None:
+            self._exchange.close(error)
         for thread in self._threads:
             thread.shutdown(wait=error is None, cancel_futures=True)
         if self._neighbours is not None:

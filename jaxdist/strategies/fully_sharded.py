@@ -1,0 +1,243 @@
+"""Data parallelism whose state is divided among the devices (ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054).
+
+    fsdp (stage 3)   each block    all-gather parameters - forward         ... and once more before its backward pass
+                     each block    backward - all-reduce gradients, keep the own share
+                     at the end    ONE fused all-reduce (small tensors, statistics, metrics) - update of the own share
+
+    zero1 (stage 1)  as `allreduce`, ONE fused all-reduce of everything; update of the own share with the own part of
+                     the optimizer's state; ONE all-gather of the new parameters
+
+A reduce-scatter would halve fsdp's bytes on the way back. On gloo it fails after 30 s if a peer is late and may give
+wrong sums (jax#40830, jax#40831), hence the all-reduce and a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxdist.parallel.fused import fused_psum
+from jaxdist.parallel.mesh import DATA
+from jaxdist.strategies.allreduce import AllReduce
+from jaxdist.strategies.leaf_service import LeafExchange
+from jaxdist.strategies.shard_export import export_arrays
+from jaxdist.strategies.shares import SHARDED, WHOLE, ShareLayout
+from jaxdist.strategies.single import PlacedState
+from jaxdist.task import Batch, Leaf, Metrics, Task, TrainState, Tree, flatten, score, unflatten
+
+_GATHERED = "gathered"  # what the backward pass gathers again instead of keeping it
+
+
+class ShardedState(AllReduce):
+    """What both have in common: trees stored as `ShareLayout` has them.
+
+    Args:
+      threshold: tensors of fewer elements are not divided.
+      exchange: () -> what brings shares of other processes to the chief; None in a run of one process. Collective.
+    """
+
+    stored: tuple[str, ...]  # which of the state's trees are
+
+    def __init__(
+        self, task: Task, *, threshold: int, exchange: Callable[[], LeafExchange] | None = None, **options: Any
+    ) -> None:
+        shapes = {name: params for name, (params, _) in task.chain.shapes.items() if params}
+        self._layout = ShareLayout(shapes, task.dtype, len(jax.devices()), threshold)
+        self._open_exchange = exchange
+        self._exchange: LeafExchange | None = None
+        super().__init__(task, **options)
+
+    def _state_specs(self) -> Tree:
+        divided, slots = self._layout.specs(P(DATA), P()), self.task.optimizer.shapes(self.task.init().params)
+        trees = {name: divided if isinstance(tree, dict) else P() for name, tree in slots.items()}
+        return {"params": divided if "params" in self.stored else P(), "model_state": P(), "opt_state": trees}
+
+    def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
+        if self._open_exchange is not None and self._exchange is None:
+            self._exchange = self._open_exchange()
+        arrays = canonical.arrays()
+        placed: Tree = {"model_state": jax.tree.map(self._put_everywhere, arrays["model_state"])}
+        params = self._put_shares if "params" in self.stored else partial(jax.tree.map, self._put_everywhere)
+        placed["params"] = params(arrays["params"])
+        placed["opt_state"] = {
+            slot: self._put_shares(tree) if isinstance(tree, dict) else self._put_everywhere(tree)
+            for slot, tree in arrays["opt_state"].items()
+        }
+        return PlacedState.of(placed, canonical)
+
+    @cached_property
+    def _by_share(self) -> NamedSharding:
+        return NamedSharding(self._mesh, P(DATA))
+
+    def _put_shares(self, tree: Tree) -> Tree:
+        """Block by block: no more than one is whole at a time."""
+        placed = {}
+        for block, own in tree.items():
+            stored = self._layout.store_block(block, own)
+            vectors = {kind: self._put_vector(vector) for kind, vector in stored[SHARDED].items()}
+            placed[block] = {SHARDED: vectors, WHOLE: jax.tree.map(self._put_everywhere, stored[WHOLE])}
+        return placed
+
+    def _put_vector(self, vector: np.ndarray) -> jax.Array:
+        # A copy, so that the step can use it up and the vector be forgotten.
+        return jax.make_array_from_callback(vector.shape, self._by_share, lambda index: vector[index].copy())
+
+    def export_state(self, state: PlacedState) -> TrainState:
+        """On the chief: shares of other processes are fetched when they are asked for. Collective."""
+        arrays = export_arrays(state.arrays, state.updates, self._exchange)
+        if "params" in self.stored:
+            arrays["params"] = self._canonical(arrays["params"])
+        arrays["opt_state"] = {
+            slot: self._canonical(tree) if isinstance(tree, dict) else tree
+            for slot, tree in arrays.get("opt_state", {}).items()
+        }
+        return TrainState.of(arrays | {"model_state": arrays.get("model_state", {})}, state.updates, state.position)
+
+    def _canonical(self, stored: Tree) -> Tree:
+        """Of a stored tree of host arrays and leaves; the vector that was asked for last is kept."""
+        last: dict[tuple[str, str], np.ndarray] = {}
+
+        def vector(block: str, kind: str) -> np.ndarray:
+            if (block, kind) not in last:
+                last.clear()
+                last[block, kind] = np.asarray(stored[block][SHARDED][kind])
+            return last[block, kind]
+
+        def cut(block: str, kind: str, at: int, size: int, shape: tuple[int, ...]) -> np.ndarray:
+            return vector(block, kind)[at : at + size].reshape(shape)
+
+        found = {}
+        for block, kinds in self._layout.tensors.items():
+            whole = stored[block].get(WHOLE, {})  # flattening drops what is empty
+            flat: dict[str, Any] = flatten(whole)
+            for kind, tensors in kinds.items():
+                at = 0
+                for t in tensors:
+                    make = partial(cut, block, kind, at, t.size, t.shape)
+                    flat[t.name] = Leaf(t.shape, np.dtype(t.dtype), make)
+                    at += t.size
+            found[block] = unflatten(flat)
+        return found
+
+    def close(self, error: BaseException | None = None) -> None:
+        if self._exchange is not None:
+            self._exchange.close(error)
+            self._exchange = None
+
+    def _mean(self, tree: Any) -> Any:
+        """From sums over replicas."""
+        return jax.tree.map(lambda leaf: leaf / self._num_replicas, tree)
+
+    def _own(self, vector: jax.Array) -> jax.Array:
+        """This device's share of a vector that it has whole."""
+        share = vector.size // self._layout.count
+        return jax.lax.dynamic_slice_in_dim(vector, jax.lax.axis_index(DATA) * share, share)
+
+
+class FullySharded(ShardedState):
+    """`shard_params=fsdp`."""
+
+    stored = ("params", "opt_state")
+
+    def _replica_step(
+        self, arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array
+    ) -> tuple[Tree, Metrics]:
+        grads, (stats, metrics) = jax.grad(self._loss, has_aux=True)(arrays["params"], arrays["model_state"], batch)
+        metrics["stop"] = stop[0].astype(metrics["count"].dtype)
+        small = {block: own[WHOLE] for block, own in grads.items()}  # shares are sums over the replicas already
+        small, stats, metrics = fused_psum((small, stats, metrics), DATA, self._fusion_megabytes)
+        grads = {block: {SHARDED: own[SHARDED], WHOLE: small[block]} for block, own in grads.items()}
+        grads, stats = self._mean((grads, stats))
+        params, opt_state = self.task.optimizer.update(grads, arrays["opt_state"], arrays["params"], learning_rate)
+        return {"params": params, "model_state": stats, "opt_state": opt_state}, metrics
+
+    def _loss(self, params: Tree, stats: Tree, batch: Batch) -> tuple[jax.Array, tuple[Tree, Metrics]]:
+        logits, new = self._forward(params, stats, batch, train=True)
+        losses, metrics = score(logits, batch["label"], None)
+        return jnp.mean(losses), (new, metrics)
+
+    def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
+        logits, _ = self._forward(arrays["params"], arrays["model_state"], batch, train=False)
+        return fused_psum(score(logits, batch["label"], batch["mask"])[1], DATA, 1.0)
+
+    def _forward(self, params: Tree, stats: Tree, batch: Batch, *, train: bool) -> tuple[jax.Array, Tree]:
+        """(logits, new statistics); the parameters of each block are gathered when it has its input."""
+        keep = jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
+        x: jax.Array | None = None
+        new: Tree = {}
+        for name in self.task.chain.names:
+            run = partial(self._block, name, train=train)
+            known = {name: stats[name]} if name in stats else {}
+            x, own = jax.checkpoint(run, policy=keep)(params.get(name), known, x, batch)
+            new |= own
+        assert x is not None
+        return x, new
+
+    def _block(
+        self, name: str, stored: Tree | None, stats: Tree, x: jax.Array | None, batch: Batch, *, train: bool
+    ) -> tuple[jax.Array, Tree]:
+        params = {}
+        if stored is not None:
+            if x is not None:
+                stored, x = jax.lax.optimization_barrier((stored, x))
+            whole = self._layout.restore_block(name, stored, self._gather)
+            params[name] = jax.tree.map(lambda leaf: checkpoint_name(leaf, _GATHERED), whole)
+        return self.task.apply(params, stats, batch, train=train, batch_axis=self._batch_axis, names=(name,), x=x)
+
+    def _gather(self, share: jax.Array) -> jax.Array:
+        """The whole vector; its derivative is the own share of the sum over the replicas."""
+
+        @jax.custom_vjp
+        def gather(share: jax.Array) -> jax.Array:
+            return jax.lax.all_gather(share, DATA, tiled=True)
+
+        def backward(_: None, cotangent: jax.Array) -> tuple[jax.Array]:
+            return (self._own(jax.lax.psum(cotangent, DATA)),)
+
+        gather.defvjp(lambda share: (gather(share), None), backward)
+        return checkpoint_name(gather(share), _GATHERED)
+
+
+class ShardedOptimizer(ShardedState):
+    """`shard_params=zero1`."""
+
+    stored = ("opt_state",)
+
+    def _replica_step(
+        self, arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array
+    ) -> tuple[Tree, Metrics]:
+        grads, stats, metrics = self.task.gradient(arrays["params"], arrays["model_state"], batch, self._batch_axis)
+        metrics["stop"] = stop[0].astype(metrics["count"].dtype)
+        grads, stats, metrics = fused_psum((grads, stats, metrics), DATA, self._fusion_megabytes)
+        grads, stats = self._mean((grads, stats))
+        own, opt_state = self.task.optimizer.update(
+            self._shares(grads), arrays["opt_state"], self._shares(arrays["params"]), learning_rate
+        )
+        return {"params": self._gathered(own), "model_state": stats, "opt_state": opt_state}, metrics
+
+    def _shares(self, tree: Tree) -> Tree:
+        stored = self._layout.store(tree, jnp)
+        return {
+            block: {SHARDED: jax.tree.map(self._own, own[SHARDED]), WHOLE: own[WHOLE]} for block, own in stored.items()
+        }
+
+    def _gathered(self, stored: Tree) -> Tree:
+        """The whole parameters from everybody's shares, in one collective."""
+        shares, structure = jax.tree.flatten({block: own[SHARDED] for block, own in stored.items()})
+        if shares:
+            every = jax.lax.all_gather(jnp.concatenate(shares), DATA)  # [devices, all shares]
+            ends = np.cumsum([share.size for share in shares])
+            shares = [part.reshape(-1) for part in jnp.split(every, ends[:-1], axis=1)]
+        vectors = jax.tree.unflatten(structure, shares)
+        return {
+            block: self._layout.restore_block(block, {SHARDED: vectors[block], WHOLE: own[WHOLE]})
+            for block, own in stored.items()
+        }

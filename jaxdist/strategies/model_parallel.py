@@ -1,0 +1,109 @@
+"""The global program under `jit` with NamedSharding (once called pjit): rules say where arrays lie, XLA exchanges.
+
+    mesh data:2,model:2        batch over `data`; the arrays that a rule matches over `model`; all others everywhere
+
+A pair of layers split by output, then by input channels, needs one all-reduce (Shoeybi et al. 2019, arXiv:1909.08053,
+section 3): what lies between them is computed for the own channels alone.
+
+                        conv1 [.., in, C]      conv2 [.., C, out]
+    x  (all channels)   C/2 on device 0   ->   partial sums   \\
+                        C/2 on device 1   ->   partial sums   -- all-reduce -- y
+
+Without rules this is `allreduce` with strategy.spmd=jit. BatchNorm sees the global batch, so with a `data` axis every
+layer communicates, forward and backward: ruinous on a slow network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxdist.parallel.partition_rules import Partition
+from jaxdist.strategies.allreduce import AllReduce
+from jaxdist.strategies.leaf_service import LeafExchange
+from jaxdist.strategies.shard_export import export_arrays
+from jaxdist.strategies.single import PlacedState, update
+from jaxdist.task import Batch, Metrics, Task, TrainState, Tree
+
+
+class ModelParallel(AllReduce):
+    """Arrays and batches over a mesh, as partitions say.
+
+    Args:
+      partitions: {path of a parameter or statistic: its partition}; others are whole everywhere. A slot of the
+        optimizer lies as its parameter does.
+      exchange: () -> what brings shards of other processes to the chief; None where nothing is split over processes.
+        Collective.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        partitions: Mapping[str, Partition] | None = None,
+        exchange: Callable[[], LeafExchange] | None = None,
+        **options: Any,
+    ) -> None:
+        self._partitions = dict(partitions or {})
+        self._open_exchange = exchange
+        self._exchange: LeafExchange | None = None
+        super().__init__(task, **options)
+
+    def _compile(self) -> None:
+        # Operations that XLA could not partition are told by the mesh that it is to do so.
+        mesh = self._mesh.abstract_mesh
+
+        def step(arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array) -> tuple[Tree, Metrics]:
+            with jax.sharding.use_abstract_mesh(mesh):
+                arrays, metrics = update(self.task, arrays, batch, learning_rate)
+            return arrays, metrics | {"stop": stop.sum()}
+
+        def evaluate(arrays: Tree, batch: Batch) -> Metrics:
+            with jax.sharding.use_abstract_mesh(mesh):
+                return self.task.evaluate(arrays["params"], arrays["model_state"], batch)
+
+        self._shardings = jax.tree_util.tree_map_with_path(self._sharding, self.task.init().arrays())
+        self._step = jax.jit(step, donate_argnums=0, out_shardings=(self._shardings, self._replicated))
+        self._evaluate = jax.jit(evaluate, out_shardings=self._replicated)
+
+    def _sharding(self, path: Any, leaf: Any) -> NamedSharding:
+        """Of the array at `path` in {params, model_state, opt_state}."""
+        keys = [key.key for key in path]
+        name = "/".join(keys[2:] if keys[0] == "opt_state" else keys[1:])
+        return NamedSharding(self._mesh, P(*self._partitions.get(name, ())))
+
+    def _flags(self, said: bool) -> jax.Array:
+        value = np.full(len(jax.local_devices()), said, self.task.dtype)
+        return jax.make_array_from_process_local_data(NamedSharding(self._mesh, P(self._mesh.axis_names)), value)
+
+    def _put_share(self, value: np.ndarray) -> jax.Array:
+        shape = (len(value) * self.eval_part[1], *value.shape[1:])
+        return jax.make_array_from_process_local_data(self._by_example, value, shape)
+
+    def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
+        if self._open_exchange is not None and self._exchange is None:
+            self._exchange = self._open_exchange()
+        return PlacedState.of(jax.tree.map(self._put, canonical.arrays(), self._shardings), canonical)
+
+    @staticmethod
+    def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        value = np.array(leaf)  # a copy: the step donates it
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    def export_state(self, state: PlacedState) -> TrainState:
+        """On the chief: shards of other processes are fetched when they are asked for. Collective."""
+        arrays = export_arrays(state.arrays, state.updates, self._exchange)
+        return TrainState.of(arrays, state.updates, state.position)
+
+    def summary(self) -> dict[str, Any]:
+        return super().summary() | {"mesh": {str(axis): size for axis, size in self._mesh.shape.items()}}
+
+    def close(self, error: BaseException | None = None) -> None:
+        if self._exchange is not None:
+            self._exchange.close(error)
+            self._exchange = None

@@ -1,0 +1,185 @@
+"""From configuration to a state that is divided over a mesh: what cannot be is refused, and what lies where is said."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxdist.errors import UsageError
+from jaxdist.parallel import mesh, partition_rules
+from jaxdist.parallel.mesh import DATA, MODEL
+from jaxdist.parallel.partition_rules import Assignment, Rule
+from jaxdist.strategies import memory
+from jaxdist.strategies.allreduce import AllReduce
+from jaxdist.strategies.divide import check_divisible
+from jaxdist.strategies.fully_sharded import FullySharded, ShardedOptimizer
+from jaxdist.strategies.leaf_service import LeafExchange
+from jaxdist.strategies.model_parallel import ModelParallel
+from jaxdist.strategies.neighbours import Talk
+from jaxdist.task import Task, flatten
+
+FAMILY = "family"  # the model's own rules
+SHARDED = {"fsdp": FullySharded, "zero1": ShardedOptimizer}
+_REMEDY = "A larger mesh, strategy.shard_params='fsdp' or smaller batches need less."
+
+
+def sizes(settings: Mapping[str, Any], num_devices: int) -> dict[str, int]:
+    """{axis: devices} of the mesh.
+
+    Raises:
+      UsageError: `strategy.mesh` cannot be.
+    """
+    try:
+        return mesh.parse(settings["mesh"], num_devices)
+    except ValueError as e:
+        raise UsageError(
+            f"strategy.mesh: {e}. Devices are those of all processes; '' puts them all on the axis 'data'."
+        ) from None
+
+
+def rules_of(settings: Mapping[str, Any], task: Task) -> tuple[Rule, ...]:
+    """Those that `strategy.rules` says.
+
+    Raises:
+      UsageError: they cannot be read.
+    """
+    if settings["rules"] == FAMILY:
+        return partition_rules.parse("; ".join(task.chain.partition_rules))
+    try:
+        return partition_rules.parse(settings["rules"])
+    except ValueError as e:
+        raise UsageError(f"strategy.rules: {e}.") from None
+
+
+def shapes(task: Task) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of parameters and statistics."""
+    every = {name: flatten(params) | flatten(stats) for name, (params, stats) in task.chain.shapes.items()}
+    return {f"{name}/{path}": tuple(leaf.shape) for name, own in every.items() for path, leaf in own.items()}
+
+
+def assignment(settings: Mapping[str, Any], task: Task, axes: Mapping[str, int]) -> Assignment:
+    """Where the rules put what.
+
+    Raises:
+      UsageError: a rule that matches nothing, names an axis that is not there, or a dim that does not divide.
+    """
+    own = settings["rules"] == FAMILY
+    rules = rules_of(settings, task) if axes.get(MODEL, 1) > 1 or not own else ()
+    try:
+        return partition_rules.assign(rules, shapes(task), axes, strict=not own)
+    except ValueError as e:
+        raise UsageError(
+            f"strategy.rules: {e}. Change the rule or strategy.mesh; what no rule matches is whole on every device."
+        ) from None
+
+
+def check(
+    settings: Mapping[str, Any], task: Task, *, global_batch_size: int, num_processes: int, num_devices: int
+) -> None:
+    """Refuses what cannot be.
+
+    Raises:
+      UsageError: with the arithmetic and the remedy.
+    """
+    how = settings["shard_params"]
+    if settings["accumulate"] > 1:
+        raise UsageError(
+            f"strategy.accumulate={settings['accumulate']} cuts each device's batch, and model_parallel takes it "
+            "whole: use strategy.name='allreduce' with strategy.spmd='shard_map'."
+        )
+    axes = sizes(settings, num_devices)
+    if how != "none" and axes.get(MODEL, 1) > 1:
+        raise UsageError(
+            f"strategy.shard_params={how!r} divides the state over the data axis alone, and strategy.mesh has "
+            f"model:{axes[MODEL]}: use strategy.mesh='data:{num_devices}', or strategy.shard_params='none'."
+        )
+    if how != "none" and settings["rules"] not in (FAMILY, ""):
+        raise UsageError(
+            f"strategy.rules say nothing to strategy.shard_params={how!r}, which divides every large tensor."
+        )
+    if how == "none" and settings["sync_batch_norm"] is False:
+        raise UsageError(
+            "model_parallel computes BatchNorm over the global batch, so strategy.sync_batch_norm=False cannot be had: "
+            "use strategy.shard_params='fsdp' or 'zero1', or strategy.name='allreduce'."
+        )
+    try:
+        mesh.share_of(0, num_processes, axes)
+    except ValueError as e:
+        raise UsageError(
+            f"strategy.mesh={settings['mesh']!r}: {e}. Change the mesh or the devices of a process."
+        ) from None
+    among = f"the {axes[DATA]} part(s) of the mesh's data axis"
+    check_divisible(global_batch_size, axes[DATA], among)
+    found = assignment(settings, task, axes)
+    if axes.get(MODEL, 1) > 1 and not any(found.partitions.values()):
+        raise UsageError(
+            f"strategy.mesh={settings['mesh']!r} has model:{axes[MODEL]}, and nothing lies along it: the model has "
+            "no rules of its own that fit. Write some in strategy.rules, as in 'conv1/kernel = -,-,-,model'."
+        )
+    if settings["memory_limit"]:
+        here = num_devices // num_processes
+        need = memory.of_divided_model(task, global_batch_size // axes[DATA], here, _share(settings, task, axes, found))
+        memory.check(need, settings, "One process", _REMEDY)
+
+
+def _share(settings: Mapping[str, Any], task: Task, axes: Mapping[str, int], found: Assignment) -> memory.Share:
+    """Which part of the parameters and of the optimizer's state a device holds."""
+    if settings["shard_params"] != "none":
+        part = 1 / axes[DATA]
+        return memory.Share(part if settings["shard_params"] == "fsdp" else 1.0, part)
+    whole = held = 0
+    for path, shape in shapes(task).items():
+        size = 1
+        for n in shape:
+            size *= n
+        whole += size
+        for axis in found.partitions[path]:
+            size //= axes[axis] if axis else 1
+        held += size
+    return memory.Share(held / whole, held / whole)
+
+
+def build(
+    settings: Mapping[str, Any],
+    task: Task,
+    *,
+    global_batch_size: int,
+    process_id: int,
+    num_processes: int,
+    talk: Talk,
+    phase: int,
+) -> AllReduce:
+    """The strategy. Uses JAX's devices."""
+    axes = sizes(settings, len(jax.devices()))
+
+    def exchange() -> LeafExchange:
+        name = f"the shards of phase {phase + 1}"
+        token = talk.gather(f"token of {name}", uuid.uuid4().hex if process_id == 0 else "")[0]
+        return LeafExchange(
+            talk.host,
+            token,
+            is_chief=process_id == 0,
+            gather=lambda what, value: talk.gather(f"{what} of {name}", value),
+        )
+
+    common: dict[str, Any] = {
+        "global_batch_size": global_batch_size,
+        "process_id": process_id,
+        "num_processes": num_processes,
+        "fusion_megabytes": settings["fusion_megabytes"],
+        "exchange": exchange if num_processes > 1 else None,
+    }
+    if settings["shard_params"] != "none":
+        synced = settings["sync_batch_norm"]
+        return SHARDED[settings["shard_params"]](
+            task, threshold=settings["shard_threshold"], sync_batch_norm=synced is None or synced, **common
+        )
+    found = assignment(settings, task, axes)
+    if process_id == 0:
+        for path, why in found.kept_whole.items():
+            logging.warning("%s is whole on every device: %s", path, why)
+    return ModelParallel(task, partitions=found.partitions, sizes=axes, **common)

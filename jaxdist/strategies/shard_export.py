@@ -1,0 +1,63 @@
+"""From arrays in shards over processes to arrays in host memory, or leaves that are put together when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdist.strategies.leaf_service import LeafExchange
+from jaxdist.task import Leaf, Tree, flatten, unflatten
+
+
+def export_arrays(arrays: Tree, generation: int, exchange: LeafExchange | None) -> Tree:
+    """The same tree on the host, safe from later steps.
+
+    Where an array has shards on several processes, each keeps its own for the chief, under `generation`; the chief has
+    leaves that fetch them, the others the shape alone. Collective.
+    """
+    kept: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
+    for path, array in flatten(arrays).items():
+        if array.is_fully_replicated:
+            found[path] = np.array(array.addressable_data(0))
+        elif array.is_fully_addressable:
+            found[path] = np.array(array)
+        else:
+            own = {s.device.id: np.array(s.data) for s in array.addressable_shards if s.replica_id == 0}
+            kept |= {f"{path}@{device}": data for device, data in own.items()}
+            assert exchange is not None
+            make = _maker(path, array, own, generation, exchange)
+            found[path] = Leaf(tuple(array.shape), np.dtype(array.dtype), make)
+    if exchange is not None:
+        exchange.keep(generation, kept)
+    return unflatten(found)
+
+
+def _maker(
+    path: str, array: jax.Array, own: dict[int, np.ndarray], generation: int, exchange: LeafExchange
+) -> Callable[[], np.ndarray]:
+    """What puts the array together on the chief. Holds no device array."""
+    shape, dtype = tuple(array.shape), np.dtype(array.dtype)
+    first: dict[Any, Any] = {}  # of the devices that hold the same part, the one that keeps it
+    for device, index in array.sharding.devices_indices_map(shape).items():
+        bounds = tuple(slice_.indices(size)[:2] for slice_, size in zip(index, shape, strict=True))
+        first.setdefault(bounds, device)  # as JAX numbers replicas
+    parts: list[tuple[tuple[slice, ...], Any]] = []
+    for bounds, device in first.items():
+        sizes = tuple(stop - start for start, stop in bounds)
+        data: Any = own.get(device.id)
+        if data is None:
+            name = f"{path}@{device.id}"
+            data = exchange.leaf(device.process_index, generation, name, sizes, dtype)
+        parts.append((tuple(slice(*b) for b in bounds), data))
+
+    def make() -> np.ndarray:
+        whole = np.empty(shape, dtype)
+        for index, part in parts:
+            whole[index] = np.asarray(part)
+        return whole
+
+    return make
