@@ -426,12 +426,9 @@ class _Run:
 
     def summarise(self) -> dict[str, Any]:
         """The summary of a finished run; collective."""
-        params = sum(
-            shard.data.nbytes
-            for leaf in jax.tree.leaves(getattr(self.state, "arrays", {}).get("params", {}))
-            for shard in getattr(leaf, "addressable_shards", [])
-        )
-        own = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, params, compilation.counts()["compiled"]]
+        arrays = getattr(self.state, "arrays", {})
+        own = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, compilation.counts()["compiled"]]
+        own += [_bytes_here(arrays.get(tree, {})) for tree in ("params", "opt_state")]
         if self.peers is not None and self.peers.watching:
             per_worker = self.peers.gather("memory", own, timeout=self.config.cluster.compile_timeout_seconds)
         else:
@@ -455,9 +452,15 @@ class _Run:
             "images_per_second": round(log.timed_examples / max(log.timer.seconds["train"], 1e-9), 2),
             "phase_seconds": {k: round(v, 3) for k, v in log.timer.seconds.items()},
             "peak_memory_bytes": [w[0] for w in per_worker],
-            "param_bytes_per_process": [w[1] for w in per_worker],
-            "programs_compiled": [w[2] for w in per_worker],
+            "param_bytes_per_process": [w[2] for w in per_worker],
+            "optimizer_bytes_per_process": [w[3] for w in per_worker],
+            "programs_compiled": [w[1] for w in per_worker],
         } | self.strategy.summary()
+
+
+def _bytes_here(tree: Any) -> int:
+    """Of the shards on this process's devices."""
+    return sum(shard.data.nbytes for leaf in jax.tree.leaves(tree) for shard in getattr(leaf, "addressable_shards", []))
 
 
 def _crossed(before: int, after: int, every: float) -> bool:

@@ -73,6 +73,7 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, schedule):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
+@pytest.mark.long
 def test_a_checkpoint_moves_between_strategies(x64, tmp_path):
     """Microbatches of 6 examples throughout: replicas of allreduce, parts of single, rounds of the servers."""
     finish(tmp_path, 2, **PIPELINE, max_updates=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from unittest import mock
 
@@ -17,16 +18,31 @@ from jaxdist import strategies
 BATCH = 16
 
 
-def run_strategy(task, batches, *, devices: int, **settings):
-    defaults = {"name": "allreduce", "spmd": "shard_map", "fusion_megabytes": 64.0, "sync_batch_norm": None}
-    defaults["accumulate"] = 1
+@contextlib.contextmanager
+def only(devices: int):
+    """JAX sees the first `devices` alone."""
     some = jax.devices()[:devices]
     with mock.patch.object(jax, "devices", lambda: some), mock.patch.object(jax, "local_devices", lambda: some):
-        strategy = strategies.build(defaults | settings, task, global_batch_size=BATCH, process_id=0, num_processes=1)
+        yield
+
+
+def strategy_on(devices: int, task, batch: int = BATCH, **settings):
+    defaults = {"name": "allreduce", "spmd": "shard_map", "fusion_megabytes": 64.0, "sync_batch_norm": None}
+    defaults["accumulate"] = 1
+    with only(devices):
+        return strategies.build(
+            defaults | settings, task, global_batch_size=batch, process_id=0, num_processes=1, meeting=mock.Mock()
+        )
+
+
+def run_strategy(task, batches, *, devices: int, strategy=None, **settings):
+    size = len(batches[0]["label"])
+    strategy = strategy or strategy_on(devices, task, size, **settings)
+    with only(devices):
         state = strategy.import_state(task.init())
         for batch in batches:
             state, metrics = strategy.train_step(state, strategy.place(batch))
-        assert float(metrics["count"]) == BATCH
+        assert float(metrics["count"]) == size
         return strategy.export_state(state)
 
 

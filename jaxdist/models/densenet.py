@@ -116,11 +116,13 @@ def build(
 
 
 def partition_rules(**_: Any) -> tuple[str, ...]:
-    """How channels may be divided: a bottleneck's inner ones stay apart; other outputs are summed."""
+    """How channels may be divided: a bottleneck's inner ones stay apart, its output is summed.
+
+    Transitions and the classifier are whole: divided by inputs, they would divide all activations before them too, and
+    XLA gathers those for every layer.
+    """
     return (
         r"dense\d+_layer\d+/conv1/kernel = -,-,-,model",
         r"dense\d+_layer\d+/norm2/ = model",
         r"dense\d+_layer\d+/conv2/kernel = -,-,model,-",
-        r"transition\d+/conv/kernel = -,-,model,-",
-        r"classifier/dense/kernel = model,-",
     )

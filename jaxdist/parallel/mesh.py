@@ -45,15 +45,23 @@ def parse(text: str, num_devices: int) -> dict[str, int]:
     return sizes if DATA in sizes else {DATA: 1} | sizes
 
 
-def share_of(process: int, num_processes: int, sizes: Mapping[str, int], axis: str = DATA) -> tuple[int, int]:
-    """(index, count): which of `count` equal shares of what is spread over `axis` the devices of a process hold.
+def shares(num_processes: int, sizes: Mapping[str, int], axis: str = DATA) -> list[tuple[int, int]]:
+    """For each process (index, count): which of `count` equal parts of what is spread over `axis` its devices hold.
 
-    Processes hold consecutive devices, equally many each. Those that differ only along other axes hold the same share.
+    Processes hold consecutive devices, equally many each. Those that differ only along other axes hold the same part.
+
+    Raises:
+      ValueError: the parts would overlap or differ in size.
     """
     names = list(sizes)
     after = math.prod(list(sizes.values())[names.index(axis) + 1 :])
     each = math.prod(sizes.values()) // num_processes
-    held = sorted({device // after % sizes[axis] for device in range(process * each, (process + 1) * each)})
-    if sizes[axis] % len(held) or held != list(range(held[0], held[0] + len(held))) or held[0] % len(held):
+    found = []
+    for process in range(num_processes):
+        held = {device // after % sizes[axis] for device in range(process * each, (process + 1) * each)}
+        found.append((min(held) // len(held), sizes[axis] // len(held)))
+        if held != set(range(min(held), min(held) + len(held))) or min(held) % len(held) or sizes[axis] % len(held):
+            raise ValueError(f"{each} device(s) a process do not divide a mesh of {dict(sizes)} evenly")
+    if len({count for _, count in found}) > 1:
         raise ValueError(f"{each} device(s) a process do not divide a mesh of {dict(sizes)} evenly")
-    return held[0] // len(held), sizes[axis] // len(held)
+    return found

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxdist.parallel.collectives import collectives, totals
 from jaxdist.parallel.fused import fused_psum
-from jaxdist.parallel.mesh import DATA, share_of
+from jaxdist.parallel.mesh import DATA, shares
 from jaxdist.position import Position
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.single import PlacedState
@@ -54,7 +54,7 @@ class AllReduce(Strategy):
         self.examples_per_update = global_batch_size
         devices = jax.devices()
         sizes = sizes or {DATA: len(devices)}
-        self.eval_part = share_of(process_id, num_processes, sizes)
+        self.eval_part = shares(num_processes, sizes)[process_id]
         self.eval_multiple = self._num_replicas = sizes[DATA]
         self._num_processes = num_processes
         self._fusion_megabytes = fusion_megabytes

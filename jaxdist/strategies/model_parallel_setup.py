@@ -107,7 +107,7 @@ def check(
             "use strategy.shard_params='fsdp' or 'zero1', or strategy.name='allreduce'."
         )
     try:
-        mesh.share_of(0, num_processes, axes)
+        mesh.shares(num_processes, axes)
     except ValueError as e:
         raise UsageError(
             f"strategy.mesh={settings['mesh']!r}: {e}. Change the mesh or the devices of a process."

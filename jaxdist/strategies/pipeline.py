@@ -64,7 +64,7 @@ class PipelineState:
 
     @property
     def arrays(self) -> Tree:
-        return {"params": {str(i): arrays["params"] for i, arrays in enumerate(self.slots)}}
+        return {name: {str(i): slot[name] for i, slot in enumerate(self.slots)} for name in ("params", "opt_state")}
 
 
 class _Timed(NamedTuple):

@@ -1,0 +1,112 @@
+"""State divided over real processes: exact, resumable, exchangeable with other strategies, and refused where need be."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+import numpy as np
+import pytest
+from processes import Run, finish, long, rows, wait_for_update
+from reference import assert_same
+from test_multiprocess import final_state, reference_state
+
+from jaxdist.task import flatten
+
+SHARDED = {"strategy__name": "model_parallel", "strategy__shard_threshold": 16}
+MODEL = SHARDED | {"strategy__mesh": "model:2"}
+FSDP = SHARDED | {"strategy__shard_params": "fsdp"}
+ZERO1 = SHARDED | {"strategy__shard_params": "zero1"}
+
+
+@pytest.mark.parametrize(
+    ("n", "devices", "options"),
+    [
+        (2, 1, MODEL),
+        (2, 1, FSDP),
+        long(2, 1, ZERO1),
+        long(4, 1, SHARDED | {"strategy__mesh": "data:2,model:2"}),
+        long(2, 2, SHARDED | {"strategy__mesh": "data:2,model:2"}),
+        long(2, 2, SHARDED | {"strategy__mesh": "model:2,data:2"}),
+        long(4, 1, FSDP),
+        long(3, 1, FSDP),
+        long(2, 2, ZERO1),
+    ],
+)
+def test_processes_equal_the_single_device_run(x64, tmp_path, n, devices, options):
+    env = {"JAX_NUM_CPU_DEVICES": str(devices)} if devices > 1 else {}
+    summary = finish(tmp_path, n, max_updates=10, env=env, **options)
+    assert_same(final_state(tmp_path), reference_state(10, replicas=1), 1e-9)
+    assert 10 in rows(tmp_path, "eval") and summary["examples_seen"] == 120
+    assert summary["collectives_per_step"]["all-reduce"]["count"] > 0
+    whole = 8 * summary["num_params"]
+    if options.get("strategy__shard_params") == "fsdp":
+        assert max(summary["param_bytes_per_process"]) < whole
+        assert max(summary["optimizer_bytes_per_process"]) < whole
+        assert sum(summary["param_bytes_per_process"]) >= whole
+
+
+@pytest.mark.long
+def test_a_checkpoint_moves_between_strategies_and_meshes(x64, tmp_path):
+    """All with BatchNorm over the global batch."""
+    finish(tmp_path, 2, **MODEL, max_updates=5)
+    finish(tmp_path, 2, **FSDP, max_updates=10)
+    finish(tmp_path, 1, strategy__name="single", max_updates=15)
+    pipeline = {"strategy__name": "pipeline", "strategy__num_microbatches": 1, "strategy__balance_by": "bytes"}
+    finish(tmp_path, 2, **pipeline, max_updates=20)
+    finish(tmp_path, 2, **ZERO1, max_updates=25)
+    finish(tmp_path, 2, strategy__sync_batch_norm=True, max_updates=30)
+    finish(tmp_path, 1, servers=1, strategy__max_staleness=0, max_updates=35)
+    assert_same(final_state(tmp_path), reference_state(35, replicas=1), 1e-9)
+
+
+@pytest.mark.parametrize("options", [FSDP, long(MODEL)])
+def test_killed_and_resumed_is_bit_identical(tmp_path, options):
+    kill_at = random.randrange(9, 36)
+    print("killed at", kill_at)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = options | {"checkpoint__every_updates": 7}
+    finish(whole, 2, **settings)
+    with Run(parts, 2, fault=f"kill@process=1,update={kill_at}", **settings) as run:
+        codes = [e.code for e in run.wait()]
+    assert codes[1] == -signal.SIGKILL and codes[0] == 1
+    finish(parts, 2, **settings)
+    a, b = flatten(final_state(whole).arrays()), flatten(final_state(parts).arrays())
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.long
+def test_phases_of_a_switch(x64, tmp_path):
+    schedule = "model_parallel(mesh=model:2):0.3,allreduce(sync_batch_norm=True):0.3,model_parallel(shard_params=fsdp)"
+    finish(tmp_path, 2, strategy__name="switch", strategy__schedule=schedule, strategy__shard_threshold=16)
+    assert_same(final_state(tmp_path), reference_state(40, replicas=1), 1e-9)
+
+
+@pytest.mark.long
+def test_a_phase_before_servers(tmp_path):
+    schedule = "model_parallel(shard_params=fsdp):0.5,parameter_server"
+    summary = finish(tmp_path, 2, servers=1, strategy__name="switch", strategy__schedule=schedule)
+    assert summary["examples_seen"] == 480
+
+
+@pytest.mark.parametrize(("action", "victim"), [("kill", 1), long("stop", 1), long("kill", 0)])
+def test_a_lost_peer_is_named_in_time(tmp_path, action, victim):
+    with Run(tmp_path, 2, fault=f"{action}@process={victim},update=5", cluster__timeout_seconds=6.0, **FSDP) as run:
+        wait_for_update(tmp_path, 3)
+        run.loses(victim, action)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strategy__mesh": "data:2,model:2"}, "2 x 2 = 4 devices, and there are 2"),
+        ({"strategy__mesh": "model:2", "strategy__rules": "absent = model"}, "matches nothing"),
+    ],
+)
+def test_bad_input(tmp_path, options, words):
+    with Run(tmp_path, 2, **SHARDED | options) as run:
+        for ended in run.wait(90):
+            assert ended.code == 2, ended.output[-2000:]
+            assert words in ended.error
