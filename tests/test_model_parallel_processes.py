@@ -1,4 +1,4 @@
-"""State divided over real processes: exact, resumable, exchangeable with other strategies, and refused where need be."""
+"""State divided over real processes: exact, resumable, exchangeable with other strategies, refused where need be."""
 
 from __future__ import annotations
 

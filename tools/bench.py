@@ -9,6 +9,8 @@
         [--strategy=allreduce] [--dtype=bfloat16] [--against=torch]      images/s, share of the matrix peak, PyTorch DDP
     python tools/bench.py pipeline [--batch=64] [--microbatches=4,8] [--stages=2] [--remat]       images/s of stages on
         cores of their own against one core; bubble and ideal, live activations, memory
+    python tools/bench.py sharding [--model=densenet] [--batch=64] [--processes=2]     fsdp, zero1 and divided channels
+        beside all-reduce: images/s, bytes of state, collectives and bytes a step
     python tools/bench.py wire [--megabytes=0.7,3.4] [--pairs=10]       an array between devices of two processes, there
         and back, by four wires
     python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by layer and direction
@@ -165,6 +167,16 @@ def pipeline(options: argparse.Namespace) -> None:
             free_port,
         )  # fmt: skip
         say(**line)
+
+
+def sharding(options: argparse.Namespace) -> None:
+    """State divided over processes of one core each."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    from bench_sharding import measure
+    from launch import free_port
+
+    data = "cifar10" if options.model.startswith("resnet") and options.data == "fashion_mnist" else options.data
+    say(**measure(options.model, options.batch, options.processes, options.pairs, data, free_port))
 
 
 def wire(options: argparse.Namespace) -> None:
@@ -358,6 +370,7 @@ def main(argv: Sequence[str]) -> int:
     }
     benches |= {
         "pipeline": pipeline,
+        "sharding": sharding,
         "wire": wire,
         "parameter_server": parameter_server,
         "staleness": staleness,
@@ -371,7 +384,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--strategy", default="", choices=["", "single", "allreduce"], help="of `train`")
     parser.add_argument("--dtype", default="", choices=["", "bfloat16"])
     parser.add_argument("--against", default="", choices=["", "torch"])
-    parser.add_argument("--batch", type=int, default=0, help="26; of `pipeline` 64")
+    parser.add_argument("--batch", type=int, default=0, help="26; of `pipeline` and `sharding` 64")
     parser.add_argument("--microbatches", default="4,8", help="of `pipeline`, whose --batch is the global one")
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--remat", action="store_true")
@@ -384,7 +397,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--id", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--address", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    options.batch = options.batch or (64 if options.name == "pipeline" else 26)
+    options.batch = options.batch or (64 if options.name in ("pipeline", "sharding") else 26)
     benches[options.name](options)
     return 0
 

@@ -1,7 +1,7 @@
 """The measurement `pipeline` of tools/bench.py: stages on cores of their own against the whole model on one core.
 
-Every side trains the same model on the same global batch; a worker prints what it knows when it is told "run K". The
-sides stay alive and take turns, so that only one runs at a time:
+Every side trains the same model on the same global batch. The sides stay alive and take turns, so that only one runs at
+a time:
 
     single            one process, one core
     accumulate=M      the same in microbatches: what the pipeline computes, to the last bit of BatchNorm
@@ -11,15 +11,12 @@ sides stay alive and take turns, so that only one runs at a time:
 
 from __future__ import annotations
 
-import json
 import os
-import resource
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import bench_worker
 from bench_train import Group, spread
 
 SINGLE, APART = "single", "apart"
@@ -37,9 +34,15 @@ def measure(
         try:
             for side in sides:
                 processes = stages if side in (APART, "gpipe", "1f1b") else 1
-                arguments = [model, str(batch), str(processes), str(microbatches), str(int(remat)), data]
+                settings = {"name": "single", "accumulate": microbatches if side != SINGLE else 1}
+                if side in ("gpipe", "1f1b"):
+                    settings = {"name": "pipeline", "num_microbatches": microbatches, "remat": remat}
+                    settings["pipeline_schedule"] = side
                 own = cores if processes > 1 else cores[:1]
-                groups.append(Group(side, folder, f"127.0.0.1:{port()}", own, arguments, script=__file__))
+                arguments = bench_worker.arguments(
+                    model, batch, processes, data, settings, collectives=False, apart=side == APART
+                )
+                groups.append(Group(side, folder, f"127.0.0.1:{port()}", own, arguments, script=bench_worker.__file__))
                 told[side] = groups[-1].hear()  # one after the other: the blocks are timed without company
             steps = max(3, round(3.0 / groups[0].run(2)))
             times = []
@@ -76,103 +79,9 @@ def measure(
             "predicted_ms_per_microbatch": [first["predicted"]["forward_ms"], first["predicted"]["backward_ms"]],
             "cut_bytes": first["predicted"]["cut_bytes"],
             "live_activation_mb": [round(worker["row"]["live_activation_bytes"] / 1e6, 1) for worker in told[side]],
-            "param_mb": [round(worker["param_bytes"] / 1e6, 3) for worker in told[side]],
+            "param_mb": [round(worker["params_bytes"] / 1e6, 3) for worker in told[side]],
             "ideal_speed_up": round(ideal, 3),
             "share_of_ideal": spread([pair[1] / pair[number] / ideal for pair in times]),
             "share_of_ideal_on_busy_cores": spread([pair[2] / pair[number] / ideal for pair in times]),
         }  # fmt: skip
     return line
-
-
-def work(
-    side: str,
-    address: str,
-    number: int,
-    model: str,
-    batch: int,
-    processes: int,
-    microbatches: int,
-    remat: bool,
-    data: str,
-) -> None:
-    """A worker's life: "run K" runs K steps, "facts" says what it knows."""
-    import jax
-    from bench_train import MODELS
-
-    from jaxdist import cluster as cluster_lib
-    from jaxdist import compilation, experiment, strategies
-    from jaxdist.config import default_config
-    from jaxdist.meeting import Meeting
-    from jaxdist.position import Position
-    from jaxdist.strategies.pipeline import Pipeline
-
-    if side == APART:
-        number, processes, side = 0, 1, f"accumulate={microbatches}"
-    config = default_config()
-    config.data.name, config.data.train_examples, config.data.eval_examples = data, 6000, 100
-    config.model.name = MODELS[model]["name"]
-    config.model.update(MODELS[model]["settings"])
-    config.global_batch_size = batch
-    config.num_epochs = 1e6
-    config.strategy.name = "single"
-    if side.startswith("accumulate"):
-        config.strategy.accumulate = microbatches
-    elif side != SINGLE:
-        config.strategy.update(
-            {"name": "pipeline", "num_microbatches": microbatches, "pipeline_schedule": side, "remat": remat}
-        )
-    compilation.set_up(config.compilation_cache, config.model.param_dtype)
-    own = cluster_lib.Cluster(process_id=number, num_processes=processes, coordinator_address=address)
-    peers = cluster_lib.connect(own, facts={}, settings=config.cluster, collectives=False) if processes > 1 else None
-    examples = experiment.load_examples(config)
-    task = experiment.make_task(config, examples)
-    strategy = strategies.build(
-        config.strategy,
-        task,
-        global_batch_size=batch,
-        process_id=number,
-        num_processes=processes,
-        timeouts=config.cluster,
-        meeting=Meeting(own, peers, task, config.cluster),
-    )
-    held = [strategy.import_state(task.init(), 10**9)]
-    positions = strategy.positions(Position(0), 10**9)
-    batches = [
-        strategy.place(examples.loader.train_batch(examples.train, examples.stream, next(positions))) for _ in range(4)
-    ]
-    taken = [0]
-
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            held[0], _ = strategy.train_step(held[0], batches[taken[0] % len(batches)])
-            taken[0] += 1
-        jax.block_until_ready(jax.tree.leaves(held[0].arrays))
-
-    run(2)
-    strategy.row()
-    print(json.dumps({"ready": True, "peak_bytes": 0}), flush=True)
-    row: dict[str, Any] = {}
-    for line in sys.stdin:
-        if line.strip() == "facts":
-            params = sum(leaf.nbytes for leaf in jax.tree.leaves(held[0].arrays["params"]))
-            facts = {"row": row, "param_bytes": params}
-            facts |= {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-            if isinstance(strategy, Pipeline):
-                facts |= {"predicted": strategy.predicted, "balance": strategy.balance}
-            print(json.dumps(facts), flush=True)
-            continue
-        run(1)
-        strategy.row()
-        begin = time.perf_counter()
-        run(int(line))
-        print(json.dumps({"seconds": time.perf_counter() - begin}), flush=True)
-        row = strategy.row()
-
-
-def main(argv: Sequence[str]) -> None:
-    side, _, address, number, model, batch, processes, microbatches, remat, data = argv
-    work(side, address, int(number), model, int(batch), int(processes), int(microbatches), bool(int(remat)), data)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

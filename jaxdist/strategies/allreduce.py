@@ -118,12 +118,16 @@ class AllReduce(Strategy):
     def _fetch(self, leaf: jax.Array) -> np.ndarray:
         return np.array(leaf.addressable_data(0))  # a copy: the next step donates it
 
+    def prepare(self, state: PlacedState, batch: Batch) -> jax.stages.Compiled:
+        """The program of a training step, compiled for such a state and placed batch. Runs nothing."""
+        rate = np.zeros((), self.task.dtype)
+        self._program = self._step.lower(state.arrays, batch, rate, self._stop[False]).compile()
+        return self._program
+
     def train_step(self, state: PlacedState, batch: Batch, stop: bool = False) -> tuple[PlacedState, Metrics]:
+        program = self._program or self.prepare(state, batch)
         rate = np.asarray(self.task.learning_rate(state.position.seen), self.task.dtype)
-        arguments = (state.arrays, batch, rate, self._stop[stop])
-        if self._program is None:
-            self._program = self._step.lower(*arguments).compile()
-        arrays, metrics = self._program(*arguments)
+        arrays, metrics = program(state.arrays, batch, rate, self._stop[stop])
         return state.after(arrays, self.examples_per_update), metrics
 
     def eval_step(self, state: PlacedState, batch: Batch) -> Metrics:

@@ -13,27 +13,26 @@ wrong sums (jax#40830, jax#40831), hence the all-reduce and a slice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdist.parallel.fused import fused_psum
 from jaxdist.parallel.mesh import DATA
+from jaxdist.parallel.ordering import once_there
 from jaxdist.strategies.allreduce import AllReduce
 from jaxdist.strategies.leaf_service import LeafExchange
 from jaxdist.strategies.shard_export import export_arrays
 from jaxdist.strategies.shares import SHARDED, WHOLE, ShareLayout
 from jaxdist.strategies.single import PlacedState
+from jaxdist.strategies.stage import Stage
 from jaxdist.task import Batch, Leaf, Metrics, Task, TrainState, Tree, flatten, score, unflatten
-
-_GATHERED = "gathered"  # what the backward pass gathers again instead of keeping it
 
 
 class ShardedState(AllReduce):
@@ -143,14 +142,23 @@ class ShardedState(AllReduce):
 
 
 class FullySharded(ShardedState):
-    """`shard_params=fsdp`."""
+    """`shard_params=fsdp`.
+
+    Each block is a stage of its own, as a pipeline has them: its forward pass returns what its backward pass needs
+    besides its inputs, so the gathered parameters are not kept between the two.
+    """
 
     stored = ("params", "opt_state")
+
+    def _compile(self) -> None:
+        names = self.task.chain.names
+        self._stages = {name: Stage(self.task, [name], batch_axis=self._batch_axis) for name in names}
+        super()._compile()
 
     def _replica_step(
         self, arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array
     ) -> tuple[Tree, Metrics]:
-        grads, (stats, metrics) = jax.grad(self._loss, has_aux=True)(arrays["params"], arrays["model_state"], batch)
+        grads, stats, metrics = self._gradient(arrays["params"], arrays["model_state"], batch)
         metrics["stop"] = stop[0].astype(metrics["count"].dtype)
         small = {block: own[WHOLE] for block, own in grads.items()}  # shares are sums over the replicas already
         small, stats, metrics = fused_psum((small, stats, metrics), DATA, self._fusion_megabytes)
@@ -159,51 +167,51 @@ class FullySharded(ShardedState):
         params, opt_state = self.task.optimizer.update(grads, arrays["opt_state"], arrays["params"], learning_rate)
         return {"params": params, "model_state": stats, "opt_state": opt_state}, metrics
 
-    def _loss(self, params: Tree, stats: Tree, batch: Batch) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        logits, new = self._forward(params, stats, batch, train=True)
-        losses, metrics = score(logits, batch["label"], None)
-        return jnp.mean(losses), (new, metrics)
+    def _gradient(self, params: Tree, stats: Tree, batch: Batch) -> tuple[Tree, Tree, Metrics]:
+        """(stored gradients: own shares of sums over the replicas, and own small tensors; new statistics; metrics)."""
+        x: jax.Array | None = None
+        kept: list[tuple[Stage, jax.Array | None, Any, Any]] = []
+        new: Tree = {}
+        for name, stage in self._stages.items():
+            others = ({name: stats[name]} if name in stats else {}, batch)
+            y, (own, metrics), saved = stage.passes.forward(self._inputs(stage, params, x, x), others)
+            kept.append((stage, x, others, saved))
+            new |= own
+            x = y
+        assert x is not None
+        grads: Tree = {}
+        cotangent = jnp.ones_like(x)
+        while kept:
+            stage, x, others, saved = kept.pop()
+            inputs = self._inputs(stage, params, x, cotangent)
+            by_params, *by_x = stage.passes.backward(inputs, others, saved, cotangent)
+            for block, tree in by_params.items():
+                whole = self._layout.store_block(block, tree, jnp)
+                shares = {kind: self._own(jax.lax.psum(v, DATA)) for kind, v in whole[SHARDED].items()}
+                grads[block] = {SHARDED: shares, WHOLE: whole[WHOLE]}
+            cotangent = by_x[0] if by_x else cotangent
+        return grads, new, metrics
+
+    def _inputs(self, stage: Stage, params: Tree, x: jax.Array | None, after: jax.Array | None) -> tuple[Any, ...]:
+        """What a stage is differentiated by; its parameters are gathered when `after` is there."""
+        return stage.inputs({"params": self._gathered(stage.names, params, after)}, x)
+
+    def _gathered(self, names: Sequence[str], params: Tree, after: jax.Array | None) -> Tree:
+        """The parameters of these blocks, whole."""
+
+        def whole_vector(share: jax.Array) -> jax.Array:
+            own = share if after is None else once_there(share, after)
+            return jax.lax.all_gather(own, DATA, tiled=True)
+
+        return {name: self._layout.restore_block(name, params[name], whole_vector) for name in names if name in params}
 
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
-        logits, _ = self._forward(arrays["params"], arrays["model_state"], batch, train=False)
-        return fused_psum(score(logits, batch["label"], batch["mask"])[1], DATA, 1.0)
-
-    def _forward(self, params: Tree, stats: Tree, batch: Batch, *, train: bool) -> tuple[jax.Array, Tree]:
-        """(logits, new statistics); the parameters of each block are gathered when it has its input."""
-        keep = jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
         x: jax.Array | None = None
-        new: Tree = {}
-        for name in self.task.chain.names:
-            run = partial(self._block, name, train=train)
-            known = {name: stats[name]} if name in stats else {}
-            x, own = jax.checkpoint(run, policy=keep)(params.get(name), known, x, batch)
-            new |= own
+        for name in self._stages:
+            params = self._gathered((name,), arrays["params"], x)
+            x, _ = self.task.apply(params, arrays["model_state"], batch, train=False, names=(name,), x=x)
         assert x is not None
-        return x, new
-
-    def _block(
-        self, name: str, stored: Tree | None, stats: Tree, x: jax.Array | None, batch: Batch, *, train: bool
-    ) -> tuple[jax.Array, Tree]:
-        params = {}
-        if stored is not None:
-            if x is not None:
-                stored, x = jax.lax.optimization_barrier((stored, x))
-            whole = self._layout.restore_block(name, stored, self._gather)
-            params[name] = jax.tree.map(lambda leaf: checkpoint_name(leaf, _GATHERED), whole)
-        return self.task.apply(params, stats, batch, train=train, batch_axis=self._batch_axis, names=(name,), x=x)
-
-    def _gather(self, share: jax.Array) -> jax.Array:
-        """The whole vector; its derivative is the own share of the sum over the replicas."""
-
-        @jax.custom_vjp
-        def gather(share: jax.Array) -> jax.Array:
-            return jax.lax.all_gather(share, DATA, tiled=True)
-
-        def backward(_: None, cotangent: jax.Array) -> tuple[jax.Array]:
-            return (self._own(jax.lax.psum(cotangent, DATA)),)
-
-        gather.defvjp(lambda share: (gather(share), None), backward)
-        return checkpoint_name(gather(share), _GATHERED)
+        return fused_psum(score(x, batch["label"], batch["mask"])[1], DATA, 1.0)
 
 
 class ShardedOptimizer(ShardedState):

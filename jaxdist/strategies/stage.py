@@ -23,13 +23,15 @@ class Stage:
     Args:
       names: of the blocks.
       remat: compute the forward pass again in the backward pass instead of keeping what it needs.
+      batch_axis: mesh axis over which BatchNorm's statistics are taken too.
     """
 
-    def __init__(self, task: Task, names: Sequence[str], *, remat: bool = False) -> None:
+    def __init__(self, task: Task, names: Sequence[str], *, remat: bool = False, batch_axis: str | None = None) -> None:
         self.task, self.names = task, tuple(names)
         self.is_first = self.names[0] == task.chain.names[0]
         self.is_last = self.names[-1] == task.chain.names[-1]
-        self._passes = TwoPass(self._run, recompute=remat)
+        self._batch_axis = batch_axis
+        self.passes = TwoPass(self._run, recompute=remat)
         self.start = jax.jit(self._start)
         self.forward = jax.jit(self._forward, donate_argnums=1)
         self.backward = jax.jit(self._backward, donate_argnums=5)
@@ -49,7 +51,7 @@ class Stage:
             "opt_state": {slot: self.cut(tree) if isinstance(tree, dict) else tree for slot, tree in slots},
         }
 
-    def _inputs(self, arrays: Tree, x: jax.Array | None) -> tuple[Any, ...]:
+    def inputs(self, arrays: Tree, x: jax.Array | None) -> tuple[Any, ...]:
         """What is differentiated: the image is not."""
         return (arrays["params"],) if self.is_first else (arrays["params"], x)
 
@@ -57,7 +59,8 @@ class Stage:
         """(activations, or the mean loss; (new statistics, metrics)) of one microbatch."""
         stats, batch = others
         params, *rest = differentiated
-        y, stats = self.task.apply(params, stats, batch, train=True, names=self.names, x=rest[0] if rest else None)
+        x = rest[0] if rest else None
+        y, stats = self.task.apply(params, stats, batch, train=True, batch_axis=self._batch_axis, names=self.names, x=x)
         if not self.is_last:
             return y, (stats, {})
         losses, metrics = score(y, batch["label"], None)
@@ -77,7 +80,7 @@ class Stage:
     def _forward(self, arrays: Tree, sums: Tree, x: jax.Array | None, batch: Batch) -> tuple[jax.Array, Tree, Saved]:
         """(output, new sums, what the backward pass needs); `sums` is used up. The first stage's `x` is None."""
         others = (arrays["model_state"], batch)
-        y, (stats, metrics), saved = self._passes.forward(self._inputs(arrays, x), others)
+        y, (stats, metrics), saved = self.passes.forward(self.inputs(arrays, x), others)
         return y, jax.tree.map(jnp.add, sums, {"stats": stats, "metrics": metrics}), saved
 
     def _backward(
@@ -85,7 +88,7 @@ class Stage:
     ) -> tuple[jax.Array | None, Tree]:
         """(gradient by x, new sum of gradients); `grads` is used up."""
         others = (arrays["model_state"], batch)
-        own, *by_x = self._passes.backward(self._inputs(arrays, x), others, saved, cotangent)
+        own, *by_x = self.passes.backward(self.inputs(arrays, x), others, saved, cotangent)
         return by_x[0] if by_x else None, jax.tree.map(jnp.add, grads, own)
 
     def _evaluate(self, params: Tree, stats: Tree, x: jax.Array | None, batch: Batch) -> Any:

@@ -1,0 +1,110 @@
+"""A process of the measurements `pipeline` and `sharding`: real training steps under any strategy, on demand."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def arguments(
+    model: str,
+    batch: int,
+    processes: int,
+    data: str,
+    settings: Mapping[str, Any],
+    *,
+    collectives: bool,
+    apart: bool = False,
+) -> list[str]:
+    """Of `bench_train.Group`. `batch`: the global one; `apart`: each process is a run of its own."""
+    how = dict(settings) | {"collectives": collectives, "apart": apart}
+    return [model, str(batch), str(processes), data, json.dumps(how)]
+
+
+def main(argv: Sequence[str]) -> None:
+    """A worker's life: K runs K steps, "facts" says what it knows."""
+    _, _, address, index, model, global_batch, count, data, how = argv
+    number, processes, batch, settings = int(index), int(count), int(global_batch), json.loads(how)
+    collectives = settings.pop("collectives")
+    if settings.pop("apart"):
+        number, processes = 0, 1
+    import jax
+    from bench_train import MODELS
+
+    from jaxdist import cluster as cluster_lib
+    from jaxdist import compilation, experiment, strategies
+    from jaxdist.config import default_config
+    from jaxdist.meeting import Meeting
+    from jaxdist.position import Position
+
+    config = default_config()
+    config.data.name, config.data.train_examples, config.data.eval_examples = data, 6000, 100
+    config.model.name = MODELS[model]["name"]
+    config.model.update(MODELS[model]["settings"])
+    config.global_batch_size = batch
+    config.num_epochs = 1e6
+    config.strategy.update(settings)
+    compilation.set_up(config.compilation_cache, config.model.param_dtype)
+    own = cluster_lib.Cluster(process_id=number, num_processes=processes, coordinator_address=address)
+    peers = (
+        cluster_lib.connect(own, facts={}, settings=config.cluster, collectives=collectives) if processes > 1 else None
+    )
+    examples = experiment.load_examples(config)
+    task = experiment.make_task(config, examples)
+    strategy = strategies.build(
+        config.strategy,
+        task,
+        global_batch_size=batch,
+        process_id=number,
+        num_processes=processes,
+        timeouts=config.cluster,
+        meeting=Meeting(own, peers, task, config.cluster),
+    )
+    held = [strategy.import_state(task.init(), 10**9)]
+    positions = strategy.positions(Position(0), 10**9)
+    batches = [
+        strategy.place(examples.loader.train_batch(examples.train, examples.stream, next(positions))) for _ in range(4)
+    ]
+    taken = [0]
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            held[0], _ = strategy.train_step(held[0], batches[taken[0] % len(batches)])
+            taken[0] += 1
+        jax.block_until_ready(jax.tree.leaves(held[0].arrays))
+
+    run(2)
+    strategy.row()
+    print(json.dumps({"ready": True}), flush=True)
+    row: dict[str, Any] = {}
+    for line in sys.stdin:
+        if line.strip() == "facts":
+            facts: dict[str, Any] = {
+                f"{tree}_bytes": _bytes_here(held[0].arrays.get(tree, {})) for tree in ("params", "opt_state")
+            }
+            facts |= {"row": row, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+            facts |= {name: getattr(strategy, name) for name in ("predicted", "balance") if hasattr(strategy, name)}
+            if hasattr(strategy, "collectives"):
+                facts["collectives"] = strategy.collectives()
+            print(json.dumps(facts), flush=True)
+            continue
+        run(1)
+        strategy.row()
+        begin = time.perf_counter()
+        run(int(line))
+        print(json.dumps({"seconds": time.perf_counter() - begin}), flush=True)
+        row = strategy.row()
+
+
+def _bytes_here(tree: Any) -> int:
+    import jax
+
+    return sum(shard.data.nbytes for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
