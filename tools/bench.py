@@ -176,7 +176,8 @@ def sharding(options: argparse.Namespace) -> None:
     from launch import free_port
 
     data = "cifar10" if options.model.startswith("resnet") and options.data == "fashion_mnist" else options.data
-    say(**measure(options.model, options.batch, options.processes, options.pairs, data, free_port))
+    sides = options.sides.split(",")
+    say(**measure(options.model, options.batch, options.processes, sides, options.pairs, data, free_port))
 
 
 def wire(options: argparse.Namespace) -> None:
@@ -388,6 +389,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--microbatches", default="4,8", help="of `pipeline`, whose --batch is the global one")
     parser.add_argument("--stages", type=int, default=2)
     parser.add_argument("--remat", action="store_true")
+    parser.add_argument(
+        "--sides", default="zero1,fsdp,fsdp_replicas,model", help="of `sharding`; also allreduce_sync, jit"
+    )
     parser.add_argument("--megabytes", default="0.7,3.4")
     parser.add_argument("--servers", default="1,2")
     parser.add_argument("--workers", default="1,2,4")
