@@ -96,9 +96,9 @@ class ShardedState(AllReduce):
             arrays["params"] = self._canonical(arrays["params"])
         arrays["opt_state"] = {
             slot: self._canonical(tree) if isinstance(tree, dict) else tree
-            for slot, tree in arrays.get("opt_state", {}).items()
+            for slot, tree in arrays["opt_state"].items()
         }
-        return TrainState.of(arrays | {"model_state": arrays.get("model_state", {})}, state.updates, state.position)
+        return TrainState.of(arrays, state.updates, state.position)
 
     def _canonical(self, stored: Tree) -> Tree:
         """Of a stored tree of host arrays and leaves; the vector that was asked for last is kept."""
@@ -174,41 +174,46 @@ class FullySharded(ShardedState):
         new: Tree = {}
         for name, stage in self._stages.items():
             others = ({name: stats[name]} if name in stats else {}, batch)
-            y, (own, metrics), saved = stage.passes.forward(self._inputs(stage, params, x, x), others)
+            y, (own, metrics), saved = stage.passes.forward(self._inputs(stage, params, x, [x]), others)
             kept.append((stage, x, others, saved))
             new |= own
             x = y
         assert x is not None
         grads: Tree = {}
         cotangent = jnp.ones_like(x)
+        reduced: list[jax.Array] = []  # of the block before: XLA would put off all all-reduces and do them as one
         while kept:
             stage, x, others, saved = kept.pop()
-            inputs = self._inputs(stage, params, x, cotangent)
+            inputs = self._inputs(stage, params, x, [cotangent, *reduced])
             by_params, *by_x = stage.passes.backward(inputs, others, saved, cotangent)
             for block, tree in by_params.items():
                 whole = self._layout.store_block(block, tree, jnp)
                 shares = {kind: self._own(jax.lax.psum(v, DATA)) for kind, v in whole[SHARDED].items()}
                 grads[block] = {SHARDED: shares, WHOLE: whole[WHOLE]}
+                reduced = list(shares.values())
             cotangent = by_x[0] if by_x else cotangent
         return grads, new, metrics
 
-    def _inputs(self, stage: Stage, params: Tree, x: jax.Array | None, after: jax.Array | None) -> tuple[Any, ...]:
-        """What a stage is differentiated by; its parameters are gathered when `after` is there."""
+    def _inputs(
+        self, stage: Stage, params: Tree, x: jax.Array | None, after: Sequence[jax.Array | None]
+    ) -> tuple[Any, ...]:
+        """What a stage is differentiated by; its parameters are gathered when all of `after` are there."""
         return stage.inputs({"params": self._gathered(stage.names, params, after)}, x)
 
-    def _gathered(self, names: Sequence[str], params: Tree, after: jax.Array | None) -> Tree:
+    def _gathered(self, names: Sequence[str], params: Tree, after: Sequence[jax.Array | None]) -> Tree:
         """The parameters of these blocks, whole."""
 
         def whole_vector(share: jax.Array) -> jax.Array:
-            own = share if after is None else once_there(share, after)
-            return jax.lax.all_gather(own, DATA, tiled=True)
+            for other in after:
+                share = share if other is None else once_there(share, other)
+            return jax.lax.all_gather(share, DATA, tiled=True)
 
         return {name: self._layout.restore_block(name, params[name], whole_vector) for name in names if name in params}
 
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
         x: jax.Array | None = None
         for name in self._stages:
-            params = self._gathered((name,), arrays["params"], x)
+            params = self._gathered((name,), arrays["params"], [x])
             x, _ = self.task.apply(params, arrays["model_state"], batch, train=False, names=(name,), x=x)
         assert x is not None
         return fused_psum(score(x, batch["label"], batch["mask"])[1], DATA, 1.0)

@@ -58,17 +58,18 @@ def of_whole_model(task: Task, examples: int, devices: int = 1) -> Need:
 
 
 class Share(NamedTuple):
-    """The parts of the parameters and of the optimizer's state that one device holds."""
+    """The parts of the parameters and of the optimizer's state that one device holds; whether it gathers blocks."""
 
     params: float
     slots: float
+    gathers: bool = False
 
 
 def of_divided_model(task: Task, examples: int, devices: int, share: Share) -> Need:
-    """Where each of a process's devices holds a share, and the largest block whole while it computes it."""
+    """Where each of a process's devices holds a share and, if it gathers blocks, the largest one whole for a while."""
     costs = block_costs(task, examples)
     params = sum(cost.param_bytes for cost in costs)
-    largest = 2 * max(cost.param_bytes for cost in costs) if share.params < 1 else 0  # it and its gradient
+    largest = 2 * max(cost.param_bytes for cost in costs) if share.gathers else 0  # it and its gradient
     slots = params * slots_per_param(task) * share.slots
     held = int(params * share.params)
     activations = sum(cost.saved_bytes for cost in costs)

@@ -130,7 +130,8 @@ def _share(settings: Mapping[str, Any], task: Task, axes: Mapping[str, int], fou
     """Which part of the parameters and of the optimizer's state a device holds."""
     if settings["shard_params"] != "none":
         part = 1 / axes[DATA]
-        return memory.Share(part if settings["shard_params"] == "fsdp" else 1.0, part)
+        gathers = settings["shard_params"] == "fsdp"
+        return memory.Share(part if gathers else 1.0, part, gathers)
     whole = held = 0
     for path, shape in shapes(task).items():
         size = 1

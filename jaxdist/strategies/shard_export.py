@@ -33,7 +33,7 @@ def export_arrays(arrays: Tree, generation: int, exchange: LeafExchange | None) 
             found[path] = Leaf(tuple(array.shape), np.dtype(array.dtype), make)
     if exchange is not None:
         exchange.keep(generation, kept)
-    return unflatten(found)
+    return {name: {} for name in arrays} | unflatten(found)  # flattening drops what is empty
 
 
 def _maker(
