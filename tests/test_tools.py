@@ -149,3 +149,16 @@ def test_the_bench_counts_the_operations_of_a_model(monkeypatch):
             products += pixels * channels * channels // 2
             pixels, channels = pixels // 4, channels // 2
     assert forward_flops(chain) == 2 * (products + channels * 10)
+
+
+def test_explain_sharding_says_what_lies_where(tmp_path):
+    command = [sys.executable, "tools/explain_sharding.py", "--config=tests/tiny_config.py", "--devices=2"]
+    command += ["--config.strategy.name=model_parallel", "--config.strategy.mesh=model:2"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "| dense1_layer1/conv1/kernel | 1x1x8x16 | -, -, -, model | 0.5 | 0.3 |" in run.stdout
+    assert "\n| all-reduce | " in run.stdout and "Over 1 Gbit/s" in run.stdout
+    refused = subprocess.run([*command, "--config.strategy.mesh=data:3"], cwd=ROOT, env=env, capture_output=True,
+                             text=True, timeout=120)  # fmt: skip
+    assert refused.returncode == 2 and "data:3' is 3 = 3 devices, and there are 2" in refused.stderr

@@ -10,6 +10,7 @@ collectives are read from the program. Times are latency * collectives + bytes /
 from __future__ import annotations
 
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -122,7 +123,8 @@ def main(_: list[str]) -> None:
     try:
         rows, told = explain(_CONFIG.value, _DEVICES.value)
     except UsageError as e:
-        raise SystemExit(f"jaxdist: error: {e}") from None
+        print(f"jaxdist: error: {e}", file=sys.stderr)
+        sys.exit(2)
     print(show(rows, told, _DEVICES.value))
     if _OUT.value:
         draw(rows, _DEVICES.value, pathlib.Path(_OUT.value))
