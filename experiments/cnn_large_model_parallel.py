@@ -1,4 +1,4 @@
-"""A CNN of 30 million parameters, most of them in one layer: refused to one process of 0.5 GB, carried by two.
+"""A CNN of 30 million parameters, most of them in one layer: refused to one process of 0.6 GB, carried by two.
 
     TFDS_DATA_DIR=DATA python tools/launch.py --num_workers=2 -- \
         --config=experiments/cnn_large_model_parallel.py --workdir=DIR
@@ -19,5 +19,5 @@ def get_config():
     config.global_batch_size = 32
     config.strategy.name = "model_parallel"
     config.strategy.mesh = "model:2"
-    config.strategy.memory_limit = 0.5
+    config.strategy.memory_limit = 0.6
     return config

@@ -62,7 +62,9 @@ def default_config() -> ConfigDict:
                 "spmd": "shard_map",  # allreduce: shard_map | jit | pmap
                 "fusion_megabytes": 64.0,  # largest buffer of one all-reduce; 0 = one all-reduce per array
                 "accumulate": 1,  # parts in which each device takes its batch; BatchNorm then sees the parts
-                "sync_batch_norm": placeholder(bool),  # BatchNorm over the global batch; unset: False, True with jit
+                "sync_batch_norm": placeholder(
+                    bool
+                ),  # BatchNorm over the global batch; unset: False; True with jit and model_parallel
                 # parameter_server: -1 unbounded, 0 synchronous rounds, s > 0 a worker's clock lead is at most s
                 "max_staleness": -1,
                 "staleness_policy": "fixed",  # dynamic: the bound moves in staleness_range with the workers' pace
@@ -145,7 +147,7 @@ _AT_LEAST_ZERO = (
     "max_updates", "early_stopping_patience", "eval_batch_size", "data.train_examples", "data.eval_examples",
     "data.holdout_examples", "data.prefetch", "optim.momentum", "optim.weight_decay", "strategy.fusion_megabytes",
     "checkpoint.every_epochs", "checkpoint.every_updates", "seed", "monitor.interval_seconds", "strategy.num_stages",
-    "strategy.replicas", "strategy.memory_limit",
+    "strategy.replicas", "strategy.memory_limit", "strategy.shard_threshold",
 )  # fmt: skip
 _ABOVE_ZERO = (
     "num_epochs", "global_batch_size", "eval_every_epochs", "log_every_steps", "optim.learning_rate",
@@ -210,6 +212,11 @@ def validate(config: ConfigDict) -> None:
     if flat["model.dtype"] == "bfloat16" and flat["model.param_dtype"] != "float32":
         raise UsageError(
             f"model.dtype='bfloat16' goes with model.param_dtype='float32', not {flat['model.param_dtype']!r}."
+        )
+    if flat["strategy.shard_params"] != "none" and flat["strategy.name"] not in ("model_parallel", "switch"):
+        raise UsageError(
+            f"strategy.shard_params={flat['strategy.shard_params']!r} means nothing to strategy.name="
+            f"{flat['strategy.name']!r}: use strategy.name='model_parallel'."
         )
     if flat["strategy.max_staleness"] < -1:
         raise UsageError(

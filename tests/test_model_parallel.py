@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from processes import long
@@ -150,6 +153,17 @@ def test_a_device_holds_its_share(how, devices):
             assert held <= divided or (how, tree) == ("zero1", "params")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gathered_parameters_are_not_kept_for_the_backward_pass(dtype):
+    task = dataclasses.replace(make_task("densenet", np.float32), compute_dtype=jnp.dtype(dtype))
+    strategy = strategy_on(2, task, **SETTINGS | {"shard_params": "fsdp"})
+    strategy.prepare(strategy.import_state(task.init()), strategy.place(make_batches(1, 16, np.float32)[0]))
+    tensors = [t for kinds in strategy._layout.tensors.values() for ts in kinds.values() for t in ts]
+    gathered = strategy.collectives()["all-gather"]["bytes"]
+    # Twice, but for the last block, whose backward pass follows at once.
+    assert gathered >= 2 * 4 * sum(t.size for t in tensors if not t.name.startswith("classifier"))
+
+
 def test_divided_channels_are_divided():
     task = make_task("resnet", np.float32)
     strategy = strategy_on(2, task, **SETTINGS | {"mesh": "model:2"})
@@ -177,6 +191,7 @@ def test_divided_channels_are_divided():
             "which the axis model:3 does not divide",
         ),
         (2, {"mesh": "model:2", "rules": ""}, "nothing lies along it"),
+        (2, {"mesh": "model:2", "rules": "norm1/scale = data"}, "nothing lies along it"),
         (4, {"mesh": "data:2,model:2", "shard_params": "fsdp"}, "over the data axis alone"),
         (2, {"sync_batch_norm": False}, "BatchNorm over the global batch"),
         (3, {}, "not divisible by the 3 part"),

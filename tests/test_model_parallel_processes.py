@@ -44,6 +44,8 @@ def test_processes_equal_the_single_device_run(x64, tmp_path, n, devices, option
         assert max(summary["param_bytes_per_process"]) < whole
         assert max(summary["optimizer_bytes_per_process"]) < whole
         assert sum(summary["param_bytes_per_process"]) >= whole
+    if "model" in options.get("strategy__mesh", "") and devices == 1:
+        assert max(summary["param_bytes_per_process"]) < whole
 
 
 @pytest.mark.long
@@ -77,7 +79,6 @@ def test_killed_and_resumed_is_bit_identical(tmp_path, options):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-@pytest.mark.long
 def test_phases_of_a_switch(x64, tmp_path):
     schedule = "model_parallel(mesh=model:2):0.3,allreduce(sync_batch_norm=True):0.3,model_parallel(shard_params=fsdp)"
     finish(tmp_path, 2, strategy__name="switch", strategy__schedule=schedule, strategy__shard_threshold=16)
@@ -89,6 +90,17 @@ def test_a_phase_before_servers(tmp_path):
     schedule = "model_parallel(shard_params=fsdp):0.5,parameter_server"
     summary = finish(tmp_path, 2, servers=1, strategy__name="switch", strategy__schedule=schedule)
     assert summary["examples_seen"] == 480
+
+
+@pytest.mark.long
+def test_sigterm_to_one_process_saves(tmp_path):
+    with Run(tmp_path, 2, num_epochs=200.0, **FSDP) as run:
+        wait_for_update(tmp_path, 6)
+        run.processes[1].send_signal(signal.SIGTERM)
+        ended = run.wait(60)
+    assert [e.code for e in ended] == [75, 75], [e.output[-1500:] for e in ended]
+    stopped_at = final_state(tmp_path).updates
+    assert finish(tmp_path, 2, num_epochs=200.0, max_updates=stopped_at + 5, **FSDP)["updates"] == stopped_at + 5
 
 
 @pytest.mark.parametrize(("action", "victim"), [("kill", 1), long("stop", 1), long("kill", 0)])
@@ -103,6 +115,11 @@ def test_a_lost_peer_is_named_in_time(tmp_path, action, victim):
     [
         ({"strategy__mesh": "data:2,model:2"}, "2 x 2 = 4 devices, and there are 2"),
         ({"strategy__mesh": "model:2", "strategy__rules": "absent = model"}, "matches nothing"),
+        (
+            {"strategy__name": "allreduce", "strategy__shard_params": "fsdp"},
+            "means nothing to strategy.name='allreduce'",
+        ),
+        ({"strategy__shard_threshold": -1}, "shard_threshold=-1 must be at least 0"),
     ],
 )
 def test_bad_input(tmp_path, options, words):

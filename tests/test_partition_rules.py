@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import types
 
 import hypothesis.strategies as st
@@ -48,6 +49,7 @@ def test_every_share_of_the_batch_is_somewhere(data, model, data_first, draw):
     try:
         shares = mesh.shares(processes, sizes)
     except ValueError:  # such as 3 x 2 devices on 3 processes, data last: shares that overlap
+        assert processes != data * model  # one device each always has one share
         return
     counts = {count for _, count in shares}
     assert len(counts) == 1 and {index for index, _ in shares} == set(range(counts.pop()))
@@ -90,12 +92,29 @@ def test_families_have_rules_that_fit(name):
     chain = make_task(name).chain
     shapes = {f"{b}/{n}": s.shape for b, (p, t) in chain.shapes.items() for n, s in (flatten(p) | flatten(t)).items()}
     rules = partition_rules.parse("; ".join(chain.partition_rules))
-    assert any(assign(rules, shapes, {"model": 2}, strict=False).partitions.values())
+    assert rules
+    for rule in rules:
+        found = assign([rule], shapes, {"model": 2}, strict=False)
+        assert any("model" in partition for partition in found.partitions.values()) or found.kept_whole, rule
+    assign(rules, shapes, {"model": 1}, strict=True)
 
 
-def test_a_model_of_the_user_s_own_may_have_rules():
-    chain = models.build("cnn", input_shape=(8, 8, 1), num_classes=10, settings={}, options={"width": 4})
-    assert chain.partition_rules
+def test_a_model_of_the_user_s_own_may_have_rules(monkeypatch):
+    """In the module that is named, even where its function comes from another."""
+    module = types.ModuleType("own_model")
+    module.build = models.cnn.build
+    module.partition_rules = lambda **options: (f"dense/kernel = -,model  # {options}",)
+    monkeypatch.setitem(sys.modules, "own_model", module)
+    chain = models.build("own_model:build", input_shape=(8, 8, 1), num_classes=10, settings={}, options={"width": 4})
+    assert chain.partition_rules == ("dense/kernel = -,model  # {'width': 4}",)
+
+
+def test_rules_may_be_written_with_blanks():
+    assert (
+        partition_rules.parse("a = - - model")
+        == partition_rules.parse("a = -,-,model")
+        == (Rule("a", (None, None, "model")),)
+    )
 
 
 @given(

@@ -40,14 +40,17 @@ def table(arrays: Mapping[str, Any]) -> list[tuple[str, str, str, int, int]]:
 def explain(config: Any, devices: int) -> tuple[list[tuple[str, str, str, int, int]], dict[str, Any]]:
     """(rows of `table`; totals: optimizer bytes on one device, collectives, scratch bytes)."""
     from jaxdist import cluster, experiment, strategies
+    from jaxdist.config import validate
     from jaxdist.meeting import Meeting
     from jaxdist.position import Position
     from jaxdist.strategies.allreduce import AllReduce
 
+    validate(config)
     examples = experiment.load_examples(config)
     task = experiment.make_task(config, examples)
     size = config.global_batch_size
-    settings = config.strategy
+    settings = config.strategy.copy_and_resolve_references()
+    settings.memory_limit = 0.0  # of a process; here one has the devices of all
     strategies.check(settings, task, global_batch_size=size, num_processes=1, num_devices=devices)
     meeting = Meeting(cluster.Cluster(), None, task, config.cluster)
     strategy = strategies.build(

@@ -57,5 +57,6 @@ def build(
         blocks = family(num_classes, **arguments)
     except TypeError as e:
         raise ValueError(f"model.name={name!r} does not accept these options: {e}.") from e
-    rules = getattr(sys.modules[family.__module__], "partition_rules", lambda **_: ())
+    where = sys.modules[name.partition(":")[0] if ":" in name else family.__module__]
+    rules = getattr(where, "partition_rules", lambda **_: ())
     return Chain(tuple(blocks), tuple(input_shape), tuple(rules(**arguments)))

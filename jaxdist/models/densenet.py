@@ -115,12 +115,14 @@ def build(
     return [*blocks, ("head", Head(num_classes))]
 
 
-def partition_rules(**_: Any) -> tuple[str, ...]:
+def partition_rules(*, bottleneck: bool = True, **_: Any) -> tuple[str, ...]:
     """How channels may be divided: a bottleneck's inner ones stay apart, its output is summed.
 
     Transitions and the classifier are whole: divided by inputs, they would divide all activations before them too, and
-    XLA gathers those for every layer.
+    XLA gathers those for every layer. A plain DenseNet has no inner channels, and no rules.
     """
+    if not bottleneck:
+        return ()
     return (
         r"dense\d+_layer\d+/conv1/kernel = -,-,-,model",
         r"dense\d+_layer\d+/norm2/ = model",

@@ -38,7 +38,7 @@ class Assignment(NamedTuple):
 
 
 def parse(text: str) -> tuple[Rule, ...]:
-    """Rules as text, separated by ';'.
+    """Rules as text, separated by ';'. Axes are separated by commas or blanks (schedules have commas of their own).
 
     Raises:
       ValueError: one cannot be read.
@@ -52,7 +52,7 @@ def parse(text: str) -> tuple[Rule, ...]:
             re.compile(pattern)
         except re.error as e:
             raise ValueError(f"the pattern {pattern!r} is no regular expression: {e}") from None
-        rules.append(Rule(pattern, tuple(None if a.strip() == "-" else a.strip() for a in partition.split(","))))
+        rules.append(Rule(pattern, tuple(None if axis == "-" else axis for axis in re.split(r"[,\s]+", partition))))
     return tuple(rules)
 
 

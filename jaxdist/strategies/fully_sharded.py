@@ -145,14 +145,17 @@ class FullySharded(ShardedState):
     """`shard_params=fsdp`.
 
     Each block is a stage of its own, as a pipeline has them: its forward pass returns what its backward pass needs
-    besides its inputs, so the gathered parameters are not kept between the two.
+    besides its inputs, so the gathered parameters are not kept between the two. (With a `compute_dtype` of its own it
+    returns nothing, and the backward pass computes it again.)
     """
 
     stored = ("params", "opt_state")
 
     def _compile(self) -> None:
+        # Parameters that are cast to another dtype are no longer a stage's inputs and would be kept, all of them.
+        cast = self.task.compute_dtype not in (None, self.task.dtype)
         names = self.task.chain.names
-        self._stages = {name: Stage(self.task, [name], batch_axis=self._batch_axis) for name in names}
+        self._stages = {name: Stage(self.task, [name], remat=cast, batch_axis=self._batch_axis) for name in names}
         super()._compile()
 
     def _replica_step(

@@ -113,6 +113,7 @@ class LeafExchange:
     """
 
     def __init__(self, host: str, token: str, *, is_chief: bool, gather: Callable[[str, Any], list[Any]]) -> None:
+        self.is_chief = is_chief
         self._service = None if is_chief else LeafService(host, token)
         port = self._service.port if self._service is not None else 0
         addresses = gather("the address (leaves)", f"{host}:{port}")

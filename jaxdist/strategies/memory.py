@@ -73,13 +73,13 @@ def of_divided_model(task: Task, examples: int, devices: int, share: Share) -> N
     slots = params * slots_per_param(task) * share.slots
     held = int(params * share.params)
     activations = sum(cost.saved_bytes for cost in costs)
-    copies = held if share.params < 1 else 0  # of what cannot be read from any process alone
+    one_leaf = max(cost.param_bytes for cost in costs)  # that the chief puts together; blocks, to be safe
     return Need(
         devices * held,
         devices * (held + largest),
         int(devices * slots),
         devices * activations,
-        devices * (copies + int(slots)) if share.slots < 1 else params + int(slots),
+        devices * (held + int(slots)) + one_leaf,
     )
 
 

@@ -16,6 +16,7 @@ layer communicates, forward and backward: ruinous on a slow network.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -88,7 +89,15 @@ class ModelParallel(AllReduce):
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
         if self._open_exchange is not None and self._exchange is None:
             self._exchange = self._open_exchange()
+            self._meet_along_axes()
         return PlacedState.of(jax.tree.map(self._put, canonical.arrays(), self._shardings), canonical)
+
+    def _meet_along_axes(self) -> None:
+        """Connects the processes of each row of the mesh: the members of a gloo collective wait 30 seconds for each
+        other the first time, and may take unequally long to compile. Collective."""
+        for axis in self._mesh.axis_names:
+            add = jax.shard_map(partial(jax.lax.psum, axis_name=axis), mesh=self._mesh, in_specs=P(), out_specs=P())
+            jax.block_until_ready(jax.jit(add)(np.zeros((), np.float32)))
 
     @staticmethod
     def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -47,18 +48,22 @@ def rules_of(settings: Mapping[str, Any], task: Task) -> tuple[Rule, ...]:
     Raises:
       UsageError: they cannot be read.
     """
-    if settings["rules"] == FAMILY:
-        return partition_rules.parse("; ".join(task.chain.partition_rules))
+    own = settings["rules"] == FAMILY
     try:
-        return partition_rules.parse(settings["rules"])
+        return partition_rules.parse("; ".join(task.chain.partition_rules) if own else settings["rules"])
     except ValueError as e:
-        raise UsageError(f"strategy.rules: {e}.") from None
+        raise UsageError(f"{'The rules of the model itself' if own else 'strategy.rules'}: {e}.") from None
 
 
 def shapes(task: Task) -> dict[str, tuple[int, ...]]:
     """{path: shape} of parameters and statistics."""
     every = {name: flatten(params) | flatten(stats) for name, (params, stats) in task.chain.shapes.items()}
     return {f"{name}/{path}": tuple(leaf.shape) for name, own in every.items() for path, leaf in own.items()}
+
+
+def largest_tensor(task: Task) -> int:
+    """Its number of elements."""
+    return max(math.prod(shape) for shape in shapes(task).values())
 
 
 def assignment(settings: Mapping[str, Any], task: Task, axes: Mapping[str, int]) -> Assignment:
@@ -115,7 +120,7 @@ def check(
     among = f"the {axes[DATA]} part(s) of the mesh's data axis"
     check_divisible(global_batch_size, axes[DATA], among)
     found = assignment(settings, task, axes)
-    if axes.get(MODEL, 1) > 1 and not any(found.partitions.values()):
+    if axes.get(MODEL, 1) > 1 and not any(MODEL in partition for partition in found.partitions.values()):
         raise UsageError(
             f"strategy.mesh={settings['mesh']!r} has model:{axes[MODEL]}, and nothing lies along it: the model has "
             "no rules of its own that fit. Write some in strategy.rules, as in 'conv1/kernel = -,-,-,model'."
@@ -134,9 +139,7 @@ def _share(settings: Mapping[str, Any], task: Task, axes: Mapping[str, int], fou
         return memory.Share(part if gathers else 1.0, part, gathers)
     whole = held = 0
     for path, shape in shapes(task).items():
-        size = 1
-        for n in shape:
-            size *= n
+        size = math.prod(shape)
         whole += size
         for axis in found.partitions[path]:
             size //= axes[axis] if axis else 1
@@ -176,11 +179,20 @@ def build(
     }
     if settings["shard_params"] != "none":
         synced = settings["sync_batch_norm"]
+        if process_id == 0 and largest_tensor(task) < settings["shard_threshold"]:
+            logging.warning(
+                "Nothing is divided: no tensor has strategy.shard_threshold=%d elements.", settings["shard_threshold"]
+            )
         return SHARDED[settings["shard_params"]](
             task, threshold=settings["shard_threshold"], sync_batch_norm=synced is None or synced, **common
         )
     found = assignment(settings, task, axes)
     if process_id == 0:
+        if not any(found.partitions.values()):
+            logging.warning(
+                "Nothing is divided but the batch, and BatchNorm communicates in every layer: this is strategy.name="
+                "'allreduce' with strategy.spmd='jit'. Set strategy.mesh or strategy.shard_params."
+            )
         for path, why in found.kept_whole.items():
             logging.warning("%s is whole on every device: %s", path, why)
     return ModelParallel(task, partitions=found.partitions, sizes=axes, **common)

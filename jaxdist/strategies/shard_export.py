@@ -21,8 +21,10 @@ def export_arrays(arrays: Tree, generation: int, exchange: LeafExchange | None) 
     kept: dict[str, np.ndarray] = {}
     found: dict[str, Any] = {}
     for path, array in flatten(arrays).items():
-        if array.is_fully_replicated:
+        if array.is_fully_replicated and (exchange is None or exchange.is_chief):
             found[path] = np.array(array.addressable_data(0))
+        elif array.is_fully_replicated:  # nobody asks this process for it
+            found[path] = Leaf(tuple(array.shape), np.dtype(array.dtype), _not_here)
         elif array.is_fully_addressable:
             found[path] = np.array(array)
         else:
@@ -34,6 +36,10 @@ def export_arrays(arrays: Tree, generation: int, exchange: LeafExchange | None) 
     if exchange is not None:
         exchange.keep(generation, kept)
     return {name: {} for name in arrays} | unflatten(found)  # flattening drops what is empty
+
+
+def _not_here() -> np.ndarray:
+    raise RuntimeError("The chief alone has the canonical state.")
 
 
 def _maker(

@@ -200,8 +200,8 @@ class Switch(Strategy):
         begin = time.monotonic()
         number, following = self._number, self._following
         name = f"phase {following + 1} ({self._phases[following]})"
-        if canonical is not None:
-            canonical = canonical.in_memory()  # leaves of other processes' go with this phase
+        if canonical is not None and self.is_chief:  # others' leaves go with this phase, and the chief alone needs them
+            canonical = canonical.in_memory()
         self._leave(canonical)
         if self.now.lost_workers and not self._asynchronous[following]:
             raise PeerError(
