@@ -62,7 +62,7 @@ def test_a_checkpoint_moves_between_strategies_and_meshes(x64, tmp_path):
     assert_same(final_state(tmp_path), reference_state(35, replicas=1), 1e-9)
 
 
-@pytest.mark.parametrize("options", [FSDP, long(MODEL)])
+@pytest.mark.parametrize("options", [long(FSDP), long(MODEL)])
 def test_killed_and_resumed_is_bit_identical(tmp_path, options):
     kill_at = random.randrange(9, 36)
     print("killed at", kill_at)

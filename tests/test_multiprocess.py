@@ -44,13 +44,14 @@ def test_processes_equal_the_single_device_run(x64, tmp_path, n, spmd):
     assert_same(final_state(tmp_path), reference_state(20, replicas=1 if spmd == "jit" else n), 1e-9)
 
 
-@pytest.mark.parametrize(("n", "spmd"), [long(3, "shard_map"), (2, "jit"), long(2, "pmap")])
+@pytest.mark.parametrize(("n", "spmd"), [long(3, "shard_map"), long(2, "jit"), long(2, "pmap")])
 def test_a_resnet_over_processes(x64, tmp_path, n, spmd):
     finish(tmp_path, n, max_updates=20, model__name="resnet", model__depth=8, strategy__spmd=spmd)
     replicas = 1 if spmd == "jit" else n
     assert_same(final_state(tmp_path), reference_state(20, replicas=replicas, name="resnet", depth=8), 1e-9)
 
 
+@pytest.mark.long
 def test_processes_of_several_devices_each(x64, tmp_path):
     finish(tmp_path, 2, max_updates=10, env={"JAX_NUM_CPU_DEVICES": "3"})
     assert_same(final_state(tmp_path), reference_state(10, replicas=6), 1e-9)
@@ -88,7 +89,7 @@ def test_resumes_with_other_processes_and_another_spelling(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("victim", "action"), [(1, "kill"), (0, "kill"), (1, "stop"), long(0, "stop"), long(2, "raise")]
+    ("victim", "action"), [long(1, "kill"), (0, "kill"), (1, "stop"), long(0, "stop"), long(2, "raise")]
 )
 def test_a_lost_peer_is_named_in_time(tmp_path, victim, action):
     fault = f"{action}@process={victim},update=5"

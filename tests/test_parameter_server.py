@@ -52,7 +52,7 @@ def test_workers_of_several_devices(x64, tmp_path):
     assert_same(final_state(tmp_path), reference_state(10, replicas=6), 1e-9)
 
 
-@pytest.mark.parametrize(("staleness", "overlap"), [(-1, False), (3, True)])
+@pytest.mark.parametrize(("staleness", "overlap"), [long(-1, False), (3, True)])
 def test_every_example_is_pushed_once(tmp_path, staleness, overlap):
     summary = finish(tmp_path, 3, servers=2, strategy__max_staleness=staleness, strategy__overlap=overlap)
     assert summary["examples_seen"] == 480

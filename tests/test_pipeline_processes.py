@@ -56,7 +56,7 @@ def test_blocks_without_parameters_or_statistics(tmp_path):
     assert summary["updates"] == 4
 
 
-@pytest.mark.parametrize("schedule", ["gpipe", long("1f1b")])
+@pytest.mark.parametrize("schedule", [long("gpipe"), long("1f1b")])
 def test_killed_and_resumed_is_bit_identical(tmp_path, schedule):
     kill_at = random.randrange(9, 36)
     print("killed at", kill_at)
@@ -103,7 +103,7 @@ def test_phases_with_servers(tmp_path):
 
 @pytest.mark.parametrize(
     ("victim", "action"),
-    [(1, "kill"), long(0, "kill"), (1, "stop"), long(0, "stop"), long(2, "stop"), long(2, "raise")],
+    [long(1, "kill"), long(0, "kill"), (1, "stop"), long(0, "stop"), long(2, "stop"), long(2, "raise")],
 )
 def test_a_lost_stage_is_named_in_time(tmp_path, victim, action):
     settings = PIPELINE | {"cluster__timeout_seconds": 6.0, "strategy__num_microbatches": 4}

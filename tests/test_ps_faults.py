@@ -65,7 +65,7 @@ def test_loss_of_the_chief_ends_the_run_resumably(tmp_path, action):
     assert summary_of(tmp_path)["examples_seen"] == 480
 
 
-@pytest.mark.parametrize(("victim", "staleness"), [(0, -1), long(1, -1), (1, 0)])
+@pytest.mark.parametrize(("victim", "staleness"), [(0, -1), long(1, -1), long(1, 0)])
 def test_a_killed_server_is_started_again_and_the_run_goes_on(tmp_path, victim, staleness):
     fault = f"{SLOW};kill@server={victim},update=30"
     settings = SETTINGS | {"num_epochs": 4.0, "strategy__max_staleness": staleness}
@@ -155,6 +155,7 @@ def test_the_launcher_restarts_a_killed_server(tmp_path):
     assert summary_of(tmp_path)["examples_seen"] == 480
 
 
+@pytest.mark.long
 def test_the_launcher_keeps_going_without_a_worker(tmp_path):
     flags = ("--num_workers=3", "--num_servers=1", "--keep_going")
     output = launched(tmp_path, *flags, fault="kill@process=2,update=9")

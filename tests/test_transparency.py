@@ -72,7 +72,7 @@ def test_single_equals_the_reference(x64):
     assert_same(run_strategy(task, batches, devices=1, name="single"), train_reference(task, batches, replicas=1), 1e-9)
 
 
-@pytest.mark.parametrize(("name", "devices", "accumulate"), [("single", 1, 4), ("allreduce", 2, 2)])
+@pytest.mark.parametrize(("name", "devices", "accumulate"), [long("single", 1, 4), ("allreduce", 2, 2)])
 def test_accumulated_parts_equal_replicas(x64, name, devices, accumulate):
     task = make_task("densenet")
     batches = make_batches(5, BATCH)
@@ -80,14 +80,14 @@ def test_accumulated_parts_equal_replicas(x64, name, devices, accumulate):
     assert_same(run_strategy(task, batches, devices=devices, name=name, accumulate=accumulate), expected, 1e-9)
 
 
-@pytest.mark.parametrize("optimizer", ["adadelta", "adagrad", "adam"])
+@pytest.mark.parametrize("optimizer", [long("adadelta"), "adagrad", long("adam")])
 def test_every_optimizer(x64, optimizer):
     task = make_task("resnet", optimizer=optimizer)
     batches = make_batches(5, BATCH)
     assert_same(run_strategy(task, batches, devices=2), train_reference(task, batches, replicas=2), 1e-9)
 
 
-@pytest.mark.parametrize("megabytes", [0.0, 0.001])
+@pytest.mark.parametrize("megabytes", [0.0, long(0.001)])
 def test_fusion_does_not_change_the_result(x64, megabytes):
     task = make_task("resnet")
     batches = make_batches(3, BATCH)
@@ -95,8 +95,10 @@ def test_fusion_does_not_change_the_result(x64, megabytes):
     assert_same(run_strategy(task, batches, devices=4, fusion_megabytes=megabytes), whole, 1e-12)
 
 
-@pytest.mark.parametrize("model", ["densenet", "resnet"])
-@pytest.mark.parametrize("spmd", ["shard_map", "jit"])
+@pytest.mark.parametrize(
+    ("model", "spmd"),
+    [("densenet", "shard_map"), long("densenet", "jit"), long("resnet", "shard_map"), ("resnet", "jit")],
+)
 def test_one_float32_update(model, spmd):
     task = make_task(model, np.float32)
     batches = make_batches(1, BATCH, np.float32)
