@@ -56,7 +56,6 @@ class AllReduce(Strategy):
         sizes = sizes or {DATA: len(devices)}
         self.eval_part = shares(num_processes, sizes)[process_id]
         self.eval_multiple = self._num_replicas = sizes[DATA]
-        self._num_processes = num_processes
         self._fusion_megabytes = fusion_megabytes
         self._batch_axis = DATA if sync_batch_norm else None
         self._mesh = Mesh(
@@ -183,4 +182,4 @@ class AllReducePmap(AllReduce):
 
     def place(self, batch: Batch) -> Batch:
         local = len(jax.local_devices())
-        return {name: value.reshape(local, -1, *value.shape[1:]) for name, value in batch.items()}
+        return {name: self._put_local(value.reshape(local, -1, *value.shape[1:])) for name, value in batch.items()}
