@@ -31,7 +31,7 @@ import orbax.checkpoint as ocp
 
 from jaxdist.errors import UsageError
 from jaxdist.position import Position
-from jaxdist.task import Leaf, TrainState, Tree, flatten, unflatten
+from jaxdist.task import Leaf, TrainState, arrays_of, flatten, unflatten
 
 PART_BYTES = 64 * 2**20
 
@@ -184,7 +184,7 @@ class Checkpoints:
 
 def state_of(leaves: dict[str, Leaf], progress: dict[str, Any]) -> TrainState:
     """The canonical state that flat leaves and the stored counts make."""
-    tree: Tree = {"params": {}, "model_state": {}, "opt_state": {}} | unflatten(dict(leaves))
+    tree = arrays_of(leaves)
     pending = tuple((start, stop) for start, stop in progress.get("pending", ()))  # absent in old ones
     return TrainState.of(tree, progress["updates"], Position(progress["examples_seen"], pending))
 

@@ -26,7 +26,7 @@ def evaluate(strategy: Strategy, state: Any, split: data.Split, examples: Exampl
     """Exact metrics over a split: the last batch is padded and masked. Collective where `eval_step` is."""
     multiple = strategy.eval_multiple
     batch_size = -(-(config.eval_batch_size or config.global_batch_size) // multiple) * multiple
-    batches = examples.loader.eval_batches(split, batch_size, *strategy.eval_part)
+    batches = examples.loader.eval_batches(split, batch_size, *strategy.own_part)
     sums = Sums()
     late: list[dict[str, Any]] = []
     for batch in data.prefetch(lambda b: b, batches, config.data.prefetch):

@@ -8,14 +8,14 @@ The canonical state is the one layout that initialisation, checkpoints, strategi
     updates, examples_seen, pending                        Python integers, and ranges of the stream (`Position`)
 
 Its leaves are arrays or `Leaf`s, which make their array when asked, so that no process needs more than its share of a
-model plus one block.
+model plus one block; of the initial state, no more than the parts of leaves that it asks for (`TrainState.cut`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,13 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdist.models import Chain, Context
+from jaxdist.models import PARAMS, STATS, Chain, Context, Select
 from jaxdist.optim import Optimizer
 from jaxdist.position import Position, Ranges
 
 Tree = dict[str, Any]
 Batch = dict[str, Any]  # image [b, ...], label int32 [b], position uint32 [b]; in evaluation also mask float [b]
 Metrics = dict[str, Any]  # sums over examples: loss_sum, correct, count
+_COLLECTION = {"params": PARAMS, "model_state": STATS}  # where Flax keeps the trees that a model has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +51,24 @@ class Leaf:
             raise ValueError(f"A leaf of shape {self.shape} was made with shape {made.shape}.")
         return made
 
+    @classmethod
+    def part(cls, leaf: Any, select: Select) -> Leaf:
+        """A part of an array or leaf, which is whole for a moment when it is asked for."""
+        return cls(part_shape(leaf, select), np.dtype(leaf.dtype), lambda: select(np.asarray(leaf)))
+
+
+def part_shape(leaf: Any, select: Select) -> tuple[int, ...]:
+    """Of the part that `select` takes from such an array; takes nothing."""
+    return tuple(jax.eval_shape(select, jax.ShapeDtypeStruct(leaf.shape, np.uint8)).shape)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """The canonical state (see the module's docstring)."""
+    """The canonical state (see the module's docstring).
+
+    Attributes:
+      cut_by: what `cut` is done by, where better can be done than to take parts of whole leaves.
+    """
 
     params: Tree
     model_state: Tree
@@ -61,6 +76,15 @@ class TrainState:
     updates: int = 0
     examples_seen: int = 0
     pending: Ranges = ()
+    cut_by: Callable[[Mapping[str, Select]], TrainState] | None = dataclasses.field(default=None, compare=False)
+
+    def cut(self, parts: Mapping[str, Select]) -> TrainState:
+        """The same with parts of leaves in place of those that `parts` names (as in 'params/stem/conv/kernel')."""
+        if self.cut_by is not None:
+            return self.cut_by(parts)
+        leaves = flatten(self.arrays())
+        leaves |= {path: Leaf.part(leaves[path], select) for path, select in parts.items()}
+        return TrainState.of(arrays_of(leaves), self.updates, self.position)
 
     def in_memory(self) -> TrainState:
         """The same with every leaf an array of this process."""
@@ -104,41 +128,47 @@ class Task:
     compute_dtype: Any = None
     microbatches: int = 1
 
-    def init(self) -> TrainState:
-        """The initial canonical state; its leaves are made block by block, when asked for."""
-        last: dict[str, tuple[Tree, Tree]] = {}  # the block whose leaves are being read
+    def init(self, parts: Mapping[str, Select] | None = None) -> TrainState:
+        """The initial canonical state; its leaves are made block by block, when asked for.
 
-        def block(name: str) -> tuple[Tree, Tree]:
-            if name not in last:
+        Of those that `parts` names (as in 'params/stem/conv/kernel'), the part alone is ever made.
+        """
+        parts = parts or {}
+        last: dict[str, dict[str, Any]] = {}  # leaves of the block that is being read
+
+        def made(tree: str, block: str, name: str, _: tuple[int, ...]) -> np.ndarray:
+            prefix = f"{tree}/{block}/"
+            if prefix not in last:
                 last.clear()
-                last[name] = self.chain.init_block(name, self.seed)
-            return last[name]
+                own = {path.removeprefix(prefix): select for path, select in parts.items() if path.startswith(prefix)}
+                found = self.chain.init_block(block, self.seed, (_COLLECTION[tree],), own)
+                last[prefix] = flatten(found[0] or found[1])
+            return last[prefix][name]
 
-        def leaves(name: str, which: int, shapes: Tree) -> Tree:
-            def leaf(path: Any, shape: jax.ShapeDtypeStruct) -> Leaf:
-                def make() -> np.ndarray:
-                    found: Any = block(name)[which]
-                    for key in path:
-                        found = found[key.key]
-                    return found
+        def leaf(path: str, like: Any, make: Callable[[tuple[int, ...]], np.ndarray]) -> Leaf:
+            """`make` is given the shape."""
+            shape = part_shape(like, parts[path]) if path in parts else tuple(like.shape)
+            return Leaf(shape, np.dtype(like.dtype), functools.partial(make, shape))
 
-                return Leaf(tuple(shape.shape), np.dtype(self.dtype), make)
+        leaves: dict[str, Leaf] = {}
+        for block, shapes in self.chain.shapes.items():
+            for tree, below in zip(_COLLECTION, shapes, strict=True):
+                for name, like in flatten(self._typed(below)).items():
+                    path = f"{tree}/{block}/{name}"
+                    leaves[path] = leaf(path, like, functools.partial(made, tree, block, name))
+        for path, like in flatten({"opt_state": self.slot_shapes()}).items():
+            make = functools.partial(self.optimizer.init_leaf, path.split("/")[1], dtype=like.dtype)
+            leaves[path] = leaf(path, like, make)
+        initial = TrainState.of(arrays_of(leaves), 0, Position(0, ()))
+        return initial if parts else dataclasses.replace(initial, cut_by=self.init)
 
-            return jax.tree_util.tree_map_with_path(leaf, shapes)
+    def slot_shapes(self) -> Tree:
+        """Of the optimizer's state, as `jax.ShapeDtypeStruct`s."""
+        params = {name: params for name, (params, _) in self.chain.shapes.items() if params}
+        return self.optimizer.shapes(self._typed(params))
 
-        params = {n: leaves(n, 0, p) for n, (p, _) in self.chain.shapes.items() if p}
-        stats = {n: leaves(n, 1, s) for n, (_, s) in self.chain.shapes.items() if s}
-        return TrainState(params, stats, self._initial_slots(params))
-
-    def _initial_slots(self, params: Tree) -> Tree:
-        """The optimizer's initial state, leaf by leaf when asked for."""
-
-        def leaf(slot: str, like: jax.ShapeDtypeStruct) -> Leaf:
-            shape, dtype = tuple(like.shape), np.dtype(like.dtype)
-            return Leaf(shape, dtype, lambda: self.optimizer.init_leaf(slot, shape, dtype))
-
-        shapes = self.optimizer.shapes(params)
-        return {slot: jax.tree.map(functools.partial(leaf, slot), tree) for slot, tree in shapes.items()}
+    def _typed(self, shapes: Tree) -> Tree:
+        return jax.tree.map(lambda like: jax.ShapeDtypeStruct(like.shape, self.dtype), shapes)
 
     def apply(
         self,
@@ -228,3 +258,8 @@ def unflatten(flat: dict[str, Any]) -> Tree:
             node = node.setdefault(parent, {})
         node[last] = leaf
     return tree
+
+
+def arrays_of(leaves: Mapping[str, Any]) -> Tree:
+    """`TrainState.arrays` from what `flatten` makes of them; it drops what is empty."""
+    return {"params": {}, "model_state": {}, "opt_state": {}} | unflatten(dict(leaves))

@@ -426,9 +426,8 @@ class _Run:
 
     def summarise(self) -> dict[str, Any]:
         """The summary of a finished run; collective."""
-        arrays = getattr(self.state, "arrays", {})
         own = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, compilation.counts()["compiled"]]
-        own += [_bytes_here(arrays.get(tree, {})) for tree in ("params", "opt_state")]
+        own += self.strategy.bytes_held(self.state).values()
         if self.peers is not None and self.peers.watching:
             per_worker = self.peers.gather("memory", own, timeout=self.config.cluster.compile_timeout_seconds)
         else:
@@ -456,11 +455,6 @@ class _Run:
             "optimizer_bytes_per_process": [w[3] for w in per_worker],
             "programs_compiled": [w[1] for w in per_worker],
         } | self.strategy.summary()
-
-
-def _bytes_here(tree: Any) -> int:
-    """Of the shards on this process's devices."""
-    return sum(shard.data.nbytes for leaf in jax.tree.leaves(tree) for shard in getattr(leaf, "addressable_shards", []))
 
 
 def _crossed(before: int, after: int, every: float) -> bool:

@@ -113,7 +113,7 @@ def test_canonical_leaves_are_made_one_block_at_a_time():
     made = []
     original = type(task.chain).init_block
     try:
-        type(task.chain).init_block = lambda self, name, seed: made.append(name) or original(self, name, seed)
+        type(task.chain).init_block = lambda self, name, *rest: made.append(name) or original(self, name, *rest)
         state = task.init()
         assert made == []
         np.asarray(state.params["stem"]["conv"]["kernel"])

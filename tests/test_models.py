@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
+from processes import ROOT
+from reference import make_task
 
 from jaxdist import models
+from jaxdist.task import flatten
 
 
 def chain(name, shape, **settings):
@@ -108,6 +115,67 @@ def test_initialisation_is_a_function_of_seed_and_block():
     other, _ = small.init_block("dense1_layer1", 6)
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert not np.array_equal(one["conv1"]["kernel"], other["conv1"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "block", "path"),
+    [
+        ("densenet", {"depth": 10, "growth_rate": 6}, "dense2_layer1", "conv2/kernel"),
+        ("resnet", {"depth": 8}, "stage2_block1", "conv1/kernel"),
+        ("cnn", {}, "dense", "dense/kernel"),
+    ],
+)
+def test_a_part_of_an_initial_array_is_made_without_the_rest(name, settings, block, path):
+    model = chain(name, (28, 28, 1), **settings)
+    whole = flatten(model.init_block(block, 3)[0])[path]
+    for select in (lambda a: a[..., 3:5], lambda a: a.reshape(-1)[17:101], lambda a: a.reshape(-1)[5:5]):
+        params, stats = model.init_block(block, 3, ("params",), {path: select})
+        np.testing.assert_array_equal(flatten(params)[path], select(whole))
+        assert stats == {}
+        memory = model.init_program(block, ("params",), {path: select}).memory_analysis()
+        others = sum(leaf.nbytes for leaf in flatten(params).values())
+        assert memory.temp_size_in_bytes + memory.output_size_in_bytes < others + 2048 < others + whole.nbytes
+
+
+def test_the_initial_state_is_cut_as_any_other():
+    task = make_task("densenet", np.float32)
+    parts = {
+        path: (lambda a: a[..., 1:3]) if path.endswith("mean") else (lambda a: a.reshape(-1)[1:-2])
+        for path, leaf in flatten(task.init().arrays()).items()
+        if path.endswith(("conv1/kernel", "norm1/mean"))
+    }
+    assert {path.split("/")[0] for path in parts} == {"params", "model_state", "opt_state"}
+    cut, plain = task.init().cut(parts), dataclasses.replace(task.init(), cut_by=None).cut(parts)
+    found, wanted = flatten(cut.arrays()), flatten(plain.arrays())
+    assert found.keys() == wanted.keys()
+    for path, leaf in found.items():
+        assert (leaf.shape, leaf.dtype) == (wanted[path].shape, wanted[path].dtype), path
+        np.testing.assert_array_equal(np.asarray(leaf), np.asarray(wanted[path]), err_msg=path)
+
+
+def test_no_process_holds_the_whole_of_an_initial_array_that_is_divided():
+    code = """
+import resource
+import numpy as np
+from jaxdist import models, optim
+from jaxdist.task import Task, flatten
+megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+chain = models.build("cnn", input_shape=(28, 28, 1), num_classes=10, settings={}, options={"width": 1024})
+task = Task(chain, optim.build("sgd"), lambda seen: 0.1)
+make = lambda path, select: np.asarray(flatten(task.init({path: select}).arrays())[path])
+paths = ["params/dense/dense/kernel", "opt_state/trace/dense/dense/kernel"]
+make(paths[0], lambda a: a[:1])  # what JAX itself needs
+before = megabytes()
+for path in paths:
+    half = make(path, lambda a: a[:, :64])
+    del half
+print(flatten(task.init().params)["dense/dense/kernel"].nbytes / 1e6, megabytes() - before)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    whole, grown = map(float, ended.stdout.split())
+    assert whole > 150
+    assert grown < 0.7 * whole
 
 
 def test_he_initialisation_has_the_papers_variance():

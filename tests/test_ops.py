@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdist import ops
+from jaxdist.ops.threefry import THREEFRY
 
 TOLERANCE = {"float64": 1e-11, "float32": 2e-5, "bfloat16": 3e-2}
 
@@ -187,3 +188,23 @@ def test_other_platforms_and_partitioned_programs_get_the_plain_operations():
     assert "all-gather" not in compiled.as_text()
     assert_close(compiled(spread, k), jax.jit(gradient)(x, k), "float32")
     assert "stablehlo.while" in jax.jit(gradient).lower(x, k).as_text()
+
+
+@pytest.mark.parametrize("width", [8, 16, 32, 64])
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 1, 5), (2, 3, 4, 5)])
+def test_random_bits_are_those_of_jax(x64, width, shape):
+    data = np.array([3, 2**32 - 5], np.uint32)
+    dtype = f"uint{width}"
+    own = jax.random.bits(jax.random.wrap_key_data(data, impl=THREEFRY), shape, dtype)
+    plain = jax.random.bits(jax.random.wrap_key_data(data, impl="threefry2x32"), shape, dtype)
+    assert own.dtype == plain.dtype
+    np.testing.assert_array_equal(own, plain)
+
+
+def test_of_random_numbers_only_what_is_used_is_made():
+    def some(data):
+        key = jax.random.wrap_key_data(data, impl=THREEFRY)
+        return jax.random.truncated_normal(key, -2.0, 2.0, (1000, 1000), np.float32)[:, 3:5]
+
+    compiled = jax.jit(some).lower(np.zeros(2, np.uint32)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 100_000

@@ -9,7 +9,7 @@ import types
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from reference import TINY, make_task
 
 from jaxdist import models
@@ -117,6 +117,7 @@ def test_rules_may_be_written_with_blanks():
     )
 
 
+@settings(max_examples=30)  # JAX compiles for each
 @given(
     st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), min_size=1, max_size=5),
     st.integers(1, 7),
@@ -133,6 +134,14 @@ def test_shares_are_equal_and_lose_nothing(shapes, count, threshold):
     for kind, vector in stored["sharded"].items():
         assert vector.size == count * layout.share("block", kind)
         assert vector.size - sum(a.size for n, a in flat.items() if n.endswith(kind) and a.size >= threshold) < count
+    portions = {path.removeprefix("block/"): ends for path, ends in layout.portions(0, count).items()}
+    for first in range(count):  # what a process puts together of its portions is its share
+        own = {p.removeprefix("block/"): ends for p, ends in layout.portions(first, first + 1).items()}
+        cut = {n: a.reshape(-1)[slice(*own[n])] if n in own else a for n, a in flat.items()}
+        for kind, held in layout.store_portions("block", unflatten(cut), first, first + 1)["sharded"].items():
+            share = layout.share("block", kind)
+            np.testing.assert_array_equal(held, stored["sharded"][kind][first * share : (first + 1) * share])
+    assert portions == {n: (0, a.size) for n, a in flat.items() if a.size >= max(threshold, 1)}
     back = flatten(layout.restore_block("block", stored))
     assert back.keys() == flat.keys()
     for name, array in flat.items():

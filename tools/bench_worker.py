@@ -83,9 +83,7 @@ def main(argv: Sequence[str]) -> None:
     row: dict[str, Any] = {}
     for line in sys.stdin:
         if line.strip() == "facts":
-            facts: dict[str, Any] = {
-                f"{tree}_bytes": _bytes_here(held[0].arrays.get(tree, {})) for tree in ("params", "opt_state")
-            }
+            facts: dict[str, Any] = {f"{tree}_bytes": n for tree, n in strategy.bytes_held(held[0]).items()}
             facts |= {"row": row, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
             facts |= {name: getattr(strategy, name) for name in ("predicted", "balance") if hasattr(strategy, name)}
             if hasattr(strategy, "collectives"):
@@ -98,12 +96,6 @@ def main(argv: Sequence[str]) -> None:
         run(int(line))
         print(json.dumps({"seconds": time.perf_counter() - begin}), flush=True)
         row = strategy.row()
-
-
-def _bytes_here(tree: Any) -> int:
-    import jax
-
-    return sum(shard.data.nbytes for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards)
 
 
 if __name__ == "__main__":

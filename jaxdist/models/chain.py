@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,8 +21,11 @@ import numpy as np
 
 from jaxdist import ops
 from jaxdist.models.context import Context
+from jaxdist.ops.threefry import THREEFRY
 
 Tree = dict[str, Any]
+COLLECTIONS = PARAMS, STATS = "params", "batch_stats"
+Select = Callable[[Any], Any]  # from an array to a part of it, e.g. `a[:3]`; for NumPy and JAX arrays alike
 
 
 def _crc(text: str) -> np.uint32:
@@ -77,22 +80,42 @@ class Chain:
             found[name] = (variables, tuple(x.shape[1:]))
         return found
 
-    def init_block(self, name: str, seed: int) -> tuple[Tree, Tree]:
+    def init_block(
+        self,
+        name: str,
+        seed: int,
+        collections: Collection[str] = COLLECTIONS,
+        parts: Mapping[str, Select] | None = None,
+    ) -> tuple[Tree, Tree]:
         """(parameters, statistics) of one block as NumPy arrays; a function of (seed, block, path in the block) alone.
+
+        Only `collections` are made. Of the leaves that `parts` names ('layer/name'), only the part is made, as long as
+        the initialiser works element by element, as all of Flax's do but the orthogonal ones.
 
         Flax derives each leaf's key from the block's key and the leaf's path. The forward pass that Flax's `init`
         traces is dead code under `jit` and not computed.
         """
+        program = self.init_program(name, collections, parts or {})
+        return _split(jax.tree.map(np.asarray, program(*self._init_inputs(name, seed))))
+
+    def init_program(self, name: str, collections: Collection[str], parts: Mapping[str, Select]) -> jax.stages.Compiled:
+        """The program of `init_block`."""
+        module = dict(self.blocks)[name]
+
+        def init(words: jax.Array, x: jax.Array) -> Mapping[str, Any]:
+            variables = _init_with_output(module, words, x)[1]
+            return {name: _select(tree, parts) for name, tree in variables.items() if name in collections}
+
+        # Runs once: not worth optimising.
+        program = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
+        return program.lower(*self._init_inputs(name, 0)).compile()
+
+    def _init_inputs(self, name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """(the block's key [2], an example of its inputs [1, ...])."""
         index = self.names.index(name)
         before = self.activation_shapes[self.names[index - 1]] if index else self.input_shape
         words = np.array([_crc(name), np.uint32(seed % 2**32)], np.uint32)
-        module = self.blocks[index][1]
-        # Runs once: at full optimisation XLA spends ten times as long compiling Threefry (1.3 s a shape on CPU).
-        init = jax.jit(
-            lambda key, x: _init_with_output(module, key, x)[1], compiler_options={"xla_backend_optimization_level": 0}
-        )
-        variables = init(words, np.zeros((1, *before), np.float32))
-        return _split(jax.tree.map(np.asarray, variables))
+        return words, np.zeros((1, *before), np.float32)
 
     def apply(
         self,
@@ -113,11 +136,11 @@ class Chain:
             if names is not None and name not in names:
                 continue
             own = context._replace(dropout_key=ops.mix32(jnp.uint32(seed % 2**32) ^ _crc(name)))
-            variables = {"params": params.get(name, {}), "batch_stats": stats.get(name, {})}
+            variables = {PARAMS: params.get(name, {}), STATS: stats.get(name, {})}
             if context.train:
-                x, changed = module.apply(variables, x, own, mutable=["batch_stats"])
-                if changed.get("batch_stats"):
-                    new_stats[name] = changed["batch_stats"]
+                x, changed = module.apply(variables, x, own, mutable=[STATS])
+                if changed.get(STATS):
+                    new_stats[name] = changed[STATS]
             else:
                 x = module.apply(variables, x, own)
             # What crosses a boundary has several readers, and so has the sum of their gradients on the way back.
@@ -125,15 +148,21 @@ class Chain:
         return x, (new_stats if context.train else stats)
 
 
+def _select(tree: Any, parts: Mapping[str, Select], path: str = "") -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _select(value, parts, f"{path}/{key}" if path else key) for key, value in tree.items()}
+    return parts[path](tree) if path in parts else tree
+
+
 def _init_with_output(module: nn.Module, key: jax.Array, x: jax.Array) -> tuple[jax.Array, Mapping[str, Any]]:
-    # Threefry by name: the initial bits must not follow a user's choice of jax_default_prng_impl.
-    typed = jax.random.wrap_key_data(key, impl="threefry2x32")
+    # By name: the initial bits must not follow a user's choice of jax_default_prng_impl.
+    typed = jax.random.wrap_key_data(key, impl=THREEFRY)
     # Evaluation mode: no dropout key is needed and no statistics of the dummy input are kept.
     return module.init_with_output(typed, x, Context(train=False))
 
 
 def _split(variables: Mapping[str, Any]) -> tuple[Tree, Tree]:
-    unknown = set(variables) - {"params", "batch_stats"}
+    unknown = set(variables) - set(COLLECTIONS)
     if unknown:
-        raise ValueError(f"A block may keep the collections 'params' and 'batch_stats'; found {sorted(unknown)}.")
-    return dict(variables.get("params", {})), dict(variables.get("batch_stats", {}))
+        raise ValueError(f"A block may keep the collections {PARAMS!r} and {STATS!r}; found {sorted(unknown)}.")
+    return dict(variables.get(PARAMS, {})), dict(variables.get(STATS, {}))

@@ -9,7 +9,7 @@ Three spellings of one algorithm, over all devices of all processes on one mesh 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,6 @@ from jax.sharding import PartitionSpec as P
 from jaxdist.parallel.collectives import collectives, totals
 from jaxdist.parallel.fused import fused_psum
 from jaxdist.parallel.mesh import DATA, shares
-from jaxdist.position import Position
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.single import PlacedState
 from jaxdist.task import Batch, Metrics, Task, TrainState, Tree
@@ -54,7 +53,7 @@ class AllReduce(Strategy):
         self.examples_per_update = global_batch_size
         devices = jax.devices()
         sizes = sizes or {DATA: len(devices)}
-        self.eval_part = shares(num_processes, sizes)[process_id]
+        self.own_part = shares(num_processes, sizes)[process_id]
         self.eval_multiple = self._num_replicas = sizes[DATA]
         self._fusion_megabytes = fusion_megabytes
         self._batch_axis = DATA if sync_batch_norm else None
@@ -102,7 +101,10 @@ class AllReduce(Strategy):
         return fused_psum(self.task.evaluate(arrays["params"], arrays["model_state"], batch), DATA, 1.0)
 
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
-        return PlacedState.of(jax.tree.map(self._put_everywhere, canonical.arrays()), canonical)
+        return PlacedState.of(self._placed(canonical), canonical)
+
+    def _placed(self, canonical: TrainState) -> Tree:
+        return jax.tree.map(self._put_everywhere, canonical.arrays())
 
     def _put_everywhere(self, leaf: Any) -> jax.Array:
         value = np.array(leaf)  # a copy: the step donates it
@@ -144,12 +146,6 @@ class AllReduce(Strategy):
 
     def progress(self, state: PlacedState) -> tuple[int, int]:
         return state.updates, state.position.seen
-
-    def positions(self, start: Position, total_examples: int) -> Iterator[np.ndarray]:
-        part, parts = self.eval_part
-        share = self.examples_per_update // parts
-        for whole in super().positions(start, total_examples):
-            yield whole[part * share : (part + 1) * share]
 
     def place(self, batch: Batch) -> Batch:
         return {name: self._put_share(value) for name, value in batch.items()}

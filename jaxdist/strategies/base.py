@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdist.parallel.held import bytes_here
 from jaxdist.position import Position, indices
 from jaxdist.task import Batch, Metrics, Task, TrainState
 
@@ -25,7 +26,8 @@ class Strategy(abc.ABC):
       task: what is trained.
       is_chief: True on exactly one process, which alone reads and writes the run directory.
       examples_per_update: examples whose gradients make one update.
-      eval_part: (index, count): the share of each evaluation batch that this process must bring.
+      own_part: (index, count): the share of each update's examples, and of each evaluation batch, that this process
+        must bring.
       eval_multiple: evaluation batches are a multiple of this many examples.
       learning_rate_scale: what an update's learning rate is multiplied by.
       collective: whether every process takes part in evaluations and exports, or the chief alone.
@@ -35,7 +37,7 @@ class Strategy(abc.ABC):
     task: Task
     is_chief: bool
     examples_per_update: int
-    eval_part: tuple[int, int] = (0, 1)
+    own_part: tuple[int, int] = (0, 1)
     eval_multiple: int = 1
     collective: bool = True
     learning_rate_scale: float = 1.0
@@ -68,12 +70,19 @@ class Strategy(abc.ABC):
     def progress(self, state: State) -> tuple[int, int]:
         """(updates, examples_seen) of a state, without waiting for the device."""
 
+    def bytes_held(self, state: State) -> dict[str, int]:
+        """Of {params, opt_state} on this process's devices."""
+        arrays = getattr(state, "arrays", {})
+        return {tree: bytes_here(arrays.get(tree, {})) for tree in ("params", "opt_state")}
+
     def positions(self, start: Position, total_examples: int) -> Iterator[np.ndarray]:
         """Positions of the stream (int64 [b]) that this process trains on, step by step, until the run has seen
         `total_examples`; consumed by the prefetching thread, ahead of the steps."""
+        part, parts = self.own_part
+        share = self.examples_per_update // parts
         while start.seen + self.examples_per_update <= total_examples:
             taken, start = start.take(self.examples_per_update)
-            yield indices(taken)
+            yield indices(taken)[part * share : (part + 1) * share]
 
     def stop_positions(self) -> None:  # noqa: B027 - most strategies know all positions beforehand
         """No more positions are wanted: `positions` must not go on waiting for some."""

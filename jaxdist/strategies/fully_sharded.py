@@ -24,99 +24,98 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdist.parallel.fused import fused_psum
+from jaxdist.parallel.held import Box, put_from_box
 from jaxdist.parallel.mesh import DATA
 from jaxdist.parallel.ordering import once_there
-from jaxdist.strategies.allreduce import AllReduce
-from jaxdist.strategies.leaf_service import LeafExchange
-from jaxdist.strategies.shard_export import export_arrays
+from jaxdist.strategies.divided_state import DividedState
 from jaxdist.strategies.shares import SHARDED, WHOLE, ShareLayout
-from jaxdist.strategies.single import PlacedState
 from jaxdist.strategies.stage import Stage
 from jaxdist.task import Batch, Leaf, Metrics, Task, TrainState, Tree, flatten, score, unflatten
 
 
-class ShardedState(AllReduce):
+class ShardedState(DividedState):
     """What both have in common: trees stored as `ShareLayout` has them.
 
     Args:
       threshold: tensors of fewer elements are not divided.
-      exchange: () -> what brings shares of other processes to the chief; None in a run of one process. Collective.
     """
 
     stored: tuple[str, ...]  # which of the state's trees are
 
-    def __init__(
-        self, task: Task, *, threshold: int, exchange: Callable[[], LeafExchange] | None = None, **options: Any
-    ) -> None:
+    def __init__(self, task: Task, *, threshold: int, **options: Any) -> None:
         shapes = {name: params for name, (params, _) in task.chain.shapes.items() if params}
         self._layout = ShareLayout(shapes, task.dtype, len(jax.devices()), threshold)
-        self._open_exchange = exchange
-        self._exchange: LeafExchange | None = None
         super().__init__(task, **options)
 
     def _state_specs(self) -> Tree:
-        divided, slots = self._layout.specs(P(DATA), P()), self.task.optimizer.shapes(self.task.init().params)
-        trees = {name: divided if isinstance(tree, dict) else P() for name, tree in slots.items()}
-        return {"params": divided if "params" in self.stored else P(), "model_state": P(), "opt_state": trees}
+        divided = self._layout.specs(P(DATA), P())
+        slots = {slot: divided if isinstance(tree, dict) else P() for slot, tree in self.task.slot_shapes().items()}
+        return {"params": divided if "params" in self.stored else P(), "model_state": P(), "opt_state": slots}
 
-    def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
-        if self._open_exchange is not None and self._exchange is None:
-            self._exchange = self._open_exchange()
-        arrays = canonical.arrays()
-        placed: Tree = {"model_state": jax.tree.map(self._put_everywhere, arrays["model_state"])}
-        params = self._put_shares if "params" in self.stored else partial(jax.tree.map, self._put_everywhere)
-        placed["params"] = params(arrays["params"])
-        placed["opt_state"] = {
-            slot: self._put_shares(tree) if isinstance(tree, dict) else self._put_everywhere(tree)
-            for slot, tree in arrays["opt_state"].items()
+    def _map_stored(self, state: Tree, stored: Callable[[Tree], Tree], others: Callable[[Tree], Tree]) -> Tree:
+        """`stored` of the trees that are stored in shares, `others` of the others."""
+        slots = state["opt_state"].items()
+        return {
+            "params": (stored if "params" in self.stored else others)(state["params"]),
+            "model_state": others(state["model_state"]),
+            "opt_state": {slot: (stored if isinstance(tree, dict) else others)(tree) for slot, tree in slots},
         }
-        return PlacedState.of(placed, canonical)
+
+    def _placed(self, canonical: TrainState) -> Tree:
+        """Block by block: no more than this process's shares of one is on the host at a time."""
+        portions = self._layout.portions(*self._held)
+        prefixes = [f"opt_state/{slot}" for slot, tree in canonical.opt_state.items() if isinstance(tree, dict)]
+        if "params" in self.stored:
+            prefixes.append("params")
+        parts = {
+            f"{prefix}/{path}": partial(_flat, portion) for prefix in prefixes for path, portion in portions.items()
+        }
+        everywhere = partial(jax.tree.map, self._put_everywhere)
+        return self._map_stored(canonical.cut(parts).arrays(), self._put_shares, everywhere)
 
     @cached_property
-    def _by_share(self) -> NamedSharding:
-        return NamedSharding(self._mesh, P(DATA))
+    def _held(self) -> tuple[int, int]:
+        """The first share that this process's devices hold, and the one after the last."""
+        part, parts = self.own_part
+        each = self._layout.count // parts
+        return part * each, (part + 1) * each
 
-    def _put_shares(self, tree: Tree) -> Tree:
-        """Block by block: no more than one is whole at a time."""
+    def _put_shares(self, portions: Tree) -> Tree:
+        """Of a canonical tree in which divided tensors are this process's portions of them, [elements]."""
         placed = {}
-        for block, own in tree.items():
-            stored = self._layout.store_block(block, own)
-            vectors = {kind: self._put_vector(vector) for kind, vector in stored[SHARDED].items()}
+        for block, tree in portions.items():
+            stored = self._layout.store_portions(block, tree, *self._held)
+            vectors = {kind: self._put_vector(block, kind, held) for kind, held in stored[SHARDED].items()}
             placed[block] = {SHARDED: vectors, WHOLE: jax.tree.map(self._put_everywhere, stored[WHOLE])}
         return placed
 
-    def _put_vector(self, vector: np.ndarray) -> jax.Array:
-        # A copy, so that the step can use it up and the vector be forgotten.
-        return jax.make_array_from_callback(vector.shape, self._by_share, lambda index: vector[index].copy())
+    def _put_vector(self, block: str, kind: str, held: np.ndarray) -> jax.Array:
+        share = self._layout.share(block, kind)
+        box = Box(((self._held[0] * share, self._held[1] * share),))
+        # A copy, so that the step can use it up.
+        return put_from_box(held.copy(), box, NamedSharding(self._mesh, P(DATA)), (self._layout.count * share,))
 
-    def export_state(self, state: PlacedState) -> TrainState:
-        """On the chief: shares of other processes are fetched when they are asked for. Collective."""
-        arrays = export_arrays(state.arrays, state.updates, self._exchange)
-        if "params" in self.stored:
-            arrays["params"] = self._canonical(arrays["params"])
-        arrays["opt_state"] = {
-            slot: self._canonical(tree) if isinstance(tree, dict) else tree
-            for slot, tree in arrays["opt_state"].items()
-        }
-        return TrainState.of(arrays, state.updates, state.position)
+    def _canonical(self, arrays: Tree) -> Tree:
+        return self._map_stored(arrays, self._restored, lambda tree: tree)
 
-    def _canonical(self, stored: Tree) -> Tree:
-        """Of a stored tree of host arrays and leaves; the vector that was asked for last is kept."""
-        last: dict[tuple[str, str], np.ndarray] = {}
+    def _restored(self, stored: Tree) -> Tree:
+        """Of a stored tree of host arrays and leaves; a block's vectors are kept until another's are asked for."""
+        last: dict[str, dict[str, np.ndarray]] = {}
 
         def vector(block: str, kind: str) -> np.ndarray:
-            if (block, kind) not in last:
+            if block not in last:
                 last.clear()
-                last[block, kind] = np.asarray(stored[block][SHARDED][kind])
-            return last[block, kind]
+            vectors = last.setdefault(block, {})
+            if kind not in vectors:
+                vectors[kind] = np.asarray(stored[block][SHARDED][kind])
+            return vectors[kind]
 
         def cut(block: str, kind: str, at: int, size: int, shape: tuple[int, ...]) -> np.ndarray:
             return vector(block, kind)[at : at + size].reshape(shape)
 
         found = {}
         for block, kinds in self._layout.tensors.items():
-            whole = stored[block].get(WHOLE, {})  # flattening drops what is empty
-            flat: dict[str, Any] = flatten(whole)
+            flat: dict[str, Any] = flatten(stored[block].get(WHOLE, {}))  # flattening drops what is empty
             for kind, tensors in kinds.items():
                 at = 0
                 for t in tensors:
@@ -125,11 +124,6 @@ class ShardedState(AllReduce):
                     at += t.size
             found[block] = unflatten(flat)
         return found
-
-    def close(self, error: BaseException | None = None) -> None:
-        if self._exchange is not None:
-            self._exchange.close(error)
-            self._exchange = None
 
     def _mean(self, tree: Any) -> Any:
         """From sums over replicas."""
@@ -190,7 +184,7 @@ class FullySharded(ShardedState):
             inputs = self._inputs(stage, params, x, [cotangent, *reduced])
             by_params, *by_x = stage.passes.backward(inputs, others, saved, cotangent)
             for block, tree in by_params.items():
-                whole = self._layout.store_block(block, tree, jnp)
+                whole = self._layout.store_block(block, tree)
                 shares = {kind: self._own(jax.lax.psum(v, DATA)) for kind, v in whole[SHARDED].items()}
                 grads[block] = {SHARDED: shares, WHOLE: whole[WHOLE]}
                 reduced = list(shares.values())
@@ -240,7 +234,7 @@ class ShardedOptimizer(ShardedState):
         return {"params": self._gathered(own), "model_state": stats, "opt_state": opt_state}, metrics
 
     def _shares(self, tree: Tree) -> Tree:
-        stored = self._layout.store(tree, jnp)
+        stored = self._layout.store(tree)
         return {
             block: {SHARDED: jax.tree.map(self._own, own[SHARDED]), WHOLE: own[WHOLE]} for block, own in stored.items()
         }
@@ -257,3 +251,8 @@ class ShardedOptimizer(ShardedState):
             block: self._layout.restore_block(block, {SHARDED: vectors[block], WHOLE: own[WHOLE]})
             for block, own in stored.items()
         }
+
+
+def _flat(portion: tuple[int, int], array: Any) -> Any:
+    """Elements in row-major order."""
+    return array.reshape(-1)[slice(*portion)]

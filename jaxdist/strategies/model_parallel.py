@@ -15,7 +15,7 @@ layer communicates, forward and backward: ruinous on a slow network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -24,35 +24,23 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxdist.parallel.held import Box, put_from_box
 from jaxdist.parallel.partition_rules import Partition
-from jaxdist.strategies.allreduce import AllReduce
-from jaxdist.strategies.leaf_service import LeafExchange
-from jaxdist.strategies.shard_export import export_arrays
-from jaxdist.strategies.single import PlacedState, update
-from jaxdist.task import Batch, Metrics, Task, TrainState, Tree
+from jaxdist.strategies.divided_state import DividedState
+from jaxdist.strategies.single import update
+from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, arrays_of, flatten
 
 
-class ModelParallel(AllReduce):
+class ModelParallel(DividedState):
     """Arrays and batches over a mesh, as partitions say.
 
     Args:
       partitions: {path of a parameter or statistic: its partition}; others are whole everywhere. A slot of the
         optimizer lies as its parameter does.
-      exchange: () -> what brings shards of other processes to the chief; None where nothing is split over processes.
-        Collective.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        *,
-        partitions: Mapping[str, Partition] | None = None,
-        exchange: Callable[[], LeafExchange] | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, task: Task, *, partitions: Mapping[str, Partition] | None = None, **options: Any) -> None:
         self._partitions = dict(partitions or {})
-        self._open_exchange = exchange
-        self._exchange: LeafExchange | None = None
         super().__init__(task, **options)
 
     def _compile(self) -> None:
@@ -83,36 +71,31 @@ class ModelParallel(AllReduce):
         return jax.make_array_from_process_local_data(NamedSharding(self._mesh, P(self._mesh.axis_names)), value)
 
     def _put_share(self, value: np.ndarray) -> jax.Array:
-        shape = (len(value) * self.eval_part[1], *value.shape[1:])
+        shape = (len(value) * self.own_part[1], *value.shape[1:])
         return jax.make_array_from_process_local_data(self._by_example, value, shape)
 
-    def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
-        if self._open_exchange is not None and self._exchange is None:
-            self._exchange = self._open_exchange()
-            self._meet_along_axes()
-        return PlacedState.of(jax.tree.map(self._put, canonical.arrays(), self._shardings), canonical)
+    def _placed(self, canonical: TrainState) -> Tree:
+        shardings, wholes = flatten(self._shardings), flatten(canonical.arrays())
+        boxes = {path: Box.held_here(shardings[path], leaf.shape) for path, leaf in wholes.items()}
+        divided = {path: box for path, box in boxes.items() if box.shape != wholes[path].shape}
+        held = flatten(canonical.cut({path: partial(_at, box.index) for path, box in divided.items()}).arrays())
+        placed = {
+            # A copy: the step donates it.
+            path: put_from_box(np.array(leaf), boxes[path], shardings[path], wholes[path].shape)
+            for path, leaf in held.items()
+        }
+        return arrays_of(placed)
 
-    def _meet_along_axes(self) -> None:
-        """Connects the processes of each row of the mesh: the members of a gloo collective wait 30 seconds for each
-        other the first time, and may take unequally long to compile. Collective."""
+    def _meet(self) -> None:
+        """Along each axis: the members of a gloo collective wait 30 seconds for each other the first time, and may take
+        unequally long to compile."""
         for axis in self._mesh.axis_names:
             add = jax.shard_map(partial(jax.lax.psum, axis_name=axis), mesh=self._mesh, in_specs=P(), out_specs=P())
             jax.block_until_ready(jax.jit(add)(np.zeros((), np.float32)))
 
-    @staticmethod
-    def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
-        value = np.array(leaf)  # a copy: the step donates it
-        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-
-    def export_state(self, state: PlacedState) -> TrainState:
-        """On the chief: shards of other processes are fetched when they are asked for. Collective."""
-        arrays = export_arrays(state.arrays, state.updates, self._exchange)
-        return TrainState.of(arrays, state.updates, state.position)
-
     def summary(self) -> dict[str, Any]:
         return super().summary() | {"mesh": {str(axis): size for axis, size in self._mesh.shape.items()}}
 
-    def close(self, error: BaseException | None = None) -> None:
-        if self._exchange is not None:
-            self._exchange.close(error)
-            self._exchange = None
+
+def _at(index: tuple[slice, ...], array: Any) -> Any:
+    return array[index]

@@ -24,7 +24,7 @@ from jaxdist.strategies.neighbours import Talk
 from jaxdist.task import Task, flatten
 
 FAMILY = "family"  # the model's own rules
-SHARDED = {"fsdp": FullySharded, "zero1": ShardedOptimizer}
+STRATEGIES = {"fsdp": FullySharded, "zero1": ShardedOptimizer}
 _REMEDY = "A larger mesh, strategy.shard_params='fsdp' or smaller batches need less."
 
 
@@ -183,7 +183,7 @@ def build(
             logging.warning(
                 "Nothing is divided: no tensor has strategy.shard_threshold=%d elements.", settings["shard_threshold"]
             )
-        return SHARDED[settings["shard_params"]](
+        return STRATEGIES[settings["shard_params"]](
             task, threshold=settings["shard_threshold"], sync_batch_norm=synced is None or synced, **common
         )
     found = assignment(settings, task, axes)

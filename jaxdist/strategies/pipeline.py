@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from jaxdist.strategies.links import Link, LocalLink
 from jaxdist.strategies.neighbours import Neighbours
 from jaxdist.strategies.slot import Slot, Step
 from jaxdist.strategies.stage import METRICS, Stage
-from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, flatten, unflatten
+from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, arrays_of, flatten
 
 
 class Place(NamedTuple):
@@ -124,7 +124,7 @@ class Pipeline(Strategy):
         self._places = places(self._k, replicas, num_processes, len(jax.local_devices()))
         self._own = [p for p in self._places if p.process == process_id]
         whole = len(self._own) >= self._k  # pipelines in this process
-        self.eval_part = (process_id, num_processes) if whole else (self._own[0].replica, replicas)
+        self.own_part = (process_id, num_processes) if whole else (self._own[0].replica, replicas)
         self.eval_multiple = replicas
         self._stages: dict[int, Stage] = {}
         self._sums: dict[int, ReplicaSum] = {}
@@ -250,8 +250,7 @@ class Pipeline(Strategy):
                 if place.replica == 0 and place.process != 0:
                     for name, what in self._described(place.stage).items():
                         own[name] = self._exchange.leaf(place.process, state.updates, name, *what)
-        empty: Tree = {"params": {}, "model_state": {}, "opt_state": {}}  # on a process that has none of them
-        return TrainState.of(empty | unflatten(own), state.updates, state.position)
+        return TrainState.of(arrays_of(own), state.updates, state.position)
 
     def _described(self, stage: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """{name: (shape, dtype)} of a stage's leaves."""
@@ -262,12 +261,6 @@ class Pipeline(Strategy):
         return state.updates, state.position.seen
 
     # Steps.
-
-    def positions(self, start: Position, total_examples: int) -> Iterator[np.ndarray]:
-        part, parts = self.eval_part
-        share = self.examples_per_update // parts
-        for whole in super().positions(start, total_examples):
-            yield whole[part * share : (part + 1) * share]
 
     def place(self, batch: Batch) -> Any:
         """For each slot, its replica's microbatches; images go to first stages alone."""

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxdist.strategies.leaf_service import LeafExchange
-from jaxdist.task import Leaf, Tree, flatten, unflatten
+from jaxdist.task import Leaf, Tree, arrays_of, flatten
 
 
 def export_arrays(arrays: Tree, generation: int, exchange: LeafExchange | None) -> Tree:
@@ -31,11 +31,11 @@ def export_arrays(arrays: Tree, generation: int, exchange: LeafExchange | None) 
             own = {s.device.id: np.array(s.data) for s in array.addressable_shards if s.replica_id == 0}
             kept |= {f"{path}@{device}": data for device, data in own.items()}
             assert exchange is not None
-            make = _maker(path, array, own, generation, exchange)
+            make = _maker(path, array, own, generation, exchange) if exchange.is_chief else _not_here
             found[path] = Leaf(tuple(array.shape), np.dtype(array.dtype), make)
     if exchange is not None:
         exchange.keep(generation, kept)
-    return {name: {} for name in arrays} | unflatten(found)  # flattening drops what is empty
+    return arrays_of(found)
 
 
 def _not_here() -> np.ndarray:

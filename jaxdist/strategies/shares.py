@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdist.ps import Layout, pack, unpack
@@ -47,17 +48,37 @@ class ShareLayout:
         """Elements of one share."""
         return -(-sum(t.size for t in self.tensors[block][kind]) // self.count)
 
-    def store(self, tree: Tree, numpy: Any = np) -> Tree:
-        """Of a canonical tree, whose leaves may be made when asked for; vectors are whole and padded."""
-        return {block: self.store_block(block, own, numpy) for block, own in tree.items()}
+    def portions(self, first: int, end: int) -> dict[str, tuple[int, int]]:
+        """{block/tensor: where the shares from `first` to before `end` start and stop in it}, in row-major order."""
+        found = {}
+        for block, kinds in self.tensors.items():
+            for kind, tensors in kinds.items():
+                share, at = self.share(block, kind), 0
+                for t in tensors:
+                    start, stop = (min(max(edge * share - at, 0), t.size) for edge in (first, end))
+                    found[f"{block}/{t.name}"] = (start, stop)
+                    at += t.size
+        return found
 
-    def store_block(self, block: str, tree: Tree, numpy: Any = np) -> Tree:
+    def store_portions(self, block: str, tree: Tree, first: int, end: int) -> Tree:
+        """As `store_block`, where divided tensors are given as `portions`: vectors are those shares alone."""
         flat = flatten(tree)
         vectors = {}
         for kind, tensors in self.tensors[block].items():
-            values = {t.name: numpy.asarray(flat.pop(t.name)) for t in tensors}
-            vector = pack(tensors, values, numpy)
-            vectors[kind] = numpy.pad(vector, (0, self.count * self.share(block, kind) - vector.size))
+            held = np.concatenate([np.asarray(flat.pop(t.name)) for t in tensors])
+            vectors[kind] = np.pad(held, (0, (end - first) * self.share(block, kind) - held.size))
+        return {SHARDED: vectors, WHOLE: unflatten(flat)}
+
+    def store(self, tree: Tree) -> Tree:
+        """Of a canonical tree of JAX arrays; vectors are whole and padded. Traceable."""
+        return {block: self.store_block(block, own) for block, own in tree.items()}
+
+    def store_block(self, block: str, tree: Tree) -> Tree:
+        flat = flatten(tree)
+        vectors = {}
+        for kind, tensors in self.tensors[block].items():
+            vector = pack(tensors, {t.name: flat.pop(t.name) for t in tensors}, jnp)
+            vectors[kind] = jnp.pad(vector, (0, self.count * self.share(block, kind) - vector.size))
         return {SHARDED: vectors, WHOLE: unflatten(flat)}
 
     def restore_block(

@@ -148,7 +148,7 @@ class Switch(Strategy):
         if before == number and self._stored_now is not None:
             now.recall(self._stored_now)
         self._now, self._number = now, number
-        for fact in ("examples_per_update", "eval_part", "eval_multiple", "collective", "learning_rate_scale"):
+        for fact in ("examples_per_update", "own_part", "eval_multiple", "collective", "learning_rate_scale"):
             setattr(self, fact, getattr(now, fact))
         state = now.import_state(canonical, min(self._ends[number], self._total))
         if not tied:
