@@ -29,10 +29,10 @@ class Optimizer:
     weight_decay: float = 0.0
 
     def init(self, params: Tree) -> Tree:
-        """Initial state for `params`, of whose leaves only shape and dtype are looked at; leaves are NumPy arrays."""
+        """Initial state for `params`, of whose leaves only shape and dtype matter; read-only NumPy arrays."""
         zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
         slots = self.rule.init(zeros)._asdict()  # type: ignore[attr-defined]
-        return jax.tree.map(lambda leaf: np.array(leaf), slots)
+        return jax.tree.map(np.asarray, slots)
 
     def shapes(self, params: Tree) -> Tree:
         """The same as `jax.ShapeDtypeStruct`s; makes nothing."""

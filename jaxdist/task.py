@@ -134,16 +134,16 @@ class Task:
         Of those that `parts` names (as in 'params/stem/conv/kernel'), the part alone is ever made.
         """
         parts = parts or {}
-        last: dict[str, dict[str, Any]] = {}  # leaves of the block that is being read
+        last: dict[str, dict[str, Any]] = {}  # leaves of the block that is being read, not yet handed out
 
         def made(tree: str, block: str, name: str, _: tuple[int, ...]) -> np.ndarray:
             prefix = f"{tree}/{block}/"
-            if prefix not in last:
+            if name not in last.get(prefix, ()):
                 last.clear()
                 own = {path.removeprefix(prefix): select for path, select in parts.items() if path.startswith(prefix)}
                 found = self.chain.init_block(block, self.seed, (_COLLECTION[tree],), own)
                 last[prefix] = flatten(found[0] or found[1])
-            return last[prefix][name]
+            return last[prefix].pop(name)  # large ones must not stay until another block is asked for
 
         def leaf(path: str, like: Any, make: Callable[[tuple[int, ...]], np.ndarray]) -> Leaf:
             """`make` is given the shape."""

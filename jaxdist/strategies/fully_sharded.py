@@ -56,9 +56,9 @@ class ShardedState(DividedState):
         """`stored` of the trees that are stored in shares, `others` of the others."""
         slots = state["opt_state"].items()
         return {
-            "params": (stored if "params" in self.stored else others)(state["params"]),
-            "model_state": others(state["model_state"]),
             "opt_state": {slot: (stored if isinstance(tree, dict) else others)(tree) for slot, tree in slots},
+            "model_state": others(state["model_state"]),
+            "params": (stored if "params" in self.stored else others)(state["params"]),
         }
 
     def _placed(self, canonical: TrainState) -> Tree:
@@ -92,8 +92,7 @@ class ShardedState(DividedState):
     def _put_vector(self, block: str, kind: str, held: np.ndarray) -> jax.Array:
         share = self._layout.share(block, kind)
         box = Box(((self._held[0] * share, self._held[1] * share),))
-        # A copy, so that the step can use it up.
-        return put_from_box(held.copy(), box, NamedSharding(self._mesh, P(DATA)), (self._layout.count * share,))
+        return put_from_box(held, box, NamedSharding(self._mesh, P(DATA)), (self._layout.count * share,))
 
     def _canonical(self, arrays: Tree) -> Tree:
         return self._map_stored(arrays, self._restored, lambda tree: tree)

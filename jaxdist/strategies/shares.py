@@ -61,12 +61,17 @@ class ShareLayout:
         return found
 
     def store_portions(self, block: str, tree: Tree, first: int, end: int) -> Tree:
-        """As `store_block`, where divided tensors are given as `portions`: vectors are those shares alone."""
+        """As `store_block`, where divided tensors are given as `portions`: vectors are those shares alone, in memory of
+        their own."""
         flat = flatten(tree)
         vectors = {}
         for kind, tensors in self.tensors[block].items():
-            held = np.concatenate([np.asarray(flat.pop(t.name)) for t in tensors])
-            vectors[kind] = np.pad(held, (0, (end - first) * self.share(block, kind) - held.size))
+            vector, at = np.zeros((end - first) * self.share(block, kind), self._dtype), 0
+            for t in tensors:
+                held = np.asarray(flat.pop(t.name))
+                vector[at : at + held.size] = held
+                at += held.size
+            vectors[kind] = vector
         return {SHARDED: vectors, WHOLE: unflatten(flat)}
 
     def store(self, tree: Tree) -> Tree:
