@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import signal
+import math
 
-import numpy as np
 import pytest
+from outcomes import assert_resumes_exactly, assert_sigterm_saves, final_state, reference_state, tiny_task
 from processes import Run, finish, long, rows, wait_for_update
 from reference import assert_same
-from test_multiprocess import final_state, reference_state
 
 from jaxdist.task import flatten
 
@@ -41,8 +39,10 @@ def test_processes_equal_the_single_device_run(x64, tmp_path, n, devices, option
     assert summary["collectives_per_step"]["all-reduce"]["count"] > 0
     whole = 8 * summary["num_params"]
     if options.get("strategy__shard_params") == "fsdp":
-        assert max(summary["param_bytes_per_process"]) < whole
-        assert max(summary["optimizer_bytes_per_process"]) < whole
+        leaves = list(flatten(tiny_task()[0].init().params).values())
+        small = sum(leaf.nbytes for leaf in leaves if math.prod(leaf.shape) < FSDP["strategy__shard_threshold"])
+        most = (whole - small) / n + small + 8 * len(leaves)  # padding: less than an element a tensor
+        assert max(summary["param_bytes_per_process"] + summary["optimizer_bytes_per_process"]) <= most
         assert sum(summary["param_bytes_per_process"]) >= whole
     if "model" in options.get("strategy__mesh", "") and devices == 1:
         assert max(summary["param_bytes_per_process"]) < whole
@@ -64,19 +64,7 @@ def test_a_checkpoint_moves_between_strategies_and_meshes(x64, tmp_path):
 
 @pytest.mark.parametrize("options", [long(FSDP), long(MODEL)])
 def test_killed_and_resumed_is_bit_identical(tmp_path, options):
-    kill_at = random.randrange(9, 36)
-    print("killed at", kill_at)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings = options | {"checkpoint__every_updates": 7}
-    finish(whole, 2, **settings)
-    with Run(parts, 2, fault=f"kill@process=1,update={kill_at}", **settings) as run:
-        codes = [e.code for e in run.wait()]
-    assert codes[1] == -signal.SIGKILL and codes[0] == 1
-    finish(parts, 2, **settings)
-    a, b = flatten(final_state(whole).arrays()), flatten(final_state(parts).arrays())
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert_resumes_exactly(tmp_path, 2, **options)
 
 
 def test_phases_of_a_switch(x64, tmp_path):
@@ -94,13 +82,7 @@ def test_a_phase_before_servers(tmp_path):
 
 @pytest.mark.long
 def test_sigterm_to_one_process_saves(tmp_path):
-    with Run(tmp_path, 2, num_epochs=200.0, **FSDP) as run:
-        wait_for_update(tmp_path, 6)
-        run.processes[1].send_signal(signal.SIGTERM)
-        ended = run.wait(60)
-    assert [e.code for e in ended] == [75, 75], [e.output[-1500:] for e in ended]
-    stopped_at = final_state(tmp_path).updates
-    assert finish(tmp_path, 2, num_epochs=200.0, max_updates=stopped_at + 5, **FSDP)["updates"] == stopped_at + 5
+    assert_sigterm_saves(tmp_path, 2, **FSDP)
 
 
 @pytest.mark.parametrize(("action", "victim"), [("kill", 1), long("stop", 1), long("kill", 0)])

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import subprocess
 
-import numpy as np
 import pytest
-import tiny_config
+from outcomes import assert_resumes_exactly, assert_sigterm_saves, final_state, reference_state
 from processes import Run, finish, long, rows, wait_for_update
-from reference import assert_same, train_reference
-
-from jaxdist import checkpoint, experiment
-from jaxdist.task import TrainState, flatten
-
-
-def final_state(workdir) -> TrainState:
-    found = checkpoint.Checkpoints(str(workdir), keep=1).restore()
-    assert found is not None
-    arrays = {n: np.asarray(leaf) for n, leaf in found.leaves.items()}
-    return checkpoint.state_of(arrays, found.progress)
-
-
-def reference_state(updates: int, *, replicas: int, batch: int = 12, **model) -> TrainState:
-    config = tiny_config.get_config()
-    config.model.update(model)
-    config.global_batch_size = batch
-    examples = experiment.load_examples(config)
-    batches = [
-        examples.loader.train_batch(examples.train, examples.stream, range(k * batch, (k + 1) * batch))
-        for k in range(updates)
-    ]
-    return train_reference(experiment.make_task(config, examples), batches, replicas=replicas)
+from reference import assert_same
 
 
 @pytest.mark.parametrize(
@@ -59,21 +35,7 @@ def test_processes_of_several_devices_each(x64, tmp_path):
 
 @pytest.mark.parametrize("n", [long(1), 2])
 def test_killed_and_resumed_is_bit_identical(tmp_path, n):
-    kill_at = random.randrange(12, 38)
-    print("killed at", kill_at)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings = {"checkpoint__every_updates": 7, "checkpoint__every_epochs": 0.0}
-    finish(whole, n, **settings)
-    with Run(parts, n, fault=f"kill@process={n - 1},update={kill_at}", **settings) as run:
-        codes = [e.code for e in run.wait()]
-    assert codes[-1] == -signal.SIGKILL and 0 not in codes
-    finish(parts, n, **settings)
-    a, b = flatten(final_state(whole).arrays()), flatten(final_state(parts).arrays())
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-    assert rows(whole, "train") == rows(parts, "train")
-    assert rows(whole, "eval") == rows(parts, "eval")
+    assert_resumes_exactly(tmp_path, n, checkpoint__every_epochs=0.0)
 
 
 @pytest.mark.long
@@ -99,14 +61,7 @@ def test_a_lost_peer_is_named_in_time(tmp_path, victim, action):
 
 
 def test_sigterm_to_one_process_saves_one_common_update(tmp_path):
-    with Run(tmp_path, 3, num_epochs=200.0, fault="delay@process=2,seconds=0.05") as run:
-        wait_for_update(tmp_path, 6)
-        run.processes[1].send_signal(signal.SIGTERM)
-        ended = run.wait(60)
-    assert [e.code for e in ended] == [75, 75, 75], ended[0].output[-2000:]
-    saved = {e.output.split("after saving update ")[1].split()[0] for e in ended}
-    assert len(saved) == 1
-    assert final_state(tmp_path).updates == int(saved.pop())
+    assert_sigterm_saves(tmp_path, 3, fault="delay@process=2,seconds=0.05")
 
 
 @pytest.mark.long

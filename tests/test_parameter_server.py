@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from outcomes import final_state, reference_state
 from processes import Run, finish, free_port, long, rows, start, wait_for_event, wait_for_update
 from reference import assert_same
-from test_multiprocess import final_state, reference_state
 
 from jaxdist.position import size
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import random
-import signal
-
-import numpy as np
 import pytest
+from outcomes import assert_resumes_exactly, assert_sigterm_saves, final_state, reference_state
 from processes import Run, finish, long, rows, wait_for_update
 from reference import assert_same
-from test_multiprocess import final_state, reference_state
-
-from jaxdist.task import flatten
 
 PIPELINE = {"strategy__name": "pipeline", "strategy__num_microbatches": 2, "strategy__balance_by": "bytes"}
 
@@ -58,19 +52,7 @@ def test_blocks_without_parameters_or_statistics(tmp_path):
 
 @pytest.mark.parametrize("schedule", [long("gpipe"), long("1f1b")])
 def test_killed_and_resumed_is_bit_identical(tmp_path, schedule):
-    kill_at = random.randrange(9, 36)
-    print("killed at", kill_at)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings = PIPELINE | {"checkpoint__every_updates": 7, "strategy__pipeline_schedule": schedule}
-    finish(whole, 2, **settings)
-    with Run(parts, 2, fault=f"kill@process=1,update={kill_at}", **settings) as run:
-        codes = [e.code for e in run.wait()]
-    assert codes[1] == -signal.SIGKILL and codes[0] == 1
-    finish(parts, 2, **settings)
-    a, b = flatten(final_state(whole).arrays()), flatten(final_state(parts).arrays())
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert_resumes_exactly(tmp_path, 2, **PIPELINE, strategy__pipeline_schedule=schedule)
 
 
 @pytest.mark.long
@@ -113,14 +95,7 @@ def test_a_lost_stage_is_named_in_time(tmp_path, victim, action):
 
 
 def test_sigterm_to_one_stage_saves(tmp_path):
-    with Run(tmp_path, 2, num_epochs=200.0, **PIPELINE) as run:
-        wait_for_update(tmp_path, 6)
-        run.processes[1].send_signal(signal.SIGTERM)
-        ended = run.wait(60)
-    assert [e.code for e in ended] == [75, 75], [e.output[-1500:] for e in ended]
-    stopped_at = final_state(tmp_path).updates
-    summary = finish(tmp_path, 2, num_epochs=200.0, max_updates=stopped_at + 5, **PIPELINE)
-    assert summary["updates"] == stopped_at + 5
+    assert_sigterm_saves(tmp_path, 2, **PIPELINE)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
+from outcomes import final_state
 from processes import ROOT, Run, events, long, rows, start, wait_for_update
-from test_multiprocess import final_state
 
 SLOW = "delay@seconds=0.05"  # so that there is time to hurt a run
 SETTINGS = {"strategy__lease_seconds": 3.0, "strategy__snapshot_seconds": 0.5, "cluster__timeout_seconds": 20.0}

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from outcomes import final_state, reference_state
 from processes import Run, events, finish, long, rows, start, wait_for_update
 from recording_data import taken
 from reference import assert_same, make_task
-from test_multiprocess import final_state, reference_state
 
 from jaxdist import optim
 from jaxdist.config import default_config, validate

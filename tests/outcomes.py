@@ -1,0 +1,73 @@
+"""What runs of real processes leave behind, and what it must equal."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+import numpy as np
+import tiny_config
+from processes import Run, finish, rows, wait_for_update
+from reference import train_reference
+
+from jaxdist import checkpoint, experiment
+from jaxdist.task import Task, TrainState, flatten
+
+
+def final_state(workdir) -> TrainState:
+    found = checkpoint.Checkpoints(str(workdir), keep=1).restore()
+    assert found is not None
+    arrays = {n: np.asarray(leaf) for n, leaf in found.leaves.items()}
+    return checkpoint.state_of(arrays, found.progress)
+
+
+def tiny_task(**model) -> tuple[Task, experiment.Examples]:
+    """Of runs of the tiny configuration."""
+    config = tiny_config.get_config()
+    config.model.update(model)
+    examples = experiment.load_examples(config)
+    return experiment.make_task(config, examples), examples
+
+
+def reference_state(updates: int, *, replicas: int, batch: int = 12, **model) -> TrainState:
+    task, examples = tiny_task(**model)
+    batches = [
+        examples.loader.train_batch(examples.train, examples.stream, range(k * batch, (k + 1) * batch))
+        for k in range(updates)
+    ]
+    return train_reference(task, batches, replicas=replicas)
+
+
+def assert_resumes_exactly(folder, n: int, **settings) -> None:
+    """A run whose last process is killed, then started again, ends as one that nothing befell, to the bit."""
+    kill_at = random.randrange(9, 36)
+    print("killed at", kill_at)
+    whole, parts = folder / "whole", folder / "parts"
+    settings |= {"checkpoint__every_updates": 7}
+    finish(whole, n, **settings)
+    with Run(parts, n, fault=f"kill@process={n - 1},update={kill_at}", **settings) as run:
+        codes = [e.code for e in run.wait()]
+    assert codes[-1] == -signal.SIGKILL and 0 not in codes
+    finish(parts, n, **settings)
+    a, b = flatten(final_state(whole).arrays()), flatten(final_state(parts).arrays())
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert rows(whole, "eval") == rows(parts, "eval")
+    for update, row in rows(whole, "train").items():
+        again = rows(parts, "train")[update]
+        assert (row["loss"], row["accuracy"]) == (again["loss"], again["accuracy"])
+
+
+def assert_sigterm_saves(folder, n: int, **settings) -> None:
+    """SIGTERM to one process: all save the same update and say so, and the run goes on from it."""
+    with Run(folder, n, num_epochs=200.0, **settings) as run:
+        wait_for_update(folder, 6)
+        run.processes[1].send_signal(signal.SIGTERM)
+        ended = run.wait(60)
+    assert [e.code for e in ended] == [75] * n, [e.output[-1500:] for e in ended]
+    saved = {int(e.output.split("after saving update ")[1].split()[0]) for e in ended}
+    assert saved == {final_state(folder).updates}
+    settings.pop("fault", None)
+    until = saved.pop() + 5
+    assert finish(folder, n, num_epochs=200.0, max_updates=until, **settings)["updates"] == until
