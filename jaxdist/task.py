@@ -53,8 +53,9 @@ class Leaf:
 
     @classmethod
     def part(cls, leaf: Any, select: Select) -> Leaf:
-        """A part of an array or leaf, which is whole for a moment when it is asked for."""
-        return cls(part_shape(leaf, select), np.dtype(leaf.dtype), lambda: select(np.asarray(leaf)))
+        """A part of an array or leaf, which is whole for a moment when the part is asked for and not empty."""
+        shape, dtype = part_shape(leaf, select), np.dtype(leaf.dtype)
+        return cls(shape, dtype, lambda: select(np.asarray(leaf)) if 0 not in shape else np.empty(shape, dtype))
 
 
 def part_shape(leaf: Any, select: Select) -> tuple[int, ...]:
@@ -67,7 +68,8 @@ class TrainState:
     """The canonical state (see the module's docstring).
 
     Attributes:
-      cut_by: what `cut` is done by, where better can be done than to take parts of whole leaves.
+      cut_by: what `cut` is done by, where better can be done than to take parts of whole leaves. A state with other
+        leaves must not keep it: make such states by `of`.
     """
 
     params: Tree
@@ -105,6 +107,24 @@ class TrainState:
         return cls(*trees, updates, position.seen, position.pending)
 
 
+class _InitialModel:
+    """Makes a block of one of the model's trees when one of its leaves is asked for."""
+
+    def __init__(self, chain: Chain, seed: int, parts: Mapping[str, Select]) -> None:
+        self._chain, self._seed, self._parts = chain, seed, parts
+        self._made: dict[str, np.ndarray] = {}  # of the last block, not yet handed out
+
+    def leaf(self, path: str) -> np.ndarray:
+        if path not in self._made:
+            tree, block, _ = path.split("/", 2)
+            above = f"{tree}/{block}/"
+            own = {path.removeprefix(above): cut for path, cut in self._parts.items() if path.startswith(above)}
+            self._made = {}  # before the next is made
+            made = self._chain.init_block(block, self._seed, (_COLLECTION[tree],), own)
+            self._made = {above + name: leaf for trees in made for name, leaf in flatten(trees).items()}
+        return self._made.pop(path)  # a large one must not stay until another block is asked for
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A classifier to train.
@@ -129,38 +149,32 @@ class Task:
     microbatches: int = 1
 
     def init(self, parts: Mapping[str, Select] | None = None) -> TrainState:
-        """The initial canonical state; its leaves are made block by block, when asked for.
+        """The initial canonical state. Its leaves are made block by block, when asked for: each once, in one thread, or
+        their block is made again.
 
         Of those that `parts` names (as in 'params/stem/conv/kernel'), the part alone is ever made.
+
+        Raises:
+          KeyError: there is no such leaf.
         """
         parts = parts or {}
-        last: dict[str, dict[str, Any]] = {}  # leaves of the block that is being read, not yet handed out
-
-        def made(tree: str, block: str, name: str, _: tuple[int, ...]) -> np.ndarray:
-            prefix = f"{tree}/{block}/"
-            if name not in last.get(prefix, ()):
-                last.clear()
-                own = {path.removeprefix(prefix): select for path, select in parts.items() if path.startswith(prefix)}
-                found = self.chain.init_block(block, self.seed, (_COLLECTION[tree],), own)
-                last[prefix] = flatten(found[0] or found[1])
-            return last[prefix].pop(name)  # large ones must not stay until another block is asked for
-
-        def leaf(path: str, like: Any, make: Callable[[tuple[int, ...]], np.ndarray]) -> Leaf:
-            """`make` is given the shape."""
-            shape = part_shape(like, parts[path]) if path in parts else tuple(like.shape)
-            return Leaf(shape, np.dtype(like.dtype), functools.partial(make, shape))
-
+        model = _InitialModel(self.chain, self.seed, parts)
         leaves: dict[str, Leaf] = {}
-        for block, shapes in self.chain.shapes.items():
-            for tree, below in zip(_COLLECTION, shapes, strict=True):
-                for name, like in flatten(self._typed(below)).items():
-                    path = f"{tree}/{block}/{name}"
-                    leaves[path] = leaf(path, like, functools.partial(made, tree, block, name))
-        for path, like in flatten({"opt_state": self.slot_shapes()}).items():
-            make = functools.partial(self.optimizer.init_leaf, path.split("/")[1], dtype=like.dtype)
-            leaves[path] = leaf(path, like, make)
+        for path, like in flatten(self._shapes()).items():
+            shape = part_shape(like, parts[path]) if path in parts else tuple(like.shape)
+            make = functools.partial(model.leaf, path)
+            if path.startswith("opt_state/"):
+                make = functools.partial(self.optimizer.init_leaf, path.split("/")[1], shape, like.dtype)
+            leaves[path] = Leaf(shape, np.dtype(like.dtype), make)
+        for path in parts:
+            leaves[path]
         initial = TrainState.of(arrays_of(leaves), 0, Position(0, ()))
         return initial if parts else dataclasses.replace(initial, cut_by=self.init)
+
+    def _shapes(self) -> Tree:
+        """Of the canonical state's arrays, as `jax.ShapeDtypeStruct`s."""
+        params, stats = ({name: both[i] for name, both in self.chain.shapes.items()} for i in (0, 1))
+        return {"params": self._typed(params), "model_state": self._typed(stats), "opt_state": self.slot_shapes()}
 
     def slot_shapes(self) -> Tree:
         """Of the optimizer's state, as `jax.ShapeDtypeStruct`s."""

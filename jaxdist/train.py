@@ -427,7 +427,8 @@ class _Run:
     def summarise(self) -> dict[str, Any]:
         """The summary of a finished run; collective."""
         own = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, compilation.counts()["compiled"]]
-        own += self.strategy.bytes_held(self.state).values()
+        held = self.strategy.bytes_held(self.state)
+        own += [held["params"], held["opt_state"]]
         if self.peers is not None and self.peers.watching:
             per_worker = self.peers.gather("memory", own, timeout=self.config.cluster.compile_timeout_seconds)
         else:

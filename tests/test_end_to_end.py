@@ -118,5 +118,11 @@ def test_canonical_leaves_are_made_one_block_at_a_time():
         assert made == []
         np.asarray(state.params["stem"]["conv"]["kernel"])
         assert made == ["stem"]
+        made.clear()
+        task.init().in_memory()
+        assert sorted(made) == sorted(
+            [n for n, (params, _) in task.chain.shapes.items() if params]
+            + [n for n, (_, stats) in task.chain.shapes.items() if stats]
+        )
     finally:
         type(task.chain).init_block = original

@@ -17,7 +17,8 @@ from test_transparency import run_strategy, strategy_on
 from jaxdist import strategies
 from jaxdist.config import default_config
 from jaxdist.errors import UsageError
-from jaxdist.task import flatten
+from jaxdist.parallel.held import Box
+from jaxdist.task import flatten, part_shape
 
 SETTINGS = default_config().strategy.to_dict() | {"name": "model_parallel", "shard_threshold": 16}
 
@@ -151,6 +152,70 @@ def test_a_device_holds_its_share(how, devices):
                 if shard.device == device
             )
             assert held <= divided or (how, tree) == ("zero1", "params")
+
+
+class OfProcess:
+    """A sharding as a process sees it that has only some of the devices."""
+
+    def __init__(self, sharding, devices) -> None:
+        self._sharding, self._devices = sharding, devices
+
+    def addressable_devices_indices_map(self, shape):
+        every = self._sharding.devices_indices_map(shape)
+        return {device: every[device] for device in self._devices}
+
+
+@pytest.mark.parametrize("axes", ["data:2,model:4", "model:4,data:2", "data:8", "model:8"])
+@pytest.mark.parametrize("each", [1, 2, 4])
+@pytest.mark.parametrize("partition", [("model", None), (None, "data"), ("data", "model"), ()])
+def test_a_process_holds_a_box(axes, each, partition):
+    sizes = {axis: int(size) for axis, size in (part.split(":") for part in axes.split(","))}
+    partition = tuple(axis if axis in sizes else None for axis in partition)
+    mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(jax.sharding.AxisType.Auto,) * len(sizes))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*partition))
+    whole = np.arange(16 * 8).reshape(16, 8)
+    for start in range(0, 8, each):
+        devices = mesh.devices.flat[start : start + each]
+        box = Box.held_here(OfProcess(sharding, devices), whole.shape)
+        held = whole[box.index]
+        assert held.shape == box.shape
+        for index in OfProcess(sharding, devices).addressable_devices_indices_map(whole.shape).values():
+            np.testing.assert_array_equal(held[Box.of(index, whole.shape).within(box)], whole[index])
+        if each == 1:
+            assert held.size * int(np.prod([sizes[axis] for axis in partition if axis])) == whole.size
+
+
+@pytest.mark.parametrize("options", [{"mesh": "model:2"}, {"shard_params": "fsdp"}, {"shard_params": "zero1"}])
+def test_of_divided_arrays_parts_alone_are_asked_for(options, monkeypatch):
+    """On a process of one device of two: stopped where it would put them on devices that it does not have."""
+    asked = {}
+
+    class Enough(Exception):
+        pass
+
+    def cut(parts):
+        asked.update({path: part_shape(leaves[path], select) for path, select in parts.items()})
+        raise Enough
+
+    task = make_task("resnet", np.float32)
+    leaves = flatten(task.init().arrays())
+    strategy = strategy_on(2, task, **SETTINGS | options)
+    here = jax.devices()[1:2]
+    monkeypatch.setattr(
+        jax.sharding.NamedSharding,
+        "addressable_devices_indices_map",
+        lambda self, shape: {d: index for d, index in self.devices_indices_map(shape).items() if d in here},
+    )
+    with pytest.raises(Enough):
+        strategy.import_state(dataclasses.replace(task.init(), cut_by=cut))
+    trees = {path.split("/")[0] for path in asked}
+    assert "opt_state" in trees and ("params" in trees) == (options.get("shard_params") != "zero1")
+    size = lambda path, shape: (int(np.prod(shape)), int(np.prod(leaves[path].shape)))  # noqa: E731
+    part, whole = np.sum([size(path, shape) for path, shape in asked.items()], axis=0)
+    assert 0.45 * whole < part < 0.55 * whole
+    assert whole > 0.9 * sum(np.prod(leaf.shape) for path, leaf in leaves.items() if path.split("/")[0] in trees) * (
+        0.5 if "mesh" in options else 1
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

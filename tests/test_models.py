@@ -13,7 +13,7 @@ from processes import ROOT
 from reference import make_task
 
 from jaxdist import models
-from jaxdist.task import flatten
+from jaxdist.task import Leaf, flatten
 
 
 def chain(name, shape, **settings):
@@ -137,8 +137,9 @@ def test_a_part_of_an_initial_array_is_made_without_the_rest(name, settings, blo
         assert memory.temp_size_in_bytes + memory.output_size_in_bytes < others + 2048 < others + whole.nbytes
 
 
-def test_the_initial_state_is_cut_as_any_other():
-    task = make_task("densenet", np.float32)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_initial_state_is_cut_as_any_other(optimizer):
+    task = make_task("densenet", np.float32, optimizer)
     parts = {
         path: (lambda a: a[..., 1:3]) if path.endswith("mean") else (lambda a: a.reshape(-1)[1:-2])
         for path, leaf in flatten(task.init().arrays()).items()
@@ -151,6 +152,14 @@ def test_the_initial_state_is_cut_as_any_other():
     for path, leaf in found.items():
         assert (leaf.shape, leaf.dtype) == (wanted[path].shape, wanted[path].dtype), path
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(wanted[path]), err_msg=path)
+    for state in (task.init(), plain):
+        with pytest.raises(KeyError):
+            state.cut({"params/stem/conv/colonel": lambda a: a})
+
+
+def test_an_empty_part_asks_for_nothing():
+    leaf = Leaf((8, 3), np.dtype(np.float32), lambda: pytest.fail("was asked for"))
+    assert np.asarray(Leaf.part(leaf, lambda a: a[8:])).shape == (0, 3)
 
 
 def test_no_process_holds_the_whole_of_an_initial_array_that_is_divided():

@@ -122,8 +122,9 @@ def test_rules_may_be_written_with_blanks():
     st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3), min_size=1, max_size=5),
     st.integers(1, 7),
     st.integers(0, 30),
+    st.data(),
 )
-def test_shares_are_equal_and_lose_nothing(shapes, count, threshold):
+def test_shares_are_equal_and_lose_nothing(shapes, count, threshold, data):
     rng = np.random.default_rng(0)
     kinds = ("kernel", "bias", "scale")
     flat = {f"layer{i}/{kinds[i % 3]}": rng.normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)}
@@ -135,12 +136,13 @@ def test_shares_are_equal_and_lose_nothing(shapes, count, threshold):
         assert vector.size == count * layout.share("block", kind)
         assert vector.size - sum(a.size for n, a in flat.items() if n.endswith(kind) and a.size >= threshold) < count
     portions = {path.removeprefix("block/"): ends for path, ends in layout.portions(0, count).items()}
-    for first in range(count):  # what a process puts together of its portions is its share
-        own = {p.removeprefix("block/"): ends for p, ends in layout.portions(first, first + 1).items()}
-        cut = {n: a.reshape(-1)[slice(*own[n])] if n in own else a for n, a in flat.items()}
-        for kind, held in layout.store_portions("block", unflatten(cut), first, first + 1)["sharded"].items():
-            share = layout.share("block", kind)
-            np.testing.assert_array_equal(held, stored["sharded"][kind][first * share : (first + 1) * share])
+    first = data.draw(st.integers(0, count - 1))  # what a process puts together of its portions are its shares
+    end = data.draw(st.integers(first + 1, count))
+    own = {p.removeprefix("block/"): ends for p, ends in layout.portions(first, end).items()}
+    cut = {n: a.reshape(-1)[slice(*own[n])] if n in own else a for n, a in flat.items()}
+    for kind, held in layout.store_portions("block", unflatten(cut), first, end)["sharded"].items():
+        share = layout.share("block", kind)
+        np.testing.assert_array_equal(held, stored["sharded"][kind][first * share : end * share])
     assert portions == {n: (0, a.size) for n, a in flat.items() if a.size >= max(threshold, 1)}
     back = flatten(layout.restore_block("block", stored))
     assert back.keys() == flat.keys()

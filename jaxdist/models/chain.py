@@ -103,8 +103,8 @@ class Chain:
         module = dict(self.blocks)[name]
 
         def init(words: jax.Array, x: jax.Array) -> Mapping[str, Any]:
-            variables = _init_with_output(module, words, x)[1]
-            return {name: _select(tree, parts) for name, tree in variables.items() if name in collections}
+            made = dict(zip(COLLECTIONS, _split(_init_with_output(module, words, x)[1]), strict=True))
+            return {name: _select(made[name], parts) for name in collections}
 
         # Runs once: not worth optimising.
         program = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})

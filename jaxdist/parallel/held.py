@@ -38,13 +38,15 @@ class Box:
         return tuple(slice(start, stop) for start, stop in self.bounds)
 
     def within(self, other: Box) -> tuple[slice, ...]:
-        """The index of this box in an array that holds the other."""
+        """The index of this box in an array that holds the other, which contains it."""
+        outside = zip(self.bounds, other.bounds, strict=True)
+        assert all(low <= start and stop <= high for (start, stop), (low, high) in outside), (self, other)
         starts = (start for start, _ in other.bounds)
         return tuple(slice(a - at, b - at) for (a, b), at in zip(self.bounds, starts, strict=True))
 
 
 def put_from_box(value: np.ndarray, box: Box, sharding: Sharding, shape: tuple[int, ...]) -> jax.Array:
-    """The array of that shape, of which this process holds `value` at `box`; the memory of `value` becomes its own."""
+    """The array of that shape, of which this process holds `value` at `box`. The memory of `value` may become its."""
     return jax.make_array_from_callback(shape, sharding, lambda index: value[Box.of(index, shape).within(box)])
 
 

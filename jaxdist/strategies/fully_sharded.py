@@ -62,7 +62,7 @@ class ShardedState(DividedState):
         }
 
     def _placed(self, canonical: TrainState) -> Tree:
-        """Block by block: no more than this process's shares of one is on the host at a time."""
+        """Block by block: of an initial state, no more than this process's shares of one are on the host at a time."""
         portions = self._layout.portions(*self._held)
         prefixes = [f"opt_state/{slot}" for slot, tree in canonical.opt_state.items() if isinstance(tree, dict)]
         if "params" in self.stored:
@@ -74,11 +74,13 @@ class ShardedState(DividedState):
         return self._map_stored(canonical.cut(parts).arrays(), self._put_shares, everywhere)
 
     @cached_property
+    def _by_share(self) -> NamedSharding:
+        return NamedSharding(self._mesh, P(DATA))
+
+    @cached_property
     def _held(self) -> tuple[int, int]:
         """The first share that this process's devices hold, and the one after the last."""
-        part, parts = self.own_part
-        each = self._layout.count // parts
-        return part * each, (part + 1) * each
+        return Box.held_here(self._by_share, (self._layout.count,)).bounds[0]
 
     def _put_shares(self, portions: Tree) -> Tree:
         """Of a canonical tree in which divided tensors are this process's portions of them, [elements]."""
@@ -92,7 +94,7 @@ class ShardedState(DividedState):
     def _put_vector(self, block: str, kind: str, held: np.ndarray) -> jax.Array:
         share = self._layout.share(block, kind)
         box = Box(((self._held[0] * share, self._held[1] * share),))
-        return put_from_box(held, box, NamedSharding(self._mesh, P(DATA)), (self._layout.count * share,))
+        return put_from_box(held, box, self._by_share, (self._layout.count * share,))
 
     def _canonical(self, arrays: Tree) -> Tree:
         return self._map_stored(arrays, self._restored, lambda tree: tree)

@@ -125,14 +125,10 @@ class LeafExchange:
             self._service.keep(generation, leaves)
 
     def leaf(self, process: int, generation: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Leaf:
-        """What `process` keeps, fetched when asked for; on the chief alone it can be."""
-
-        def fetch() -> np.ndarray:
-            if self._remote is None:
-                raise RuntimeError(f"{name} of process {process} can be fetched by the chief alone.")
-            return self._remote.fetch(process, generation, name, shape, dtype)
-
-        return Leaf(shape, dtype, fetch)
+        """What `process` keeps, fetched when asked for; for the chief alone."""
+        remote = self._remote
+        assert remote is not None
+        return Leaf(shape, dtype, lambda: remote.fetch(process, generation, name, shape, dtype))
 
     def close(self, error: BaseException | None) -> None:
         """Waits, where the run is well, until the chief needs nothing more."""

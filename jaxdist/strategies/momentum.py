@@ -13,7 +13,6 @@ one can do:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -31,7 +30,8 @@ def handed_over(state: TrainState, how: str, num_workers: int) -> TrainState:
     if factor is None or SLOT not in state.opt_state:
         return state
     scaled = jax.tree.map(lambda leaf: (np.asarray(leaf) * factor).astype(leaf.dtype), state.opt_state[SLOT])
-    return dataclasses.replace(state, opt_state=state.opt_state | {SLOT: scaled})
+    arrays = state.arrays() | {"opt_state": state.opt_state | {SLOT: scaled}}
+    return TrainState.of(arrays, state.updates, state.position)
 
 
 def cut(ramp: Sequence[int] | None, examples_seen: int) -> float:

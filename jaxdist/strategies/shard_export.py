@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdist.parallel.held import Box
 from jaxdist.strategies.leaf_service import LeafExchange
 from jaxdist.task import Leaf, Tree, arrays_of, flatten
 
@@ -47,18 +48,16 @@ def _maker(
 ) -> Callable[[], np.ndarray]:
     """What puts the array together on the chief. Holds no device array."""
     shape, dtype = tuple(array.shape), np.dtype(array.dtype)
-    first: dict[Any, Any] = {}  # of the devices that hold the same part, the one that keeps it
+    first: dict[Box, Any] = {}  # of the devices that hold the same part, the one that keeps it
     for device, index in array.sharding.devices_indices_map(shape).items():
-        bounds = tuple(slice_.indices(size)[:2] for slice_, size in zip(index, shape, strict=True))
-        first.setdefault(bounds, device)  # as JAX numbers replicas
+        first.setdefault(Box.of(index, shape), device)  # as JAX numbers replicas
     parts: list[tuple[tuple[slice, ...], Any]] = []
-    for bounds, device in first.items():
-        sizes = tuple(stop - start for start, stop in bounds)
+    for box, device in first.items():
         data: Any = own.get(device.id)
         if data is None:
             name = f"{path}@{device.id}"
-            data = exchange.leaf(device.process_index, generation, name, sizes, dtype)
-        parts.append((tuple(slice(*b) for b in bounds), data))
+            data = exchange.leaf(device.process_index, generation, name, box.shape, dtype)
+        parts.append((box.index, data))
 
     def make() -> np.ndarray:
         whole = np.empty(shape, dtype)
