@@ -34,7 +34,7 @@ from jaxdist.task import Batch, Leaf, Metrics, Task, TrainState, Tree, flatten, 
 
 
 class ShardedState(DividedState):
-    """What both have in common: trees stored as `ShareLayout` has them.
+    """What fsdp and zero1 have in common: trees stored as `ShareLayout` has them.
 
     Args:
       threshold: tensors of fewer elements are not divided.
