@@ -82,7 +82,9 @@ def test_every_optimizer_has_shares(x64, how, optimizer):
     assert_same(found, train_reference(task, batches, replicas=1), 1e-9)
 
 
-@pytest.mark.parametrize("options", [{"mesh": "data:2,model:2"}, {"shard_params": "fsdp"}, {"shard_params": "zero1"}])
+@pytest.mark.parametrize(
+    "options", [long({"mesh": "data:2,model:2"}), {"shard_params": "fsdp"}, long({"shard_params": "zero1"})]
+)
 def test_one_float32_update(options):
     task, batches = make_task("densenet", np.float32), make_batches(1, 16, np.float32)
     found = run_strategy(task, batches, devices=4, **SETTINGS | options)

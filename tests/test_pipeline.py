@@ -137,6 +137,7 @@ def test_any_balance(x64, data):
     assert_same(run(task, batches, devices=data.draw(st.integers(1, 8)), **options), expected, 1e-9)
 
 
+@pytest.mark.long
 def test_fewer_activations_are_kept_under_1f1b():
     task = make_task("densenet", np.float32)
     batch = make_batches(1, BATCH, np.float32)[0]

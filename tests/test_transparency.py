@@ -58,7 +58,7 @@ def test_allreduce_equals_the_single_device_run(x64, model, spmd, devices):
     assert_same(run_strategy(task, batches, devices=devices, spmd=spmd), expected, 1e-9)
 
 
-@pytest.mark.parametrize("model", ["densenet", "resnet_v2"])
+@pytest.mark.parametrize("model", [long("densenet"), "resnet_v2"])
 def test_sync_batch_norm_sees_the_global_batch(x64, model):
     task = make_task(model)
     batches = make_batches(20, BATCH)
