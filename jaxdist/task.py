@@ -166,8 +166,8 @@ class Task:
             if path.startswith("opt_state/"):
                 make = functools.partial(self.optimizer.init_leaf, path.split("/")[1], shape, like.dtype)
             leaves[path] = Leaf(shape, np.dtype(like.dtype), make)
-        for path in parts:
-            leaves[path]
+        if unknown := sorted(parts.keys() - leaves.keys()):
+            raise KeyError(unknown[0])
         initial = TrainState.of(arrays_of(leaves), 0, Position(0, ()))
         return initial if parts else dataclasses.replace(initial, cut_by=self.init)
 

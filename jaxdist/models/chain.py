@@ -155,7 +155,7 @@ def _select(tree: Any, parts: Mapping[str, Select], path: str = "") -> Any:
 
 
 def _init_with_output(module: nn.Module, key: jax.Array, x: jax.Array) -> tuple[jax.Array, Mapping[str, Any]]:
-    # By name: the initial bits must not follow a user's choice of jax_default_prng_impl.
+    # Said, not the default: the initial bits must not follow a user's choice of jax_default_prng_impl.
     typed = jax.random.wrap_key_data(key, impl=THREEFRY)
     # Evaluation mode: no dropout key is needed and no statistics of the dummy input are kept.
     return module.init_with_output(typed, x, Context(train=False))

@@ -39,6 +39,7 @@ from jaxdist.ps.dial import largest_staleness as largest_staleness
 from jaxdist.ps.keeper import Keeper as Keeper
 from jaxdist.ps.keeper import end_run as end_run
 from jaxdist.ps.layout import Layout as Layout
+from jaxdist.ps.layout import Tensor as Tensor
 from jaxdist.ps.layout import pack as pack
 from jaxdist.ps.layout import unpack as unpack
 from jaxdist.ps.rpc import Refused as Refused

@@ -28,10 +28,10 @@ class DividedState(AllReduce):
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
         if self._open_exchange is not None and self._exchange is None:
             self._exchange = self._open_exchange()
-            self._meet()
+            self._join_collectives()
         return super().import_state(canonical)
 
-    def _meet(self) -> None:
+    def _join_collectives(self) -> None:
         """Connects the processes for their collectives, where that must not wait for the first step. Collective."""
 
     def export_state(self, state: PlacedState) -> TrainState:

@@ -115,14 +115,10 @@ class ShardedState(DividedState):
             return vector(block, kind)[at : at + size].reshape(shape)
 
         found = {}
-        for block, kinds in self._layout.tensors.items():
+        for block in self._layout.tensors:
             flat: dict[str, Any] = flatten(stored[block].get(WHOLE, {}))  # flattening drops what is empty
-            for kind, tensors in kinds.items():
-                at = 0
-                for t in tensors:
-                    make = partial(cut, block, kind, at, t.size, t.shape)
-                    flat[t.name] = Leaf(t.shape, np.dtype(t.dtype), make)
-                    at += t.size
+            for kind, t, at in self._layout.offsets(block):
+                flat[t.name] = Leaf(t.shape, np.dtype(t.dtype), partial(cut, block, kind, at, t.size, t.shape))
             found[block] = unflatten(flat)
         return found
 

@@ -86,7 +86,7 @@ class ModelParallel(DividedState):
         }
         return arrays_of(placed)
 
-    def _meet(self) -> None:
+    def _join_collectives(self) -> None:
         """Along each axis: the members of a gloo collective wait 30 seconds for each other the first time, and may take
         unequally long to compile."""
         for axis in self._mesh.axis_names:

@@ -12,14 +12,14 @@ One vector is one collective where a tensor each would be many (the flat paramet
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdist.ps import Layout, pack, unpack
+from jaxdist.ps import Layout, Tensor, pack, unpack
 from jaxdist.task import Tree, flatten, unflatten
 
 SHARDED, WHOLE = "sharded", "whole"
@@ -37,7 +37,7 @@ class ShareLayout:
 
     def __init__(self, shapes: Mapping[str, Tree], dtype: Any, count: int, threshold: int) -> None:
         self.count, self._dtype = count, np.dtype(dtype)
-        self.tensors: dict[str, dict[str, tuple[Any, ...]]] = {}
+        self.tensors: dict[str, dict[str, tuple[Tensor, ...]]] = {}
         for block, tree in shapes.items():
             large = {n: s for n, s in flatten(tree).items() if np.prod(s.shape) >= max(threshold, 1)}
             described = {n: jax.ShapeDtypeStruct(s.shape, self._dtype) for n, s in large.items()}
@@ -48,16 +48,20 @@ class ShareLayout:
         """Elements of one share."""
         return -(-sum(t.size for t in self.tensors[block][kind]) // self.count)
 
+    def offsets(self, block: str) -> Iterator[tuple[str, Tensor, int]]:
+        """(kind, tensor, where it begins in its kind's vector) of each divided tensor of a block."""
+        for kind, tensors in self.tensors[block].items():
+            for tensor, end in zip(tensors, itertools.accumulate(t.size for t in tensors), strict=True):
+                yield kind, tensor, end - tensor.size
+
     def portions(self, first: int, end: int) -> dict[str, tuple[int, int]]:
         """{block/tensor: where the shares from `first` to before `end` start and stop in it}, in row-major order."""
         found = {}
-        for block, kinds in self.tensors.items():
-            for kind, tensors in kinds.items():
-                share, at = self.share(block, kind), 0
-                for t in tensors:
-                    start, stop = (min(max(edge * share - at, 0), t.size) for edge in (first, end))
-                    found[f"{block}/{t.name}"] = (start, stop)
-                    at += t.size
+        for block in self.tensors:
+            for kind, tensor, at in self.offsets(block):
+                edges = (edge * self.share(block, kind) - at for edge in (first, end))
+                start, stop = (min(max(edge, 0), tensor.size) for edge in edges)
+                found[f"{block}/{tensor.name}"] = (start, stop)
         return found
 
     def store_portions(self, block: str, tree: Tree, first: int, end: int) -> Tree:
