@@ -17,9 +17,9 @@ from ml_collections import config_flags
 
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
-from jaxdist import monitor
-from jaxdist.allocator import keep_freed_memory
 from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.runtime import monitor
+from jaxdist.runtime.allocator import keep_freed_memory
 
 _SERVER_SECONDS = 30.0
 
@@ -55,16 +55,16 @@ def main(argv: Sequence[str]) -> int:
         _start_logging(workdir, f"{cluster.role}{number}")
         with monitor.sampling(workdir, f"{cluster.role}{number}", _CONFIG.value.monitor.interval_seconds):
             if cluster.role == "server":
-                from jaxdist.serving import serve
+                from jaxdist.roles.server import serve
 
                 code, text = serve(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value)
                 return code if code in (0, 75) else _report(text, code)
             if cluster.role == "evaluator":
-                from jaxdist.evaluator import evaluate_snapshots
+                from jaxdist.roles.evaluator import evaluate_snapshots
 
                 evaluate_snapshots(_CONFIG.value, workdir, cluster)
                 return 0
-            from jaxdist.train import train_and_evaluate  # after the flags: a typing error need not wait for JAX
+            from jaxdist.train.loop import train_and_evaluate  # after the flags: a typing error need not wait for JAX
 
             with _server_beside(argv) if _WITH_SERVER.value else contextlib.nullcontext():
                 summary = train_and_evaluate(_CONFIG.value, workdir, cluster)

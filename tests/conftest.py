@@ -23,7 +23,7 @@ jax.config.update("jax_numpy_rank_promotion", "allow")
 
 @pytest.fixture(autouse=True, scope="session")
 def _compilation_cache():
-    from jaxdist import compilation
+    from jaxdist.runtime import compilation
 
     compilation.enable_cache(CACHE)
 

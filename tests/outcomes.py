@@ -10,23 +10,25 @@ import tiny_config
 from processes import Run, finish, rows, wait_for_update
 from reference import train_reference
 
-from jaxdist import checkpoint, experiment
-from jaxdist.task import Task, TrainState, flatten
+from jaxdist.checkpoint import checkpointer
+from jaxdist.state import TrainState, flatten
+from jaxdist.task import Task
+from jaxdist.train import setup
 
 
 def final_state(workdir) -> TrainState:
-    found = checkpoint.Checkpoints(str(workdir), keep=1).restore()
+    found = checkpointer.Checkpointer(str(workdir), keep=1).restore()
     assert found is not None
     arrays = {n: np.asarray(leaf) for n, leaf in found.leaves.items()}
-    return checkpoint.state_of(arrays, found.progress)
+    return checkpointer.state_of(arrays, found.progress)
 
 
-def tiny_task(**model) -> tuple[Task, experiment.Examples]:
+def tiny_task(**model) -> tuple[Task, setup.Examples]:
     """Of runs of the tiny configuration."""
     config = tiny_config.get_config()
     config.model.update(model)
-    examples = experiment.load_examples(config)
-    return experiment.make_task(config, examples), examples
+    examples = setup.load_examples(config)
+    return setup.make_task(config, examples), examples
 
 
 def reference_state(updates: int, *, replicas: int, batch: int = 12, **model) -> TrainState:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from jaxdist import data, models, optim
-from jaxdist.position import Position
-from jaxdist.task import Task, TrainState, flatten
+from jaxdist import data, models
+from jaxdist.optim import optimizers, schedules
+from jaxdist.state import Position, TrainState, flatten
+from jaxdist.task import Task
 
 TINY = {
     "densenet": {"depth": 10, "growth_rate": 4, "dropout": 0.2},
@@ -19,8 +20,8 @@ SHAPE = (8, 8, 1)
 
 def make_task(name: str, dtype=np.float64, optimizer: str = "sgd", seed: int = 3) -> Task:
     chain = models.build(name.removesuffix("_v2"), input_shape=SHAPE, num_classes=10, settings={}, options=TINY[name])
-    rule = optim.build(optimizer, momentum=0.9, weight_decay=1e-4)
-    rate = optim.step_decay(0.05, drop_epochs=(0.5,), drop_factor=0.1, examples_per_epoch=480)
+    rule = optimizers.build(optimizer, momentum=0.9, weight_decay=1e-4)
+    rate = schedules.step_decay(0.05, drop_epochs=(0.5,), drop_factor=0.1, examples_per_epoch=480)
     return Task(chain, rule, rate, seed, np.dtype(dtype))
 
 

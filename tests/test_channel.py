@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxdist.transport import Channel, ChannelError, Door
+from jaxdist.comm.channel import Channel, ChannelError, ChannelListener
 
 MAX = 2**20
 
@@ -21,7 +21,7 @@ MAX = 2**20
 @pytest.fixture
 def pair():
     """Two ends, through two doors."""
-    doors = Door("secret", MAX, "127.0.0.1"), Door("secret", MAX, "127.0.0.1")
+    doors = ChannelListener("secret", MAX, "127.0.0.1"), ChannelListener("secret", MAX, "127.0.0.1")
     opened = doors[1].open(f"127.0.0.1:{doors[0].port}", "a", "a-b", 5)
     accepted = doors[0].accept({"a-b": "b"}, 5)["a-b"]
     yield opened, accepted
@@ -110,7 +110,7 @@ def test_no_frame_of_ours(data):
 
 
 def test_strangers_are_turned_away():
-    door, other, strange = (Door(token, MAX, "127.0.0.1") for token in ("secret", "secret", "guess"))
+    door, other, strange = (ChannelListener(token, MAX, "127.0.0.1") for token in ("secret", "secret", "guess"))
     here = f"127.0.0.1:{door.port}"
     with socket.create_connection(("127.0.0.1", door.port)) as raw:
         raw.sendall(b"\0" * 64)
@@ -127,11 +127,11 @@ def test_strangers_are_turned_away():
 
 
 def test_who_does_not_come_is_named():
-    door = Door("secret", MAX, "127.0.0.1")
+    door = ChannelListener("secret", MAX, "127.0.0.1")
     with pytest.raises(ChannelError, match=r"no connection came from process 3 for 0.2 s"):
         door.accept({"x": "process 3"}, 0.2)
     port = door.port
     door.close()
-    with contextlib.closing(Door("secret", MAX, "127.0.0.1")) as other:
+    with contextlib.closing(ChannelListener("secret", MAX, "127.0.0.1")) as other:
         with pytest.raises(ChannelError, match="process 0 could not be reached"):
             other.open(f"127.0.0.1:{port}", "process 0", "x", 0.3)

@@ -1,4 +1,4 @@
-"""Checkpoints: round trip, damage, a kill while writing, retention, the wrong model."""
+"""Checkpointer: round trip, damage, a kill while writing, retention, the wrong model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pytest
 from processes import Run, finish, rows
 from reference import make_task
 
-from jaxdist import checkpoint
+from jaxdist.checkpoint import checkpointer
 from jaxdist.errors import UsageError
-from jaxdist.position import Position
-from jaxdist.task import TrainState, flatten, unflatten
+from jaxdist.state import Position, TrainState, flatten, unflatten
 
 
 def make_state(updates: int) -> TrainState:
@@ -23,14 +22,14 @@ def make_state(updates: int) -> TrainState:
 
 
 def save(folder, *updates: int, keep: int = 3) -> None:
-    checkpoints = checkpoint.Checkpoints(str(folder), keep=keep)
+    checkpoints = checkpointer.Checkpointer(str(folder), keep=keep)
     for update in updates:
         checkpoints.save(make_state(update), {"elapsed": float(update)})
     checkpoints.close()
 
 
-def restored(folder) -> checkpoint.Restored:
-    found = checkpoint.Checkpoints(str(folder), keep=3).restore()
+def restored(folder) -> checkpointer.Restored:
+    found = checkpointer.Checkpointer(str(folder), keep=3).restore()
     assert found is not None
     return found
 
@@ -46,7 +45,7 @@ def test_round_trip_keeps_every_bit(tmp_path):
 
 
 def test_large_states_are_written_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "PART_BYTES", 4000)
+    monkeypatch.setattr(checkpointer, "PART_BYTES", 4000)
     save(tmp_path, 3)
     assert len(list((tmp_path / "checkpoints" / "3").glob("part-*"))) > 3
     expected = flatten(make_state(3).arrays())
@@ -108,7 +107,7 @@ def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path):
 
 def test_a_failed_write_is_raised_at_the_next_call(tmp_path):
     (tmp_path / "checkpoints").write_text("not a folder")
-    checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=1)
+    checkpoints = checkpointer.Checkpointer(str(tmp_path), keep=1)
     checkpoints.save(make_state(1), {})
     with pytest.raises(OSError):
         checkpoints.wait()

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from jaxdist.errors import UsageError
-from jaxdist.faults import Faults
+from jaxdist.runtime.fault_injection import Faults
 
 
 def test_a_slow_process_takes_its_factor_of_the_time():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdist.parallel.fused import plan_buffers
+from jaxdist.comm.fused import plan_buffers
 
 SIZES = st.lists(st.tuples(st.integers(0, 3_000_000), st.sampled_from(["f4", "f8"])), max_size=30)
 

@@ -17,8 +17,8 @@ from test_transparency import run_strategy, strategy_on
 from jaxdist import strategies
 from jaxdist.config import default_config
 from jaxdist.errors import UsageError
-from jaxdist.parallel.held import Box
-from jaxdist.task import flatten, part_shape
+from jaxdist.parallel.local_box import Box
+from jaxdist.state import flatten, part_shape
 
 SETTINGS = default_config().strategy.to_dict() | {"name": "model_parallel", "shard_threshold": 16}
 

@@ -9,7 +9,7 @@ from outcomes import assert_resumes_exactly, assert_sigterm_saves, final_state, 
 from processes import Run, finish, long, rows, wait_for_update
 from reference import assert_same
 
-from jaxdist.task import flatten
+from jaxdist.state import flatten
 
 SHARDED = {"strategy__name": "model_parallel", "strategy__shard_threshold": 16}
 MODEL = SHARDED | {"strategy__mesh": "model:2"}

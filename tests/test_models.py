@@ -13,7 +13,7 @@ from processes import ROOT
 from reference import make_task
 
 from jaxdist import models
-from jaxdist.task import Leaf, flatten
+from jaxdist.state import LazyArray, flatten
 
 
 def chain(name, shape, **settings):
@@ -158,19 +158,21 @@ def test_the_initial_state_is_cut_as_any_other(optimizer):
 
 
 def test_an_empty_part_asks_for_nothing():
-    leaf = Leaf((8, 3), np.dtype(np.float32), lambda: pytest.fail("was asked for"))
-    assert np.asarray(Leaf.part(leaf, lambda a: a[8:])).shape == (0, 3)
+    leaf = LazyArray((8, 3), np.dtype(np.float32), lambda: pytest.fail("was asked for"))
+    assert np.asarray(LazyArray.part(leaf, lambda a: a[8:])).shape == (0, 3)
 
 
 def test_no_process_holds_the_whole_of_an_initial_array_that_is_divided():
     code = """
 import resource
 import numpy as np
-from jaxdist import models, optim
-from jaxdist.task import Task, flatten
+from jaxdist import models
+from jaxdist.optim import optimizers
+from jaxdist.state import flatten
+from jaxdist.task import Task
 megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 chain = models.build("cnn", input_shape=(28, 28, 1), num_classes=10, settings={}, options={"width": 1024})
-task = Task(chain, optim.build("sgd"), lambda seen: 0.1)
+task = Task(chain, optimizers.build("sgd"), lambda seen: 0.1)
 make = lambda path, select: np.asarray(flatten(task.init({path: select}).arrays())[path])
 paths = ["params/dense/dense/kernel", "opt_state/trace/dense/dense/kernel"]
 make(paths[0], lambda a: a[:1])  # what JAX itself needs

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from jaxdist import monitor
+from jaxdist.runtime import monitor
 
 
 def test_a_busy_core_counts_as_one(tmp_path):

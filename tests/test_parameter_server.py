@@ -11,7 +11,7 @@ from outcomes import final_state, reference_state
 from processes import Run, finish, free_port, long, rows, start, wait_for_event, wait_for_update
 from reference import assert_same
 
-from jaxdist.position import size
+from jaxdist.state.position import size
 
 
 @pytest.mark.parametrize(("workers", "servers"), [long(1, 1), long(2, 1), (3, 2), long(2, 3)])

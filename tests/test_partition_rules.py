@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from reference import TINY, make_task
 
 from jaxdist import models
+from jaxdist.cost.collectives import Collective, collectives, totals
 from jaxdist.parallel import mesh, partition_rules
-from jaxdist.parallel.collectives import Collective, collectives, totals
+from jaxdist.parallel.flat_shards import FlatShards
 from jaxdist.parallel.partition_rules import Rule, assign
-from jaxdist.strategies.shares import ShareLayout
-from jaxdist.task import flatten, unflatten
+from jaxdist.state import flatten, unflatten
 
 
 def test_meshes():
@@ -130,7 +130,7 @@ def test_shares_are_equal_and_lose_nothing(shapes, count, threshold, data):
     flat = {f"layer{i}/{kinds[i % 3]}": rng.normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)}
     tree = {"block": unflatten(flat)}
     shaped = {"block": unflatten({n: types.SimpleNamespace(shape=a.shape) for n, a in flat.items()})}
-    layout = ShareLayout(shaped, np.float32, count, threshold)
+    layout = FlatShards(shaped, np.float32, count, threshold)
     stored = layout.store(tree)["block"]
     for kind, vector in stored["sharded"].items():
         assert vector.size == count * layout.share("block", kind)

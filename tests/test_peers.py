@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from processes import free_port
 
+from jaxdist.cluster.rendezvous import Peers
 from jaxdist.errors import PeerError, UsageError
-from jaxdist.peers import Peers
 
 
 def make(port: int, process_id: int, connect_timeout: float = 10.0) -> Peers:

@@ -17,7 +17,7 @@ from reference import assert_same, make_batches, make_task, train_reference
 from jaxdist import strategies
 from jaxdist.config import default_config
 from jaxdist.errors import UsageError
-from jaxdist.strategies.pipeline import places
+from jaxdist.strategies.pipeline.placement import places
 
 BATCH = 16
 OPTIONS = {

@@ -23,28 +23,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import free_port
 
-from jaxdist import optim
+from jaxdist.comm.security import Security
 from jaxdist.errors import PeerError, UsageError
-from jaxdist.position import Position, indices, size
+from jaxdist.optim import optimizers
+from jaxdist.parallel.flat_layout import Layout, pack, unpack
 from jaxdist.ps import (
     Client,
     Fenced,
-    Keeper,
-    Layout,
     ParameterServer,
     Refused,
+    ServerReservation,
     end_run,
     largest_staleness,
-    pack,
-    unpack,
     wire,
 )
 from jaxdist.ps import parameter_server_pb2 as pb
-from jaxdist.ps.dial import Dial, further_steps
-from jaxdist.ps.ledger import Ledger
+from jaxdist.ps.claims import ClaimTable
 from jaxdist.ps.rpc import SERVICE, Lost, Stub
 from jaxdist.ps.shard import check_elementwise
-from jaxdist.security import Security
+from jaxdist.ps.staleness import StalenessController, further_steps
+from jaxdist.state import Position
+from jaxdist.state.position import indices, size
 
 FACTS = {"optim.name": "sgd"}
 
@@ -79,7 +78,7 @@ class Servers:
 
     def __init__(self, folder, count=1, momentum=0.0, **options):
         self.folder, self.options = folder, options
-        self.rule = optim.build("sgd", momentum=momentum)
+        self.rule = optimizers.build("sgd", momentum=momentum)
         self.client_security = Security()
         self.addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
         self.servers = [self.start(i) for i in range(count)]
@@ -193,9 +192,9 @@ def test_a_tensor_larger_than_a_share_is_split():
 
 
 def test_only_elementwise_rules_are_served():
-    for name in optim.NAMES:
-        check_elementwise(optim.build(name))
-    clipped = optim.Optimizer(optax.chain(optax.clip_by_global_norm(1.0)))
+    for name in optimizers.NAMES:
+        check_elementwise(optimizers.build(name))
+    clipped = optimizers.Optimizer(optax.chain(optax.clip_by_global_norm(1.0)))
     clipped = dataclasses.replace(clipped, rule=optax.clip_by_global_norm(1.0))
     with pytest.raises(ValueError, match="not elementwise"):
         check_elementwise(clipped)
@@ -209,7 +208,7 @@ def test_every_example_is_applied_exactly_once_whoever_is_lost(drawn):
     """Workers take, apply, die and come back in any order: what is applied is each position once."""
     in_rounds = drawn.draw(st.booleans())
     share, budget = drawn.draw(st.integers(1, 4)), drawn.draw(st.integers(4, 40))
-    ledger = Ledger(Position(), budget, share, in_rounds)
+    ledger = ClaimTable(Position(), budget, share, in_rounds)
     sessions = {w: w for w in range(drawn.draw(st.integers(1, 4)))}
     held: dict[int, list] = {s: [] for s in sessions.values()}
     applied: list[int] = []
@@ -261,7 +260,7 @@ def test_positions_come_back(counts, drawn):
 @given(st.integers(2, 5), st.sampled_from([1, 2, 3, 10]), st.booleans(), st.randoms(use_true_random=False))
 def test_clock_lead_and_staleness_keep_their_bounds(workers, bound, overlap, rng):
     """A simulation of the dial with workers of any speed: pulls are granted, pushes applied, in random order."""
-    dial = Dial(bound)
+    dial = StalenessController(bound)
     members = [dial.join(w, w, 0.0) for w in range(workers)]
     ahead = int(overlap)
     version, worst = 0, 0
@@ -299,7 +298,7 @@ def test_dssp_lets_a_fast_worker_run_until_the_slow_one_is_about_to_push():
 @given(st.integers(1, 4), st.integers(0, 8), st.floats(1.0, 9.0))
 def test_dssp_stays_inside_its_range(low, width, slowness):
     """Two workers in simulated time; the fast one's lead is above the low bound only as far as the range allows."""
-    dial = Dial(low, low + width)
+    dial = StalenessController(low, low + width)
     fast, slow = dial.join(0, 0, 0.0), dial.join(1, 1, 0.0)
     ends = {0: 1.0, 1: slowness}
     leads = []
@@ -648,7 +647,7 @@ def test_the_token_is_asked_for(tmp_path):
 @pytest.mark.parametrize("count", [1, 2])
 def test_servers_stay_for_the_next_phase(tmp_path, count):
     with Servers(tmp_path, count) as servers:
-        keeper = Keeper(servers.addresses, Security(), facts=FACTS, connect_seconds=5.0)
+        keeper = ServerReservation(servers.addresses, Security(), facts=FACTS, connect_seconds=5.0)
         for phase in range(3):
             client = servers.client(0, phase=phase, reserve=keeper.reserve)
             client.begin(settings_of_a_run(), VALUES)
@@ -678,9 +677,9 @@ def test_a_worker_joins_the_phase_that_it_has_come_to(tmp_path):
 def test_reserved_servers_are_kept_for_their_run(tmp_path):
     """A second start of the same command must not end the servers that a run will need."""
     with Servers(tmp_path, 2) as servers:
-        keeper = Keeper(servers.addresses, Security(), facts=FACTS, connect_seconds=5.0)
+        keeper = ServerReservation(servers.addresses, Security(), facts=FACTS, connect_seconds=5.0)
         with pytest.raises(UsageError, match="reserved by another run"):
-            Keeper(servers.addresses, Security(), facts=FACTS, connect_seconds=1.0)
+            ServerReservation(servers.addresses, Security(), facts=FACTS, connect_seconds=1.0)
         with pytest.raises(UsageError, match="reserved by another run"):
             servers.client(0).begin(settings_of_a_run(), VALUES)
         for address in servers.addresses:
@@ -704,7 +703,7 @@ def test_what_a_killed_run_has_left_is_forgotten(tmp_path, monkeypatch):
         for index, server in enumerate(servers.servers):
             server.close()
             servers.servers[index] = servers.start(index)
-        keeper = Keeper(servers.addresses, Security(), facts=FACTS, connect_seconds=10.0)
+        keeper = ServerReservation(servers.addresses, Security(), facts=FACTS, connect_seconds=10.0)
         again = servers.client(0, reserve=keeper.reserve)
         time.sleep(1.0)
         assert all(Stub(a).call("Status", pb.StatusRequest(), timeout=5)[0].run == "" for a in servers.addresses)

@@ -20,11 +20,11 @@ from processes import Run, events, finish, long, rows, start, wait_for_update
 from recording_data import taken
 from reference import assert_same, make_task
 
-from jaxdist import optim
 from jaxdist.config import default_config, validate
+from jaxdist.config.phases import Phase, boundaries, parse
 from jaxdist.errors import UsageError
-from jaxdist.schedule import Phase, boundaries, parse
-from jaxdist.strategies import momentum, rules
+from jaxdist.optim import momentum, schedules
+from jaxdist.train import phase_triggers
 
 KEYS = list(default_config().strategy)
 SWITCH = {"strategy__name": "switch"}
@@ -131,7 +131,7 @@ def test_ramp_drops_less_and_less_of_the_momentum():
 @given(st.lists(st.floats(0.01, 10), min_size=12, max_size=40), st.integers(1, 5))
 def test_the_rule_is_a_function_of_the_rows(losses, window):
     train = [{"examples_seen": 10 * (k + 1), "loss": loss} for k, loss in enumerate(losses)]
-    decided = rules.replay(train, rules.Plateau(10.0 * window, 0.1))
+    decided = phase_triggers.replay(train, phase_triggers.Plateau(10.0 * window, 0.1))
     for row in train:
         now = row["examples_seen"] // 10
         if now < 2 * window:
@@ -145,33 +145,37 @@ def test_the_rule_is_a_function_of_the_rows(losses, window):
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, 0.0])
 def test_the_rule_passes_over_rows_that_mean_nothing(odd):
-    rule = rules.Plateau(20, 0.1)
+    rule = phase_triggers.Plateau(20, 0.1)
     losses = [9.0, odd, 8.0, 5.0, odd, 4.0, 3.0, 2.0]
     assert not any(rule.look({"examples_seen": 10 * (k + 1), "loss": x}) for k, x in enumerate(losses))
 
 
 def test_the_rule_waits_for_the_learning_rate_to_drop():
     flat = [{"examples_seen": 10 * (k + 1), "loss": 1.0} for k in range(20)]
-    rate = optim.step_decay(0.1, drop_epochs=(5, 12), drop_factor=0.1, examples_per_epoch=10)
+    rate = schedules.step_decay(0.1, drop_epochs=(5, 12), drop_factor=0.1, examples_per_epoch=10)
     settings = {"switch_when": "plateau", "switch_threshold": 0.1, "switch_window_epochs": 2, "switch_after_drop": True}
-    assert rules.replay(flat, rules.build(settings, 10, rate, 200)) == 90  # two windows after the row that has it
-    assert rules.replay(flat[6:], rules.build(settings, 10, rate, 200)) == 110  # a phase that begins after the drop
-    assert rules.replay(flat, rules.build(settings, 10, rate, 40)) == 40  # none comes in this run
+    assert (
+        phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 200)) == 90
+    )  # two windows after the row that has it
+    assert (
+        phase_triggers.replay(flat[6:], phase_triggers.build(settings, 10, rate, 200)) == 110
+    )  # a phase that begins after the drop
+    assert phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 40)) == 40  # none comes in this run
     settings["switch_after_drop"] = False
-    assert rules.replay(flat, rules.build(settings, 10, rate, 200)) == 40
+    assert phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 200)) == 40
     settings["switch_window_epochs"] = 3  # windows do not reach over a drop: 0.1 up to 50, 0.01 up to 120
-    assert rules.replay(flat, rules.build(settings, 10, rate, 200)) == 110
-    assert rules.build(settings | {"switch_when": ""}, 10, rate, 200) is None
+    assert phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 200)) == 110
+    assert phase_triggers.build(settings | {"switch_when": ""}, 10, rate, 200) is None
 
 
 def test_the_rule_goes_on_where_its_checkpoint_left_it():
     train = [{"examples_seen": 10 * (k + 1), "loss": loss} for k, loss in enumerate([9, 5, 3, 2, 2, 2, 2])]
-    whole, first = rules.Plateau(20, 0.1), rules.Plateau(20, 0.1)
+    whole, first = phase_triggers.Plateau(20, 0.1), phase_triggers.Plateau(20, 0.1)
     expected = [whole.look(row) for row in train]
     for row in train[:4]:
         first.look(row)
-    second = rules.Plateau(20, 0.1)
-    second.recall(json.loads(json.dumps(first.memo())))
+    second = phase_triggers.Plateau(20, 0.1)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert [second.look(row) for row in train[4:]] == expected[4:]
     assert expected[-1] is not None
 
@@ -301,9 +305,9 @@ def test_the_rule_ends_the_phase_and_can_be_replayed(tmp_path):
     switched = next(e for e in events(tmp_path) if e["event"] == "switched")
     assert decided["examples_seen"] == switched["examples_seen"] < 0.9 * 960
     train = [row for row in rows(tmp_path, "train").values() if row["phase"] == 1]
-    rate = optim.step_decay(0.05, drop_epochs=(1.5,), drop_factor=0.1, examples_per_epoch=240)
-    rule = rules.Plateau(decided["window_examples"], decided["threshold"], rate, waits_above=0.05)
-    assert rules.replay(train, rule) == decided["examples_seen"] > 1.5 * 240
+    rate = schedules.step_decay(0.05, drop_epochs=(1.5,), drop_factor=0.1, examples_per_epoch=240)
+    rule = phase_triggers.Plateau(decided["window_examples"], decided["threshold"], rate, waits_above=0.05)
+    assert phase_triggers.replay(train, rule) == decided["examples_seen"] > 1.5 * 240
 
 
 @pytest.mark.long

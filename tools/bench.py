@@ -87,7 +87,7 @@ def allreduce_worker(options: argparse.Namespace) -> None:
     from jax.sharding import PartitionSpec as P
 
     from jaxdist import models
-    from jaxdist.parallel.fused import fused_psum
+    from jaxdist.comm.fused import fused_psum
 
     jax.distributed.initialize(options.address, options.processes, options.id)
     chain = models.build(num_classes=10, options={}, **MODELS[options.model])
@@ -119,14 +119,16 @@ def step(options: argparse.Namespace) -> None:
     """Ten steps of `single` and of `allreduce` on one device, in turn."""
     import jax
 
-    from jaxdist import compilation, models, optim, strategies
+    from jaxdist import models, strategies
     from jaxdist.config import default_config
+    from jaxdist.optim import optimizers
+    from jaxdist.runtime import compilation
     from jaxdist.task import Task
 
     compilation.enable_cache("")
     spec = MODELS[options.model]
     chain = models.build(num_classes=10, options={}, **spec)
-    task = Task(chain, optim.build("sgd"), lambda seen: 0.1)
+    task = Task(chain, optimizers.build("sgd"), lambda seen: 0.1)
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.normal(size=(options.batch, *spec["input_shape"])).astype(np.float32),

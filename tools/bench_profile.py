@@ -22,7 +22,9 @@ def measure(model: str, batch: int, steps: int = 7) -> dict[str, Any]:
     import jax
     from bench_train import MODELS, make_batch
 
-    from jaxdist import allocator, compilation, models, optim
+    from jaxdist import models
+    from jaxdist.optim import optimizers
+    from jaxdist.runtime import allocator, compilation
     from jaxdist.strategies.single import update
     from jaxdist.task import Task
 
@@ -30,7 +32,7 @@ def measure(model: str, batch: int, steps: int = 7) -> dict[str, Any]:
     compilation.enable_cache("off")
     spec = MODELS[model]
     chain = models.build(spec["name"], input_shape=spec["shape"], num_classes=10, settings=spec["settings"], options={})
-    task = Task(chain, optim.build("sgd"), lambda seen: 0.1)
+    task = Task(chain, optimizers.build("sgd"), lambda seen: 0.1)
     held = [jax.tree.map(jax.numpy.asarray, task.init().arrays())]
     examples = jax.device_put(make_batch(spec["shape"], batch, 0))
     rate = jax.numpy.float32(0.1)

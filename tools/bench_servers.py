@@ -74,11 +74,11 @@ def _start(role: str, index: int, plan: dict[str, Any], **options: Any) -> subpr
 
 def serve(index: int, plan: dict[str, Any]) -> None:
     """A parameter server with momentum SGD, until the chief ends the run."""
-    from jaxdist import optim
+    from jaxdist.optim import optimizers
     from jaxdist.ps import ParameterServer
 
     folder = pathlib.Path(plan["folder"])
-    server = ParameterServer(index, plan["servers"], optim.build("sgd"), facts=FACTS, folder=folder / str(index))
+    server = ParameterServer(index, plan["servers"], optimizers.build("sgd"), facts=FACTS, folder=folder / str(index))
     server.wait()
     (folder / f"updates-{index}.json").write_text(json.dumps(server.update_seconds()[-500:]))
 
@@ -148,7 +148,8 @@ def _meet(index: int, plan: dict[str, Any], name: str) -> None:
 
 
 def _push_pull(index: int, plan: dict[str, Any]) -> Callable[[], None]:
-    from jaxdist.ps import Client, Layout
+    from jaxdist.parallel.flat_layout import Layout
+    from jaxdist.ps import Client
 
     layout = Layout.of({"all/kernel": np.zeros((plan["floats"],), np.float32)}, {})
     client = Client(plan["servers"], index, layout, facts=FACTS)
@@ -212,7 +213,7 @@ def _echo_by_tcp(plan: dict[str, Any]) -> Callable[[], None]:
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from jaxdist.allocator import keep_freed_memory
+    from jaxdist.runtime.allocator import keep_freed_memory
 
     keep_freed_memory()  # as jaxdist.main does; the echo gets it too
     {"server": serve, "echo": echo, "worker": work}[sys.argv[1]](int(sys.argv[2]), json.loads(sys.argv[3]))

@@ -177,20 +177,24 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
     import jax
     import jax.numpy as jnp
 
-    from jaxdist import cluster, compilation, models, optim, strategies
+    from jaxdist import models, strategies
+    from jaxdist.cluster.connect import open_connections
     from jaxdist.config import default_config
-    from jaxdist.task import Task, flatten
+    from jaxdist.optim import optimizers
+    from jaxdist.runtime import compilation
+    from jaxdist.state import flatten
+    from jaxdist.task import Task
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if processes > 1:
         jax.distributed.initialize(address, processes, number)
-        cluster.open_connections()
+        open_connections()
     compilation.enable_cache("off")
     spec = MODELS[model]
     build = lambda **change: models.build(  # noqa: E731
         spec["name"], input_shape=spec["shape"], num_classes=10, settings=spec["settings"] | change, options={}
     )
-    task = Task(build(), optim.build("sgd"), lambda seen: 0.1, compute_dtype=jnp.dtype(dtype or "float32"))
+    task = Task(build(), optimizers.build("sgd"), lambda seen: 0.1, compute_dtype=jnp.dtype(dtype or "float32"))
     canonical = task.init()
     weights = {path: np.asarray(leaf) for path, leaf in flatten(canonical.params).items()}
     if number == 0:

@@ -4,8 +4,8 @@
 
 as activations and their gradients go between stages. The wires:
 
-    channel      `jaxdist.transport.Channel`: a socket of its own, its threads, no copy on the way out
-    grpc         `jaxdist.transport.Client`: a unary call that brings the answer back
+    channel      `jaxdist.comm.channel.Channel`: a socket of its own, its threads, no copy on the way out
+    grpc         `jaxdist.comm.rpc.Client`: a unary call that brings the answer back
     collective   `jax.lax.ppermute` over gloo, in a program of both processes
     transfer     `jax.experimental.transfer`: a server on each side, arrays pulled by the other
 """
@@ -76,9 +76,9 @@ def _channel(x: Any, number: int, folder: str, address: str) -> Callable[[], Any
     import jax
     import numpy as np
 
-    from jaxdist.transport import Door
+    from jaxdist.comm.channel import ChannelListener
 
-    door = Door("bench", 2**30, "127.0.0.1")
+    door = ChannelListener("bench", 2**30, "127.0.0.1")
     other = _meet(folder, number, "door", f"127.0.0.1:{door.port}")
     channel = door.open(other, "a", "wire", _SECONDS) if number else door.accept({"wire": "b"}, _SECONDS)["wire"]
 
@@ -99,7 +99,7 @@ def _grpc(x: Any, number: int, folder: str, address: str) -> Callable[[], Any]:
     import jax
     import numpy as np
 
-    from jaxdist.transport import Client, Server
+    from jaxdist.comm.rpc import Client, Server
 
     def on_device(payload: bytes) -> Any:
         return jax.device_put(np.frombuffer(payload, x.dtype).reshape(x.shape))
@@ -161,7 +161,7 @@ def main(argv: Sequence[str]) -> None:
     import jax
     import jax.numpy as jnp
 
-    from jaxdist.allocator import keep_freed_memory
+    from jaxdist.runtime.allocator import keep_freed_memory
 
     keep_freed_memory()
     if wire == "collective":

@@ -36,10 +36,12 @@ def main(argv: Sequence[str]) -> None:
     from bench_train import MODELS
 
     from jaxdist import cluster as cluster_lib
-    from jaxdist import compilation, experiment, strategies
+    from jaxdist import strategies
+    from jaxdist.cluster.process_group import ProcessGroup
     from jaxdist.config import default_config
-    from jaxdist.meeting import Meeting
-    from jaxdist.position import Position
+    from jaxdist.runtime import compilation
+    from jaxdist.state import Position
+    from jaxdist.train import setup
 
     config = default_config()
     config.data.name, config.data.train_examples, config.data.eval_examples = data, 6000, 100
@@ -53,8 +55,8 @@ def main(argv: Sequence[str]) -> None:
     peers = (
         cluster_lib.connect(own, facts={}, settings=config.cluster, collectives=collectives) if processes > 1 else None
     )
-    examples = experiment.load_examples(config)
-    task = experiment.make_task(config, examples)
+    examples = setup.load_examples(config)
+    task = setup.make_task(config, examples)
     strategy = strategies.build(
         config.strategy,
         task,
@@ -62,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         process_id=number,
         num_processes=processes,
         timeouts=config.cluster,
-        meeting=Meeting(own, peers, task, config.cluster),
+        meeting=ProcessGroup(own, peers, task, config.cluster),
     )
     held = [strategy.import_state(task.init(), 10**9)]
     positions = strategy.positions(Position(0), 10**9)

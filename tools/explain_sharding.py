@@ -27,7 +27,7 @@ NETWORKS = (("1 Gbit/s, 0.2 ms", 2e-4, 1e9 / 8), ("10 Gbit/s, 0.05 ms", 5e-5, 1e
 
 def table(arrays: Mapping[str, Any]) -> list[tuple[str, str, str, int, int]]:
     """(path, shape, partition, bytes in all, bytes on one device) of each parameter."""
-    from jaxdist.task import flatten
+    from jaxdist.state import flatten
 
     found = []
     for path, array in flatten(arrays).items():
@@ -39,20 +39,21 @@ def table(arrays: Mapping[str, Any]) -> list[tuple[str, str, str, int, int]]:
 
 def explain(config: Any, devices: int) -> tuple[list[tuple[str, str, str, int, int]], dict[str, Any]]:
     """(rows of `table`; totals: optimizer bytes on one device, collectives, scratch bytes)."""
-    from jaxdist import cluster, experiment, strategies
+    from jaxdist import cluster, strategies
+    from jaxdist.cluster.process_group import ProcessGroup
     from jaxdist.config import validate
-    from jaxdist.meeting import Meeting
-    from jaxdist.position import Position
-    from jaxdist.strategies.allreduce import AllReduce
+    from jaxdist.state import Position
+    from jaxdist.strategies.data_parallel.allreduce import AllReduce
+    from jaxdist.train import setup
 
     validate(config)
-    examples = experiment.load_examples(config)
-    task = experiment.make_task(config, examples)
+    examples = setup.load_examples(config)
+    task = setup.make_task(config, examples)
     size = config.global_batch_size
     settings = config.strategy.copy_and_resolve_references()
     settings.memory_limit = 0.0  # of a process; here one has the devices of all
     strategies.check(settings, task, global_batch_size=size, num_processes=1, num_devices=devices)
-    meeting = Meeting(cluster.Cluster(), None, task, config.cluster)
+    meeting = ProcessGroup(cluster.Cluster(), None, task, config.cluster)
     strategy = strategies.build(
         settings, task, global_batch_size=size, process_id=0, num_processes=1, meeting=meeting, timeouts=config.cluster
     )

@@ -30,8 +30,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdist.errors import UsageError
-from jaxdist.position import Position
-from jaxdist.task import Leaf, TrainState, arrays_of, flatten, unflatten
+from jaxdist.state import (
+    LazyArray,
+    Position,
+    TrainState,
+    arrays_of,
+    flatten,
+    unflatten,
+)
 
 PART_BYTES = 64 * 2**20
 
@@ -42,10 +48,10 @@ class Restored:
 
     state: TrainState
     progress: dict[str, Any]
-    leaves: dict[str, Leaf]
+    leaves: dict[str, LazyArray]
 
 
-class Checkpoints:
+class Checkpointer:
     """The checkpoints of one run directory; used by the chief alone.
 
     Args:
@@ -127,7 +133,7 @@ class Checkpoints:
         done()
 
     def _put_back(self) -> None:
-        """Checkpoints that lost their name to new ones that never came get it back."""
+        """Checkpointer that lost their name to new ones that never came get it back."""
         for before in self._folder.glob("*.before"):
             if before.with_suffix("").exists():
                 shutil.rmtree(before)
@@ -175,14 +181,14 @@ class Checkpoints:
                     loaded[number] = flatten(self._orbax.restore(folder / f"part-{number}"))
                 return loaded[number]
 
-        def leaf(name: str, number: int, dtype: str, shape: list[int]) -> Leaf:
-            return Leaf(tuple(shape), np.dtype(dtype), lambda: part(number)[name])
+        def leaf(name: str, number: int, dtype: str, shape: list[int]) -> LazyArray:
+            return LazyArray(tuple(shape), np.dtype(dtype), lambda: part(number)[name])
 
         leaves = {name: leaf(name, *facts) for name, facts in manifest["leaves"].items()}
         return Restored(state_of(leaves, progress), progress, leaves)
 
 
-def state_of(leaves: dict[str, Leaf], progress: dict[str, Any]) -> TrainState:
+def state_of(leaves: dict[str, LazyArray], progress: dict[str, Any]) -> TrainState:
     """The canonical state that flat leaves and the stored counts make."""
     tree = arrays_of(leaves)
     pending = tuple((start, stop) for start, stop in progress.get("pending", ()))  # absent in old ones

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxdist import checkpoint
+from jaxdist.checkpoint import checkpointer
+from jaxdist.cluster.rendezvous import Peers
 from jaxdist.errors import UsageError
-from jaxdist.peers import Peers
-from jaxdist.task import Leaf, Task, TrainState, flatten
+from jaxdist.state import LazyArray, TrainState, flatten
+from jaxdist.task import Task
 
 
 def restore(
-    checkpoints: checkpoint.Checkpoints | None, task: Task, peers: Peers | None
+    checkpoints: checkpointer.Checkpointer | None, task: Task, peers: Peers | None
 ) -> tuple[TrainState, dict[str, Any] | None]:
     """(canonical state, stored progress): from the newest whole checkpoint, or initial with None. Collective.
 
@@ -60,11 +61,11 @@ def share(peers: Peers, state: TrainState | None, name: str) -> TrainState:
 def _fetched(peers: Peers, facts: dict[str, Any]) -> TrainState:
     """The state whose leaves the chief serves."""
 
-    def fetched(name: str, dtype: str, shape: list[int]) -> Leaf:
-        return Leaf(tuple(shape), np.dtype(dtype), lambda: np.frombuffer(peers.fetch(name), dtype).reshape(shape))
+    def fetched(name: str, dtype: str, shape: list[int]) -> LazyArray:
+        return LazyArray(tuple(shape), np.dtype(dtype), lambda: np.frombuffer(peers.fetch(name), dtype).reshape(shape))
 
     leaves = {name: fetched(name, *what) for name, what in facts["leaves"].items()}
-    return checkpoint.state_of(leaves, facts["progress"])
+    return checkpointer.state_of(leaves, facts["progress"])
 
 
 def _bytes_of(leaf: Any) -> bytes:

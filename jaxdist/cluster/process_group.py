@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdist import cluster as cluster_lib
+from jaxdist.checkpoint.restore import share
 from jaxdist.cluster import Cluster
-from jaxdist.peers import Peers
-from jaxdist.restoring import share
-from jaxdist.task import Task, TrainState
+from jaxdist.cluster.rendezvous import Peers
+from jaxdist.state import TrainState
+from jaxdist.task import Task
 
 
-class Meeting:
+class ProcessGroup:
     """Every method is collective where it says so; without `peers` (one process) there is nothing to do.
 
     Args:

@@ -24,8 +24,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from jaxdist.comm.rpc import CallError, Client, Server
 from jaxdist.errors import PeerError, Preempted, UsageError
-from jaxdist.transport import CallError, Client, Server
 
 BEAT_SECONDS = 0.5
 _CHUNK = 2 * 2**20

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxdist.comm.rpc import CallError, Client, Server
 from jaxdist.errors import ConnectionLost, Preempted
-from jaxdist.task import Leaf
-from jaxdist.transport import CallError, Client, Server
+from jaxdist.state import LazyArray
 
 _CHUNK = 2 * 2**20
 _SECONDS = 120.0  # how long a leaf may take to come, and the chief to ask for the next
 
 
-class LeafService:
+class ArrayServer:
     """Hands out what `keep` was given, to those who know the token.
 
     What is older than what is asked for is dropped: the chief writes one checkpoint after the other.
@@ -71,7 +71,7 @@ class LeafService:
         self._server.close()
 
 
-class RemoteLeaves:
+class ArrayClient:
     """On the chief: the other processes' services."""
 
     def __init__(self, addresses: Sequence[str], token: str) -> None:
@@ -103,7 +103,7 @@ class RemoteLeaves:
             client.close()
 
 
-class LeafExchange:
+class ArrayExchange:
     """One process's end: others keep leaves for the chief, who fetches them. Collective to open.
 
     Args:
@@ -114,21 +114,21 @@ class LeafExchange:
 
     def __init__(self, host: str, token: str, *, is_chief: bool, gather: Callable[[str, Any], list[Any]]) -> None:
         self.is_chief = is_chief
-        self._service = None if is_chief else LeafService(host, token)
+        self._service = None if is_chief else ArrayServer(host, token)
         port = self._service.port if self._service is not None else 0
         addresses = gather("the address (leaves)", f"{host}:{port}")
-        self._remote = RemoteLeaves(addresses, token) if is_chief else None
+        self._remote = ArrayClient(addresses, token) if is_chief else None
 
     def keep(self, generation: int, leaves: Mapping[str, np.ndarray]) -> None:
         """Keeps leaves as of an update for the chief; nothing on the chief."""
         if self._service is not None:
             self._service.keep(generation, leaves)
 
-    def leaf(self, process: int, generation: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Leaf:
+    def leaf(self, process: int, generation: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> LazyArray:
         """What `process` keeps, fetched when asked for; for the chief alone."""
         remote = self._remote
         assert remote is not None
-        return Leaf(shape, dtype, lambda: remote.fetch(process, generation, name, shape, dtype))
+        return LazyArray(shape, dtype, lambda: remote.fetch(process, generation, name, shape, dtype))
 
     def close(self, error: BaseException | None) -> None:
         """Waits, where the run is well, until the chief needs nothing more."""

@@ -2,7 +2,7 @@
 
     frame    | magic 4 bytes | header bytes u32 | body bytes u64 | header | body |
 
-Neighbours of a pipeline exchange megabytes many times a step. A plain socket moves them without a copy on the way out
+The stages of a pipeline exchange megabytes many times a step. A plain socket moves them without a copy on the way out
 and with one on the way in, at a fraction of what gRPC costs the same cores (BUILD_NOTES.md has the figures).
 """
 
@@ -157,7 +157,7 @@ def _aligned(size: int) -> np.ndarray:
     return raw[start : start + size]
 
 
-class Door:
+class ChannelListener:
     """Where the channels of one process begin: it accepts those that others open, and opens some itself.
 
     Args:

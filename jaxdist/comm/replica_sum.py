@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdist.parallel.fused import fused_psum
+from jaxdist.comm.fused import fused_psum
 
 _AXIS = "data"
 

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from jaxdist import schedule
+from jaxdist.config import phases
 from jaxdist.errors import UsageError, nearest
 
 
@@ -247,7 +247,7 @@ def validate(config: ConfigDict) -> None:
 def _validate_phases(config: ConfigDict) -> None:
     """Refuses a schedule that cannot be read, and phases with values that cannot mean anything."""
     keys = [k for k in config.strategy if k not in _OF_THE_WHOLE]
-    for phase in schedule.parse(config.strategy.schedule, keys, by_rule=bool(config.strategy.switch_when)):
+    for phase in phases.parse(config.strategy.schedule, keys, by_rule=bool(config.strategy.switch_when)):
         if phase.name == "switch" or phase.name not in _CHOICES["strategy.name"]:
             continue  # the strategies say what can be a phase
         alone = config.copy_and_resolve_references()

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdist.cost.blocks import BlockCost, block_costs
 from jaxdist.errors import UsageError
 from jaxdist.parallel.schedules import SCHEDULES, most_in_flight
-from jaxdist.strategies.balance import BlockCost, block_costs
 from jaxdist.task import Task
 
 GB = 1e9

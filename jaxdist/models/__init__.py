@@ -12,7 +12,6 @@ from jaxdist.models import cnn, densenet, resnet
 from jaxdist.models.chain import PARAMS as PARAMS
 from jaxdist.models.chain import STATS as STATS
 from jaxdist.models.chain import Chain as Chain
-from jaxdist.models.chain import Select as Select
 from jaxdist.models.context import Context as Context
 from jaxdist.models.layers import BatchNorm as BatchNorm
 from jaxdist.models.layers import Dropout as Dropout

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,10 +22,9 @@ import numpy as np
 from jaxdist import ops
 from jaxdist.models.context import Context
 from jaxdist.ops.threefry import THREEFRY
+from jaxdist.state import Select, Tree
 
-Tree = dict[str, Any]
 COLLECTIONS = PARAMS, STATS = "params", "batch_stats"
-Select = Callable[[Any], Any]  # from an array to a part of it, e.g. `a[:3]`; for NumPy and JAX arrays alike
 
 
 def _crc(text: str) -> np.uint32:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jaxdist.task import TrainState
+from jaxdist.state import TrainState
 
 SLOT = "trace"  # optax's name of v
 CHOICES = ("keep", "zero", "scale", "ramp")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-Tree = dict[str, Any]
+from jaxdist.state import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +78,3 @@ def build(name: str, *, momentum: float = 0.9, weight_decay: float = 0.0) -> Opt
     References: adadelta Zeiler 2012 (arXiv:1212.5701); adagrad Duchi et al. 2011; adam Kingma and Ba 2015.
     """
     return Optimizer(_RULES[name](momentum), weight_decay)
-
-
-def step_decay(
-    base: float, *, drop_epochs: Sequence[float], drop_factor: float, examples_per_epoch: int
-) -> Callable[[int], float]:
-    """examples_seen -> base * drop_factor ** (number of drop epochs reached).
-
-    Counts examples, not updates: the schedule is the same for any batch size and for any number of pushes.
-    """
-    drops = [d * examples_per_epoch for d in sorted(drop_epochs)]
-    return lambda examples_seen: base * drop_factor ** sum(examples_seen >= d for d in drops)

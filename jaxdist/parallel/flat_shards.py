@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdist.ps import Layout, Tensor, pack, unpack
-from jaxdist.task import Tree, flatten, unflatten
+from jaxdist.parallel.flat_layout import Layout, Tensor, pack, unpack
+from jaxdist.state import Tree, flatten, unflatten
 
 SHARDED, WHOLE = "sharded", "whole"
 
 
-class ShareLayout:
+class FlatShards:
     """Between canonical trees, {block: nested dicts}, and stored ones: {block: {sharded: {kind: vector}, whole: ...}}.
 
     Args:

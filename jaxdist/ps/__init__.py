@@ -29,20 +29,20 @@ What it promises (each held by tests/test_ps_contract.py):
 BatchNorm's statistics are merged as `shard.Shard._compute` says.
 """
 
+from jaxdist.parallel.flat_layout import Layout as Layout
+from jaxdist.parallel.flat_layout import Tensor as Tensor
+from jaxdist.parallel.flat_layout import pack as pack
+from jaxdist.parallel.flat_layout import unpack as unpack
 from jaxdist.ps.client import Claim as Claim
 from jaxdist.ps.client import Client as Client
-from jaxdist.ps.client import Held as Held
+from jaxdist.ps.client import PinnedVersion as PinnedVersion
 from jaxdist.ps.client import Progress as Progress
 from jaxdist.ps.client import Pulled as Pulled
 from jaxdist.ps.client import RunFinished as RunFinished
-from jaxdist.ps.dial import largest_staleness as largest_staleness
-from jaxdist.ps.keeper import Keeper as Keeper
-from jaxdist.ps.keeper import end_run as end_run
-from jaxdist.ps.layout import Layout as Layout
-from jaxdist.ps.layout import Tensor as Tensor
-from jaxdist.ps.layout import pack as pack
-from jaxdist.ps.layout import unpack as unpack
+from jaxdist.ps.reservation import ServerReservation as ServerReservation
+from jaxdist.ps.reservation import end_run as end_run
 from jaxdist.ps.rpc import Refused as Refused
 from jaxdist.ps.rpc import is_loopback as is_loopback
 from jaxdist.ps.sequencer import Fenced as Fenced
 from jaxdist.ps.server import ParameterServer as ParameterServer
+from jaxdist.ps.staleness import largest_staleness as largest_staleness

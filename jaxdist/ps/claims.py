@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxdist.position import Position, Ranges, size
+from jaxdist.state import Position
+from jaxdist.state.position import Ranges, size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Claim:
     round: int = 0
 
 
-class Ledger:
+class ClaimTable:
     """Hands out claims of `share` examples until `budget` are taken.
 
     Args:

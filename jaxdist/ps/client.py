@@ -26,16 +26,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import PeerError, Preempted, UsageError
-from jaxdist.position import Ranges, from_bounds
+from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
-from jaxdist.ps.keeper import check_server, end_server
-from jaxdist.ps.layout import Layout
+from jaxdist.ps.reservation import check_server, end_server
 from jaxdist.ps.rpc import Lost, Refused, Stub, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced
 from jaxdist.ps.server import BEAT_SECONDS, LONG_POLL_SECONDS
-from jaxdist.security import OPEN, Security
+from jaxdist.state.position import Ranges, from_bounds
 
 T = TypeVar("T")
 _CALL_SECONDS = LONG_POLL_SECONDS + 8.0
@@ -84,7 +84,7 @@ class Client:
       timeout_seconds: how long a server may give no answer before it is given up.
       connect_seconds: the same at the start.
       phase: of a run in phases: which this connection is for.
-      reserve: what the run has reserved the servers by (`Keeper`).
+      reserve: what the run has reserved the servers by (`ServerReservation`).
     """
 
     def __init__(
@@ -430,7 +430,7 @@ class Client:
 
     # Consistent reads.
 
-    def read_one_version(self, read: Callable[[Held], T]) -> T:
+    def read_one_version(self, read: Callable[[PinnedVersion], T]) -> T:
         """What `read` makes of one version of all shards, which stays readable meanwhile; nobody is stopped. Read
         again, from another version, where the servers went back in between."""
 
@@ -438,7 +438,7 @@ class Client:
             name = uuid.uuid4().hex
             reply, _ = self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name))
             progress, pending = _progress(reply.progress), from_bounds(reply.pending)
-            found = read(Held(self, caller, name, progress, pending, list(reply.slots)))
+            found = read(PinnedVersion(self, caller, name, progress, pending, list(reply.slots)))
             self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name, release=True))
             return found
 
@@ -555,7 +555,7 @@ class Client:
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class PinnedVersion:
     """One version of all shards, and what was known when it was made."""
 
     client: Client

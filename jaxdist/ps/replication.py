@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 
+from jaxdist.comm.security import Security
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.rpc import Lost, Stub
 from jaxdist.ps.sequencer import Ended, Fenced
-from jaxdist.security import Security
 
 
-class Forwarder:
+class OperationReplicator:
     """Sends server 0's operations to another server, in order, until they have arrived."""
 
     def __init__(self, address: str, security: Security, ask_rollback: Callable[[], None]) -> None:

@@ -10,17 +10,17 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdist.comm.security import Security
 from jaxdist.errors import UsageError
 from jaxdist.ps import parameter_server_pb2 as pb
-from jaxdist.ps.facts import differences
 from jaxdist.ps.rpc import Lost, Refused, Stub
 from jaxdist.ps.sequencer import Ended, Fenced
-from jaxdist.security import Security
+from jaxdist.ps.signature import differences
 
 KEEP_SECONDS = 4.0
 
 
-class Keeper:
+class ServerReservation:
     """Reserves each server again and again: others are kept off, and servers that hear nothing give up after a while.
 
     Attributes:

@@ -15,10 +15,10 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from jaxdist.comm.security import OPEN, Security
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
 from jaxdist.ps.sequencer import Ended, Fenced, NotNow
-from jaxdist.security import OPEN, Security
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ParameterServer"]
 _TOKEN = "jaxdist-token"

@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jaxdist.position import Position, bounds
 from jaxdist.ps import parameter_server_pb2 as pb
-from jaxdist.ps.dial import Dial, Member
-from jaxdist.ps.ledger import Claim, Ledger
+from jaxdist.ps.claims import Claim, ClaimTable
+from jaxdist.ps.staleness import Member, StalenessController
+from jaxdist.state import Position
+from jaxdist.state.position import bounds
 
 
 class Fenced(Exception):
@@ -113,8 +114,8 @@ class Sequencer:
         self.events: list[str] = facts.get("events", [])
         self._next_session: int = facts.get("next_session", 1)
         in_rounds = settings.max_staleness == 0
-        self.ledger = Ledger(start, settings.total_examples, settings.share, in_rounds, facts.get("next_claim", 1))
-        self.dial = Dial(settings.max_staleness, settings.staleness_high)
+        self.ledger = ClaimTable(start, settings.total_examples, settings.share, in_rounds, facts.get("next_claim", 1))
+        self.dial = StalenessController(settings.max_staleness, settings.staleness_high)
         self._sessions: dict[int, Member] = {}
         self._accepted: collections.OrderedDict[int, pb.PushReply | None] = collections.OrderedDict()
         self._round: dict[int, tuple[Claim, pb.Commit]] = {}  # pushed, and waiting for the rest of the round

@@ -25,17 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxdist.position import bounds
+from jaxdist.comm.security import OPEN, Security
+from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
-from jaxdist.ps.facts import differences
-from jaxdist.ps.forwarder import Forwarder
-from jaxdist.ps.layout import Layout
+from jaxdist.ps.replication import OperationReplicator
 from jaxdist.ps.rpc import Handler, Lost, Payload, Refused, Service, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced, NotNow, Sequencer, Settings
 from jaxdist.ps.shard import Shard, UpdateRule, Values, both, contents
+from jaxdist.ps.signature import differences
 from jaxdist.ps.snapshots import Snapshots
-from jaxdist.security import OPEN, Security
+from jaxdist.state.position import bounds
 
 LONG_POLL_SECONDS = 2.0
 BEAT_SECONDS = 0.5
@@ -101,7 +101,7 @@ class ParameterServer:
         self._end_asked: Ended | None = None
         self._closing = threading.Event()
         self._writer = ThreadPoolExecutor(1, "snapshot")
-        self._others: list[Forwarder] = []
+        self._others: list[OperationReplicator] = []
         self._snapshot_facts: tuple[int, dict[str, Any], float] | None = None  # asked for, not yet on every disk
         handlers: dict[str, Handler] = {
             "Status": self._status,
@@ -122,7 +122,7 @@ class ParameterServer:
             "Restore": self._restore,
         }
         if index == 0:
-            self._others = [Forwarder(a, security, self._ask_rollback) for a in self.addresses[1:]]
+            self._others = [OperationReplicator(a, security, self._ask_rollback) for a in self.addresses[1:]]
         self._rollback_asked = False
         stored = self._snapshots.load_run() if index == 0 else None
         if stored is not None and stored["servers"] != len(self.addresses):

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import wire
-from jaxdist.ps.layout import Layout
 
 Vector = np.ndarray
 

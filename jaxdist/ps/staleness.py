@@ -49,7 +49,7 @@ class Member:
         return not self.away and not self.starved
 
 
-class Dial:
+class StalenessController:
     """The clocks of the live workers.
 
     Args:

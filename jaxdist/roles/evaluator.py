@@ -9,12 +9,13 @@ import time
 from ml_collections import ConfigDict
 
 from jaxdist import cluster as cluster_lib
-from jaxdist import compilation, strategies
 from jaxdist import config as config_lib
+from jaxdist import strategies
 from jaxdist.cluster import Cluster
 from jaxdist.errors import Preempted
-from jaxdist.evaluation import evaluation_row
-from jaxdist.experiment import fingerprints, load_examples, make_task, total_examples
+from jaxdist.runtime import compilation
+from jaxdist.train.evaluate import evaluation_row
+from jaxdist.train.setup import fingerprints, load_examples, make_task, total_examples
 
 _ASK_SECONDS = 0.5
 

@@ -10,12 +10,13 @@ import threading
 from ml_collections import ConfigDict
 
 from jaxdist import cluster as cluster_lib
-from jaxdist import compilation, optim
 from jaxdist import config as config_lib
 from jaxdist.cluster import Cluster
 from jaxdist.errors import PeerError, UsageError
-from jaxdist.faults import Faults
+from jaxdist.optim import optimizers
 from jaxdist.ps import ParameterServer, is_loopback
+from jaxdist.runtime import compilation
+from jaxdist.runtime.fault_injection import Faults
 
 
 def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool = False) -> tuple[int, str]:
@@ -34,7 +35,7 @@ def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool 
         )
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     faults = Faults(cluster.server_index, role="server")
-    rule = optim.build(config.optim.name, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay)
+    rule = optimizers.build(config.optim.name, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay)
     try:
         server = ParameterServer(
             cluster.server_index,

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxdist.parallel.held import bytes_here
-from jaxdist.position import Position, indices
-from jaxdist.task import Batch, Metrics, Task, TrainState
+from jaxdist.parallel.local_box import bytes_here
+from jaxdist.state import Position, TrainState
+from jaxdist.state.position import indices
+from jaxdist.task import Batch, Metrics, Task
 
 State = Any  # opaque to callers; only `export_state` gives it meaning
 
@@ -91,7 +92,7 @@ class Strategy(abc.ABC):
         """Puts a host batch where the step wants it; called from the prefetching thread."""
         return batch
 
-    def settle(self, state: State) -> tuple[State, Metrics | None]:
+    def drain(self, state: State) -> tuple[State, Metrics | None]:
         """The state once the updates of every process are in, with the metrics of those that `train_step` has not
         reported; called after the last step, or to stop early."""
         return state, None
@@ -156,11 +157,11 @@ class Strategy(abc.ABC):
         self.close()
         return found
 
-    def memo(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint is to keep beside the state (JSON)."""
         return {}
 
-    def recall(self, memo: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
+    def load_state_dict(self, memo: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
         """What `memo` gave, of this strategy or of another; called before `import_state`, where a run is resumed."""
 
     def close(self, error: BaseException | None = None) -> None:  # noqa: B027 - most hold nothing to close

@@ -8,21 +8,25 @@ from typing import Any
 
 import jax
 
+from jaxdist.comm.security import OPEN, Security
+from jaxdist.config.phases import Phase, boundaries, parse
+from jaxdist.cost import memory
 from jaxdist.errors import UsageError, nearest
-from jaxdist.ps import Keeper, end_run
 from jaxdist.ps import RunFinished as RunFinished
-from jaxdist.schedule import Phase, boundaries, parse
-from jaxdist.security import OPEN, Security
-from jaxdist.strategies import memory, model_parallel_setup, pipeline_setup, rules
-from jaxdist.strategies.allreduce import AllReduce, AllReducePmap
+from jaxdist.ps import ServerReservation, end_run
 from jaxdist.strategies.base import Strategy as Strategy
-from jaxdist.strategies.divide import check_divisible
-from jaxdist.strategies.model_parallel import ModelParallel
-from jaxdist.strategies.observer import Observer as Observer
-from jaxdist.strategies.parameter_server import ParameterServer, ending, is_asynchronous
+from jaxdist.strategies.batch_split import check_divisible
+from jaxdist.strategies.data_parallel.allreduce import AllReduce
+from jaxdist.strategies.data_parallel.pmap import AllReducePmap
+from jaxdist.strategies.parameter_server.observer import Observer as Observer
+from jaxdist.strategies.parameter_server.worker import ParameterServer, ending, is_asynchronous
+from jaxdist.strategies.pipeline import setup as pipeline_setup
+from jaxdist.strategies.sharded import setup as sharded_setup
+from jaxdist.strategies.sharded.gspmd import ModelParallel
 from jaxdist.strategies.single import Single
-from jaxdist.strategies.switch import Meeting, Switch
 from jaxdist.task import Task
+from jaxdist.train import phase_triggers
+from jaxdist.train.phases import ProcessGroup, Switch
 
 SPELLINGS: dict[str, type[AllReduce]] = {"shard_map": AllReduce, "jit": ModelParallel, "pmap": AllReducePmap}
 # What a phase may be, and the options that mean something to it.
@@ -104,7 +108,7 @@ def check(
     if settings["name"] == "pipeline":
         return pipeline_setup.check(settings, task, global_batch_size=global_batch_size, num_processes=num_processes)
     if settings["name"] == "model_parallel":
-        return model_parallel_setup.check(
+        return sharded_setup.check(
             settings,
             task,
             global_batch_size=global_batch_size,
@@ -187,7 +191,7 @@ def build(
     facts: Mapping[str, Any] | None = None,
     timeouts: Mapping[str, float] | None = None,
     security: Security = OPEN,
-    meeting: Meeting | None = None,
+    meeting: ProcessGroup | None = None,
     run_examples: int = 0,
     epoch_examples: int = 1,
     phase: int = 0,
@@ -214,7 +218,9 @@ def build(
         keeper = None
         if process_id == 0 and server_addresses:
             connect_seconds = common["timeouts"]["connect_timeout_seconds"]
-            keeper = Keeper(server_addresses, security, facts=common["facts"], connect_seconds=connect_seconds)
+            keeper = ServerReservation(
+                server_addresses, security, facts=common["facts"], connect_seconds=connect_seconds
+            )
         whole = run_examples // global_batch_size
         return Switch(
             task,
@@ -235,7 +241,7 @@ def build(
             is_chief=process_id == 0,
             num_workers=num_processes,
             momentum_handover=settings["momentum_handover"],
-            rule=rules.build(settings, epoch_examples, task.learning_rate, run_examples),
+            rule=phase_triggers.build(settings, epoch_examples, task.learning_rate, run_examples),
             epoch_examples=epoch_examples,
         )
     if settings["name"] == "pipeline":
@@ -252,7 +258,7 @@ def build(
         )
     if settings["name"] == "model_parallel":
         assert meeting is not None
-        return model_parallel_setup.build(
+        return sharded_setup.build(
             settings,
             task,
             global_batch_size=global_batch_size,

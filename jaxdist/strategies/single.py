@@ -8,9 +8,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxdist.position import Position
+from jaxdist.state import Position, TrainState, Tree
 from jaxdist.strategies.base import Strategy
-from jaxdist.task import Batch, Metrics, Task, TrainState, Tree
+from jaxdist.task import Batch, Metrics, Task
 
 
 class PlacedState(NamedTuple):

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdist.parallel.two_pass import Saved, TwoPass
-from jaxdist.task import Batch, Metrics, Task, Tree, score
+from jaxdist.state import Tree
+from jaxdist.task import Batch, Metrics, Task, score
+from jaxdist.task.two_pass import Saved, TwoPass
 
 METRICS = ("loss_sum", "correct", "count")
 

@@ -1,15 +1,4 @@
-"""What is trained, as pure functions over plain dicts: model, loss, metrics and the canonical state.
-
-The canonical state is the one layout that initialisation, checkpoints, strategies and tests share:
-
-    params       {block: {layer: {name: array}}}
-    model_state  {block: {layer: {mean, var}}}             BatchNorm's running statistics
-    opt_state    {slot: <tree like params>, ...}           and 'count' where the optimizer counts its updates
-    updates, examples_seen, pending                        Python integers, and ranges of the stream (`Position`)
-
-Its leaves are arrays or `Leaf`s, which make their array when asked, so that no process needs more than its share of a
-model plus one block; of the initial state, no more than the parts of leaves that it asks for (`TrainState.cut`).
-"""
+"""What is trained, as pure functions over plain dicts: model, loss and metrics."""
 
 from __future__ import annotations
 
@@ -23,106 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdist.models import PARAMS, STATS, Chain, Context, Select
-from jaxdist.optim import Optimizer
-from jaxdist.position import Position, Ranges
+from jaxdist.models import Chain, Context
+from jaxdist.optim.optimizers import Optimizer
+from jaxdist.state import LazyArray, Position, Select, TrainState, Tree, arrays_of, flatten, part_shape
+from jaxdist.task.initial_state import InitialModel
 
-Tree = dict[str, Any]
 Batch = dict[str, Any]  # image [b, ...], label int32 [b], position uint32 [b]; in evaluation also mask float [b]
 Metrics = dict[str, Any]  # sums over examples: loss_sum, correct, count
-_COLLECTION = {"params": PARAMS, "model_state": STATS}  # where Flax keeps the trees that a model has
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """An array that is made, read or fetched only when `np.asarray` asks for it."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    make: Callable[[], np.ndarray]
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        made = np.array(self.make(), dtype=dtype or self.dtype, copy=True if copy else None)
-        if made.shape != self.shape:
-            raise ValueError(f"A leaf of shape {self.shape} was made with shape {made.shape}.")
-        return made
-
-    @classmethod
-    def part(cls, leaf: Any, select: Select) -> Leaf:
-        """A part of an array or leaf, which is whole for a moment when the part is asked for and not empty."""
-        shape, dtype = part_shape(leaf, select), np.dtype(leaf.dtype)
-        return cls(shape, dtype, lambda: select(np.asarray(leaf)) if 0 not in shape else np.empty(shape, dtype))
-
-
-def part_shape(leaf: Any, select: Select) -> tuple[int, ...]:
-    """Of the part that `select` takes from such an array; takes nothing."""
-    return tuple(jax.eval_shape(select, jax.ShapeDtypeStruct(leaf.shape, np.uint8)).shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """The canonical state (see the module's docstring).
-
-    Attributes:
-      cut_by: what `cut` is done by, where better can be done than to take parts of whole leaves. A state with other
-        leaves must not keep it: make such states by `of`.
-    """
-
-    params: Tree
-    model_state: Tree
-    opt_state: Tree
-    updates: int = 0
-    examples_seen: int = 0
-    pending: Ranges = ()
-    cut_by: Callable[[Mapping[str, Select]], TrainState] | None = dataclasses.field(default=None, compare=False)
-
-    def cut(self, parts: Mapping[str, Select]) -> TrainState:
-        """The same with parts of leaves in place of those that `parts` names (as in 'params/stem/conv/kernel')."""
-        if self.cut_by is not None:
-            return self.cut_by(parts)
-        leaves = flatten(self.arrays())
-        leaves |= {path: Leaf.part(leaves[path], select) for path, select in parts.items()}
-        return TrainState.of(arrays_of(leaves), self.updates, self.position)
-
-    def in_memory(self) -> TrainState:
-        """The same with every leaf an array of this process."""
-        return TrainState.of(jax.tree.map(np.asarray, self.arrays()), self.updates, self.position)
-
-    @property
-    def position(self) -> Position:
-        """Where in the stream of examples the run stands."""
-        return Position(self.examples_seen, self.pending)
-
-    def arrays(self) -> Tree:
-        """The three trees in one dict: what is placed on devices and written to disk."""
-        return {"params": self.params, "model_state": self.model_state, "opt_state": self.opt_state}
-
-    @classmethod
-    def of(cls, arrays: Tree, updates: int, position: Position) -> TrainState:
-        trees = arrays["params"], arrays["model_state"], arrays.get("opt_state", {})
-        return cls(*trees, updates, position.seen, position.pending)
-
-
-class _InitialModel:
-    """Makes a block of one of the model's trees when one of its leaves is asked for."""
-
-    def __init__(self, chain: Chain, seed: int, parts: Mapping[str, Select]) -> None:
-        self._chain, self._seed, self._parts = chain, seed, parts
-        self._made: dict[str, np.ndarray] = {}  # of the last block, not yet handed out
-
-    def leaf(self, path: str) -> np.ndarray:
-        if path not in self._made:
-            tree, block, _ = path.split("/", 2)
-            above = f"{tree}/{block}/"
-            own = {path.removeprefix(above): cut for path, cut in self._parts.items() if path.startswith(above)}
-            self._made = {}  # before the next is made
-            made = self._chain.init_block(block, self._seed, (_COLLECTION[tree],), own)
-            self._made = {above + name: leaf for trees in made for name, leaf in flatten(trees).items()}
-        return self._made.pop(path)  # a large one must not stay until another block is asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,14 +54,14 @@ class Task:
           KeyError: there is no such leaf.
         """
         parts = parts or {}
-        model = _InitialModel(self.chain, self.seed, parts)
-        leaves: dict[str, Leaf] = {}
+        model = InitialModel(self.chain, self.seed, parts)
+        leaves: dict[str, LazyArray] = {}
         for path, like in flatten(self._shapes()).items():
             shape = part_shape(like, parts[path]) if path in parts else tuple(like.shape)
             make = functools.partial(model.leaf, path)
             if path.startswith("opt_state/"):
                 make = functools.partial(self.optimizer.init_leaf, path.split("/")[1], shape, like.dtype)
-            leaves[path] = Leaf(shape, np.dtype(like.dtype), make)
+            leaves[path] = LazyArray(shape, np.dtype(like.dtype), make)
         if unknown := sorted(parts.keys() - leaves.keys()):
             raise KeyError(unknown[0])
         initial = TrainState.of(arrays_of(leaves), 0, Position(0, ()))
@@ -250,30 +146,3 @@ def score(logits: jax.Array, label: jax.Array, mask: jax.Array | None) -> tuple[
         "correct": jnp.sum(hits * weight),
         "count": jnp.sum(weight),
     }
-
-
-def flatten(tree: Any, prefix: Sequence[str] = ()) -> dict[str, Any]:
-    """{'params/stem/conv/kernel': leaf, ...} of nested dicts, in sorted order."""
-    if not isinstance(tree, dict):
-        return {"/".join(prefix): tree}
-    found: dict[str, Any] = {}
-    for key in sorted(tree):
-        found |= flatten(tree[key], (*prefix, key))
-    return found
-
-
-def unflatten(flat: dict[str, Any]) -> Tree:
-    """The inverse of `flatten`."""
-    tree: Tree = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
-
-
-def arrays_of(leaves: Mapping[str, Any]) -> Tree:
-    """`TrainState.arrays` from what `flatten` makes of them; it drops what is empty."""
-    return {"params": {}, "model_state": {}, "opt_state": {}} | unflatten(dict(leaves))

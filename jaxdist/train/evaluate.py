@@ -7,9 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdist import data
-from jaxdist.experiment import Examples
-from jaxdist.metrics import Sums
 from jaxdist.strategies import Strategy
+from jaxdist.train.metrics import Sums
+from jaxdist.train.setup import Examples
 
 
 def evaluation_row(strategy: Strategy, state: Any, examples: Examples, config: ConfigDict) -> dict[str, float]:

@@ -17,13 +17,24 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from jaxdist import checkpoint, compilation, data, strategies
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
+from jaxdist import data, strategies
+from jaxdist.checkpoint import checkpointer
+from jaxdist.checkpoint.restore import restore
+from jaxdist.checkpoint.run_directory import hold_run_directory
 from jaxdist.cluster import Cluster
+from jaxdist.cluster.process_group import ProcessGroup
+from jaxdist.cluster.rendezvous import Peers
 from jaxdist.errors import ConnectionLost, PeerError, Preempted, UsageError
-from jaxdist.evaluation import evaluation_row
-from jaxdist.experiment import (
+from jaxdist.runtime import compilation
+from jaxdist.runtime.fault_injection import Faults
+from jaxdist.state import Position, TrainState
+from jaxdist.strategies import Strategy
+from jaxdist.task import Task
+from jaxdist.train.evaluate import evaluation_row
+from jaxdist.train.recorder import Recorder
+from jaxdist.train.setup import (
     Examples,
     fingerprints,
     load_examples,
@@ -32,16 +43,7 @@ from jaxdist.experiment import (
     run_examples,
     total_examples,
 )
-from jaxdist.faults import Faults
-from jaxdist.meeting import Meeting
-from jaxdist.metrics import Writer
-from jaxdist.peers import Peers
-from jaxdist.position import Position
-from jaxdist.restoring import restore
-from jaxdist.run_directory import hold_run_directory
-from jaxdist.run_log import RunLog
-from jaxdist.strategies import Strategy
-from jaxdist.task import Task, TrainState
+from jaxdist.train.writer import Writer
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None = None) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def _train(
         security=cluster.security,
         facts=cluster_lib.shared_facts(config_lib.comparable(config)) | identity,
         timeouts=config.cluster,
-        meeting=Meeting(cluster, peers, task, config.cluster),
+        meeting=ProcessGroup(cluster, peers, task, config.cluster),
         run_examples=run_examples(config, len(examples.train)),
         epoch_examples=len(examples.train),
     )
@@ -151,16 +153,16 @@ class _Run:
         self.num_train = len(examples.train)
         self.total = total_examples(config, self.num_train)
         self.faults = Faults(cluster.process_id)
-        self.checkpoints: checkpoint.Checkpoints | None = None
+        self.checkpoints: checkpointer.Checkpointer | None = None
         if strategy.is_chief:
-            self.checkpoints = checkpoint.Checkpoints(
+            self.checkpoints = checkpointer.Checkpointer(
                 workdir, keep=config.checkpoint.keep, before_commit=lambda: self.faults.at("checkpoint", -1)
             )
         restored, before = restore(self.checkpoints, task, peers)
-        self.log = RunLog(self.num_train, config.early_stopping_patience, before, begin)
+        self.log = Recorder(self.num_train, config.early_stopping_patience, before, begin)
         self.stops_early = False
         if before is not None:
-            strategy.recall(before.get("strategy", {}))
+            strategy.load_state_dict(before.get("strategy", {}))
         if self.log.early_stopping.stopped:
             logging.info("It had stopped early, by early_stopping_patience; nothing is left to train.")
             self.total = restored.examples_seen
@@ -215,7 +217,7 @@ class _Run:
                 stop = self.log.take_late() or stop
                 if stop and self.seen < self.total:
                     self.stop_after_saving()
-                self.settle()
+                self.drain()
             if not self.strategy.may_go_on():
                 return
             if self.evaluation_is_due():
@@ -306,11 +308,11 @@ class _Run:
         self.write_events()
         return stop
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Waits for what other processes still have under way."""
         was = self.seen
         with self.phase("train"):
-            self.state, metrics = self.strategy.settle(self.state)
+            self.state, metrics = self.strategy.drain(self.state)
             self.updates, self.seen = self.strategy.progress(self.state)
             if metrics is not None:
                 self.log.add_step(metrics, was, self.seen, waited=0.0, timed=True)
@@ -392,7 +394,7 @@ class _Run:
             again, self.saved_at = self.saved_at == canonical.updates, canonical.updates
             if self.checkpoints is not None and not again:
                 what = self.at(canonical.updates, canonical.examples_seen)
-                kept = self.log.to_json() | {"strategy": self.strategy.memo()}
+                kept = self.log.to_json() | {"strategy": self.strategy.state_dict()}
                 self.checkpoints.save(canonical, kept, lambda: self.writer.write("event", event="saved", **what))
         return canonical
 

@@ -83,10 +83,10 @@ class Plateau:
             before = now
         return total / weight if weight else None
 
-    def memo(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"begun": self.begun, "seen": self.seen}
 
-    def recall(self, memo: Mapping[str, Any]) -> None:
+    def load_state_dict(self, memo: Mapping[str, Any]) -> None:
         self.begun, self.seen = memo["begun"], [(int(n), float(loss)) for n, loss in memo["seen"]]
 
 

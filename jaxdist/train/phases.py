@@ -18,33 +18,20 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from jaxdist.cluster.process_group import ProcessGroup
+from jaxdist.config.phases import Phase
 from jaxdist.errors import PeerError, UsageError
-from jaxdist.position import Position
-from jaxdist.ps import Keeper
-from jaxdist.schedule import Phase
-from jaxdist.strategies import momentum
+from jaxdist.optim import momentum
+from jaxdist.ps import ServerReservation
+from jaxdist.state import Position, TrainState
 from jaxdist.strategies.base import State, Strategy
-from jaxdist.strategies.neighbours import Talk
-from jaxdist.strategies.parameter_server import ending
-from jaxdist.strategies.rules import Plateau
-from jaxdist.task import Batch, Metrics, Task, TrainState
-
-
-class Meeting(Talk, Protocol):
-    """What this strategy needs of the processes as a whole; `jaxdist.meeting.Meeting` says what each method does."""
-
-    def phase_under_way(self) -> int: ...
-    def open_collectives(self, name: str) -> None: ...
-    def close_collectives(self) -> None: ...
-    def part(self, name: str, phase: int) -> None: ...
-    def share(self, state: TrainState | None, name: str) -> TrainState: ...
-    def shared(self, name: str) -> None: ...
-    def decide(self, name: str, value: Any) -> Any: ...
-    def what_follows(self, name: str, said: dict[str, Any]) -> dict[str, Any]: ...
+from jaxdist.strategies.parameter_server.worker import ending
+from jaxdist.task import Batch, Metrics, Task
+from jaxdist.train.phase_triggers import Plateau
 
 
 class Switch(Strategy):
@@ -70,8 +57,8 @@ class Switch(Strategy):
         schedule: str,
         asynchronous: Sequence[bool],
         build: Callable[[int, tuple[int, int] | None], Strategy],
-        meeting: Meeting,
-        keeper: Keeper | None,
+        meeting: ProcessGroup,
+        keeper: ServerReservation | None,
         is_chief: bool,
         num_workers: int,
         momentum_handover: str,
@@ -146,7 +133,7 @@ class Switch(Strategy):
         if before < number and self.is_chief and self._changes_pace(before, number):  # the servers have the chief's
             canonical = momentum.handed_over(canonical, self._how, self._workers)
         if before == number and self._stored_now is not None:
-            now.recall(self._stored_now)
+            now.load_state_dict(self._stored_now)
         self._now, self._number = now, number
         for fact in ("examples_per_update", "own_part", "eval_multiple", "collective", "learning_rate_scale"):
             setattr(self, fact, getattr(now, fact))
@@ -156,7 +143,7 @@ class Switch(Strategy):
         if self._rule is not None:
             self._rule.begin(canonical.examples_seen)
             if self._stored_rule is not None and before == number:
-                self._rule.recall(self._stored_rule)
+                self._rule.load_state_dict(self._stored_rule)
         self._stored_phase = self._stored_rule = self._stored_now = None
         self._progress = now.progress(state)
         self._begun = (time.monotonic(), *self._progress)
@@ -264,12 +251,12 @@ class Switch(Strategy):
         self._decide([(self._number, row["examples_seen"])])
         return True
 
-    def memo(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         found: dict[str, Any] = {"phase": self._number, "schedule": self._schedule, "ended": self._ended}
-        found |= {"decided": sorted(self._decided.items()), "now": self.now.memo()}
-        return found | ({"rule": self._rule.memo()} if self._rule is not None else {})
+        found |= {"decided": sorted(self._decided.items()), "now": self.now.state_dict()}
+        return found | ({"rule": self._rule.state_dict()} if self._rule is not None else {})
 
-    def recall(self, memo: dict[str, Any]) -> None:
+    def load_state_dict(self, memo: dict[str, Any]) -> None:
         if memo.get("schedule") != self._schedule:  # of another schedule: where the run stands decides
             return
         self._stored_phase, self._stored_rule, self._ended = memo["phase"], memo.get("rule"), memo["ended"]
@@ -301,8 +288,8 @@ class Switch(Strategy):
     def place(self, batch: Batch) -> Batch:
         return self.now.place(batch)
 
-    def settle(self, state: State) -> tuple[State, Metrics | None]:
-        return self.now.settle(state)
+    def drain(self, state: State) -> tuple[State, Metrics | None]:
+        return self.now.drain(state)
 
     def snapshot(self, state: State) -> State:
         return self.now.snapshot(state)

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from typing import Any
 
-from jaxdist.metrics import PhaseTimer, Sums
+from jaxdist.train.metrics import PhaseTimer, Sums
 
 
 @dataclasses.dataclass
@@ -29,7 +29,7 @@ class EarlyStopping:
         return self.stopped
 
 
-class RunLog:
+class Recorder:
     """Sums of the running epoch and of the rows' window, with the clock.
 
     Metrics are taken one step late, so that the device always has the next step queued while the host waits for the

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdist import data, models, optim
+from jaxdist import data, models
 from jaxdist.errors import UsageError
+from jaxdist.optim import optimizers, schedules
 from jaxdist.task import Task
 
 
@@ -87,10 +88,10 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
         chain.shapes  # noqa: B018 - traces the blocks: a model that does not fit the data is refused here
     except (ValueError, TypeError) as e:
         raise UsageError(f"The model cannot be built: {e}") from e
-    rate = optim.step_decay(
+    rate = schedules.step_decay(
         o.learning_rate, drop_epochs=o.drop_epochs, drop_factor=o.drop_factor, examples_per_epoch=len(examples.train)
     )
-    rule = optim.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
+    rule = optimizers.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
     return Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype), jnp.dtype(m.dtype or m.param_dtype))
 
 

@@ -1,55 +1,13 @@
-"""Sums and counts of metrics, and where they are written."""
+"""Where a run's rows and summary are written."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import os
 import pathlib
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, TextIO
-
-
-@dataclasses.dataclass
-class Sums:
-    """Metrics as sums over examples: divided once, when asked for; exact under any sharding and padding."""
-
-    loss_sum: float = 0.0
-    correct: float = 0.0
-    count: float = 0.0
-
-    def add(self, metrics: dict[str, Any]) -> None:
-        """Adds one step's sums; waits for the device if they are still being computed."""
-        self.loss_sum += float(metrics["loss_sum"])
-        self.correct += float(metrics["correct"])
-        self.count += float(metrics["count"])
-
-    @property
-    def loss(self) -> float:
-        return self.loss_sum / max(self.count, 1.0)
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / max(self.count, 1.0)
-
-
-class PhaseTimer:
-    """Seconds spent in each phase of a run: read, compile, train, evaluate, checkpoint; and others, where there are."""
-
-    def __init__(self, before: dict[str, float] | None = None) -> None:
-        self.seconds = dict.fromkeys(("read", "compile", "train", "evaluate", "checkpoint"), 0.0) | (before or {})
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        begin = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds.setdefault(name, 0.0)
-            self.seconds[name] += time.monotonic() - begin
 
 
 class Writer:

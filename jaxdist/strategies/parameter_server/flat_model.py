@@ -11,9 +11,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdist.parallel.fused import fused_psum
-from jaxdist.ps import Layout, pack, unpack
-from jaxdist.task import Batch, Metrics, Task, Tree, flatten, unflatten
+from jaxdist.comm.fused import fused_psum
+from jaxdist.parallel.flat_layout import Layout, pack, unpack
+from jaxdist.state import Tree, flatten, unflatten
+from jaxdist.task import Batch, Metrics, Task
 
 AXIS = "data"
 

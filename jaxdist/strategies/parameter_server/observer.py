@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from jaxdist.comm.security import OPEN, Security
 from jaxdist.ps import Client
-from jaxdist.security import OPEN, Security
+from jaxdist.state import TrainState
 from jaxdist.strategies.base import Strategy
-from jaxdist.strategies.flat_model import FlatModel
-from jaxdist.strategies.parameter_server import PulledState, snapshot
-from jaxdist.task import Batch, Metrics, Task, TrainState
+from jaxdist.strategies.parameter_server.flat_model import FlatModel
+from jaxdist.strategies.parameter_server.worker import PulledState, snapshot
+from jaxdist.task import Batch, Metrics, Task
 
 
 class Observer(Strategy):

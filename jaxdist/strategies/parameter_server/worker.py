@@ -20,15 +20,26 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import PeerError, Preempted, UsageError
-from jaxdist.position import Position, indices
-from jaxdist.ps import Claim, Client, Fenced, Held, Progress, Pulled, Refused, largest_staleness, pack, unpack
-from jaxdist.security import OPEN, Security
-from jaxdist.strategies import momentum
+from jaxdist.optim import momentum
+from jaxdist.parallel.flat_layout import pack, unpack
+from jaxdist.ps import (
+    Claim,
+    Client,
+    Fenced,
+    PinnedVersion,
+    Progress,
+    Pulled,
+    Refused,
+    largest_staleness,
+)
+from jaxdist.state import Position, TrainState, Tree, flatten
+from jaxdist.state import unflatten as unflatten_tree
+from jaxdist.state.position import indices
 from jaxdist.strategies.base import Strategy
-from jaxdist.strategies.flat_model import FlatModel
-from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, flatten
-from jaxdist.task import unflatten as unflatten_tree
+from jaxdist.strategies.parameter_server.flat_model import FlatModel
+from jaxdist.task import Batch, Metrics, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +59,7 @@ class PulledState:
 def snapshot(client: Client, model: FlatModel) -> PulledState:
     """One and the same version of all servers, to evaluate; stops nobody."""
 
-    def read(held: Held) -> PulledState:
+    def read(held: PinnedVersion) -> PulledState:
         return PulledState(model.put(held.pieces()), held.progress.version, held.progress, held.caller)
 
     return client.read_one_version(read)
@@ -207,7 +218,7 @@ class ParameterServer(Strategy):
         self._wait_for_network()
         return self._client.read_one_version(self._canonical)
 
-    def _canonical(self, held: Held) -> TrainState:
+    def _canonical(self, held: PinnedVersion) -> TrainState:
         dtype = self._layout.dtype
         opt_state: Tree = {}
         like = self.task.optimizer.init({"kernel": np.zeros((1,), dtype)})
@@ -333,7 +344,7 @@ class ParameterServer(Strategy):
         if self._job is not None:
             self._job.result()
 
-    def settle(self, state: PulledState) -> tuple[PulledState, Metrics | None]:
+    def drain(self, state: PulledState) -> tuple[PulledState, Metrics | None]:
         begun = state.progress
         if self._job is not None:
             state = self._job.result()

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 
+from jaxdist.comm.channel import ChannelError, ChannelListener
 from jaxdist.errors import ConnectionLost
-from jaxdist.strategies.links import RemoteLink
-from jaxdist.transport import ChannelError, Door
+from jaxdist.strategies.pipeline.links import RemoteLink
+from jaxdist.strategies.process_group import ProcessGroup
 
 _MAX_BYTES = 8 * 2**30  # of one array between stages
 
 
-class Talk(Protocol):
-    """What is needed of the processes as a whole (`jaxdist.meeting.Meeting`)."""
-
-    @property
-    def host(self) -> str: ...
-
-    def gather(self, name: str, value: Any) -> list[Any]: ...
-
-
-class Neighbours:
+class StageConnector:
     """Opens the channels between stages of different processes. Collective where it says so.
 
     Args:
@@ -32,18 +24,20 @@ class Neighbours:
       seconds: how long a neighbour may be silent; `connect_seconds`: how long it may take to come.
     """
 
-    def __init__(self, talk: Talk, process_id: int, *, name: str, seconds: float, connect_seconds: float) -> None:
-        self._talk, self._process, self._name = talk, process_id, name
+    def __init__(
+        self, group: ProcessGroup, process_id: int, *, name: str, seconds: float, connect_seconds: float
+    ) -> None:
+        self._group, self._process, self._name = group, process_id, name
         self._seconds, self._connect = seconds, connect_seconds
-        self.host = talk.host
+        self.host = group.host
         self.token = self.gather("token", uuid.uuid4().hex if process_id == 0 else "")[0]
-        self._door = Door(self.token, _MAX_BYTES, talk.host)
+        self._door = ChannelListener(self.token, _MAX_BYTES, group.host)
         self._doors = self.gather_addresses("door", self._door.port)
         self._channels: list[Any] = []
 
     def gather(self, what: str, value: Any) -> list[Any]:
         """Collective: every process's value."""
-        return self._talk.gather(f"{what} of {self._name}", value)
+        return self._group.gather(f"{what} of {self._name}", value)
 
     def gather_addresses(self, what: str, port: int) -> list[str]:
         """Collective: every process's 'host:port'."""

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdist.comm.channel import Channel, ChannelError
 from jaxdist.errors import ConnectionLost
-from jaxdist.transport import Channel, ChannelError
 
 _NOTHING = np.empty(0, np.uint8)
 

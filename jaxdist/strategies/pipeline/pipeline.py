@@ -6,9 +6,9 @@
         |                                      |
         +-- a stage's gradients are averaged over its replicas --
 
-Slot r * K + s is stage s of replica r; the slots are dealt out to the processes in order, and a process puts its own on
-its devices in turn. Which order a stage works in is a table (`parallel.schedules`); what it computes, `Stage`; the
-numbers are those of `single` with `strategy.accumulate` = microbatches * replicas, whatever the schedule.
+Stage worker r * K + s is stage s of replica r; they are dealt out to the processes in order, and a process puts its
+own on its devices in turn. Which order a stage works in is a table (`parallel.schedules`); what it computes, `Stage`;
+the numbers are those of `single` with `strategy.accumulate` = microbatches * replicas, whatever the schedule.
 """
 
 from __future__ import annotations
@@ -23,35 +23,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdist.parallel.replica_sum import ReplicaSum
+from jaxdist.comm.array_server import ArrayExchange
+from jaxdist.comm.replica_sum import ReplicaSum
+from jaxdist.cost.balance import Plan
 from jaxdist.parallel.schedules import SCHEDULES, Schedule
-from jaxdist.position import Position
-from jaxdist.strategies.balance import Plan
+from jaxdist.state import Position, TrainState, Tree, arrays_of, flatten
 from jaxdist.strategies.base import Strategy
-from jaxdist.strategies.leaf_service import LeafExchange
-from jaxdist.strategies.links import Link, LocalLink
-from jaxdist.strategies.neighbours import Neighbours
-from jaxdist.strategies.slot import Slot, Step
-from jaxdist.strategies.stage import METRICS, Stage
-from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, arrays_of, flatten
-
-
-class Place(NamedTuple):
-    """Where a slot is."""
-
-    replica: int
-    stage: int
-    process: int
-    device: int  # among the process's
-
-
-def places(num_stages: int, replicas: int, num_processes: int, num_devices: int) -> list[Place]:
-    """Of every slot; `num_devices`: of one process."""
-    each = num_stages * replicas // num_processes
-    return [
-        Place(slot // num_stages, slot % num_stages, slot // each, slot % each % num_devices)
-        for slot in range(num_stages * replicas)
-    ]
+from jaxdist.strategies.pipeline.connect import StageConnector
+from jaxdist.strategies.pipeline.links import Link, LocalLink
+from jaxdist.strategies.pipeline.placement import Place, places
+from jaxdist.strategies.pipeline.stage_worker import StageWorker, Step
+from jaxdist.task import Batch, Metrics, Task
+from jaxdist.task.stage import METRICS, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +94,7 @@ class Pipeline(Strategy):
         num_microbatches: int,
         schedule: str,
         remat: bool,
-        neighbours: Callable[[], Neighbours] | None,
+        neighbours: Callable[[], StageConnector] | None,
     ) -> None:
         self.task = task
         self.is_chief = process_id == 0
@@ -128,9 +111,9 @@ class Pipeline(Strategy):
         self.eval_multiple = replicas
         self._stages: dict[int, Stage] = {}
         self._sums: dict[int, ReplicaSum] = {}
-        self._slots: list[Slot] = []
-        self._neighbours: Neighbours | None = None
-        self._exchange: LeafExchange | None = None
+        self._slots: list[StageWorker] = []
+        self._neighbours: StageConnector | None = None
+        self._exchange: ArrayExchange | None = None
         # One thread a slot, which does what the slot is given, in order.
         self._threads = [ThreadPoolExecutor(1, f"stage {p.stage}") for p in self._own]
         self._evaluations = 0
@@ -149,7 +132,7 @@ class Pipeline(Strategy):
         self._sums = {s: ReplicaSum(self._devices_of(s, self._num_processes)) for s in self._stages}
         if self._meet is not None:
             self._neighbours = self._meet()
-            self._exchange = LeafExchange(
+            self._exchange = ArrayExchange(
                 self._neighbours.host,
                 self._neighbours.token,
                 is_chief=self.is_chief,
@@ -175,7 +158,7 @@ class Pipeline(Strategy):
     def _device(place: Place) -> jax.Device:
         return jax.local_devices()[place.device]
 
-    def _connect(self, schedule: Schedule, dtypes: Mapping[str, Any]) -> list[Slot]:
+    def _connect(self, schedule: Schedule, dtypes: Mapping[str, Any]) -> list[StageWorker]:
         """`dtypes`: of each block's activations."""
         chain = self.task.chain
         at = {(p.replica, p.stage): p for p in self._own}
@@ -202,7 +185,7 @@ class Pipeline(Strategy):
             first = chain.names.index(stage.names[0])
             before_it = chain.names[first - 1]
             slots.append(
-                Slot(
+                StageWorker(
                     stage,
                     schedule[p.stage],
                     self._device(p),
@@ -216,10 +199,10 @@ class Pipeline(Strategy):
 
     # State.
 
-    def memo(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"balance": list(self.balance), "blocks": list(self.task.chain.names)}
 
-    def recall(self, memo: dict[str, Any]) -> None:
+    def load_state_dict(self, memo: dict[str, Any]) -> None:
         """Goes on with the stages that the run began with: to cut elsewhere would change the last bits."""
         balance = tuple(memo.get("balance", ()))
         if memo.get("blocks") == list(self.task.chain.names) and len(balance) == self._k:
@@ -276,7 +259,7 @@ class Pipeline(Strategy):
         return dict(zip(here, _parts(batch, len(here)), strict=True))
 
     @staticmethod
-    def _put(slot: Slot, batch: Batch) -> Batch:
+    def _put(slot: StageWorker, batch: Batch) -> Batch:
         wanted = batch if slot.stage.is_first else {name: v for name, v in batch.items() if name != "image"}
         return jax.device_put(wanted, slot.device)
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import jax
 
+from jaxdist.cost import balance as balancing
+from jaxdist.cost import blocks, memory
 from jaxdist.errors import UsageError
 from jaxdist.parallel.partition import partition
-from jaxdist.strategies import balance as balancing
-from jaxdist.strategies import memory
-from jaxdist.strategies.divide import check_divisible
-from jaxdist.strategies.neighbours import Neighbours, Talk
-from jaxdist.strategies.pipeline import Pipeline, places
+from jaxdist.strategies.batch_split import check_divisible
+from jaxdist.strategies.pipeline.connect import StageConnector
+from jaxdist.strategies.pipeline.pipeline import Pipeline
+from jaxdist.strategies.pipeline.placement import places
+from jaxdist.strategies.process_group import ProcessGroup
 from jaxdist.task import Task
 
 _REMEDY = "More stages, more microbatches, strategy.pipeline_schedule='1f1b' or strategy.remat=True need less."
@@ -69,7 +71,7 @@ def check(settings: Mapping[str, Any], task: Task, *, global_batch_size: int, nu
     check_divisible(global_batch_size, parts, among)
     if settings["memory_limit"] and (given or settings["balance_by"] == "bytes"):
         # By time it is known when the blocks have been measured.
-        costs = balancing.block_costs(task, _examples(settings, global_batch_size, replicas))
+        costs = blocks.block_costs(task, _examples(settings, global_batch_size, replicas))
         _check_memory(settings, task, costs, _plan(settings, costs, given, stages).balance, replicas, num_processes)
 
 
@@ -85,7 +87,7 @@ def build(
     global_batch_size: int,
     process_id: int,
     num_processes: int,
-    talk: Talk,
+    talk: ProcessGroup,
     timeouts: Mapping[str, float],
     phase: int,
 ) -> Pipeline:
@@ -95,9 +97,9 @@ def build(
 
     def plan(remembered: tuple[int, ...]) -> balancing.Plan:
         balance = tuple(settings["balance"]) or remembered
-        costs = balancing.block_costs(task, _examples(settings, global_batch_size, replicas))
+        costs = blocks.block_costs(task, _examples(settings, global_batch_size, replicas))
         if settings["balance_by"] == "time" and not balance and stages > 1:
-            costs = balancing.measured(
+            costs = blocks.measured(
                 task,
                 costs,
                 _examples(settings, global_batch_size, replicas),
@@ -113,8 +115,8 @@ def build(
                 logging.info("Pipeline: %s", line)
         return found
 
-    def meet() -> Neighbours:
-        return Neighbours(
+    def meet() -> StageConnector:
+        return StageConnector(
             talk,
             process_id,
             name=name,
@@ -143,7 +145,7 @@ def _examples(settings: Mapping[str, Any], global_batch_size: int, replicas: int
 
 
 def _plan(
-    settings: Mapping[str, Any], costs: Sequence[balancing.BlockCost], balance: Sequence[int], stages: int
+    settings: Mapping[str, Any], costs: Sequence[blocks.BlockCost], balance: Sequence[int], stages: int
 ) -> balancing.Plan:
     return balancing.plan(
         costs,
@@ -158,7 +160,7 @@ def _plan(
 def _check_memory(
     settings: Mapping[str, Any],
     task: Task,
-    costs: Sequence[balancing.BlockCost],
+    costs: Sequence[blocks.BlockCost],
     balance: Sequence[int],
     replicas: int,
     num_processes: int,

@@ -13,9 +13,10 @@ import numpy as np
 
 from jaxdist.errors import ConnectionLost
 from jaxdist.parallel.schedules import Action
-from jaxdist.strategies.links import Link
-from jaxdist.strategies.stage import METRICS, Stage
-from jaxdist.task import Batch, Metrics, Tree
+from jaxdist.state import Tree
+from jaxdist.strategies.pipeline.links import Link
+from jaxdist.task import Batch, Metrics
+from jaxdist.task.stage import METRICS, Stage
 
 
 @dataclasses.dataclass
@@ -41,7 +42,7 @@ class Step:
     live_bytes: int
 
 
-class Slot:
+class StageWorker:
     """A stage's place: device, neighbours and order of work. It runs on a thread of its own.
 
     Args:

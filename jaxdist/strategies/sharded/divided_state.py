@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxdist.strategies.allreduce import AllReduce
-from jaxdist.strategies.leaf_service import LeafExchange
-from jaxdist.strategies.shard_export import export_arrays
+from jaxdist.comm.array_server import ArrayExchange
+from jaxdist.state import TrainState, Tree
+from jaxdist.strategies.data_parallel.allreduce import AllReduce
+from jaxdist.strategies.sharded.export import export_arrays
 from jaxdist.strategies.single import PlacedState
-from jaxdist.task import Task, TrainState, Tree
+from jaxdist.task import Task
 
 
 class DividedState(AllReduce):
@@ -20,9 +21,9 @@ class DividedState(AllReduce):
         Collective.
     """
 
-    def __init__(self, task: Task, *, exchange: Callable[[], LeafExchange] | None = None, **options: Any) -> None:
+    def __init__(self, task: Task, *, exchange: Callable[[], ArrayExchange] | None = None, **options: Any) -> None:
         self._open_exchange = exchange
-        self._exchange: LeafExchange | None = None
+        self._exchange: ArrayExchange | None = None
         super().__init__(task, **options)
 
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdist.parallel.held import Box
-from jaxdist.strategies.leaf_service import LeafExchange
-from jaxdist.task import Leaf, Tree, arrays_of, flatten
+from jaxdist.comm.array_server import ArrayExchange
+from jaxdist.parallel.local_box import Box
+from jaxdist.state import LazyArray, Tree, arrays_of, flatten
 
 
-def export_arrays(arrays: Tree, generation: int, exchange: LeafExchange | None) -> Tree:
+def export_arrays(arrays: Tree, generation: int, exchange: ArrayExchange | None) -> Tree:
     """The same tree on the host, safe from later steps.
 
     Where an array has shards on several processes, each keeps its own for the chief, under `generation`; the chief has
@@ -25,7 +25,7 @@ def export_arrays(arrays: Tree, generation: int, exchange: LeafExchange | None) 
         if array.is_fully_replicated and (exchange is None or exchange.is_chief):
             found[path] = np.array(array.addressable_data(0))
         elif array.is_fully_replicated:  # nobody asks this process for it
-            found[path] = Leaf(tuple(array.shape), np.dtype(array.dtype), _not_here)
+            found[path] = LazyArray(tuple(array.shape), np.dtype(array.dtype), _not_here)
         elif array.is_fully_addressable:
             found[path] = np.array(array)
         else:
@@ -33,7 +33,7 @@ def export_arrays(arrays: Tree, generation: int, exchange: LeafExchange | None) 
             kept |= {f"{path}@{device}": data for device, data in own.items()}
             assert exchange is not None
             make = _maker(path, array, own, generation, exchange) if exchange.is_chief else _not_here
-            found[path] = Leaf(tuple(array.shape), np.dtype(array.dtype), make)
+            found[path] = LazyArray(tuple(array.shape), np.dtype(array.dtype), make)
     if exchange is not None:
         exchange.keep(generation, kept)
     return arrays_of(found)
@@ -44,7 +44,7 @@ def _not_here() -> np.ndarray:
 
 
 def _maker(
-    path: str, array: jax.Array, own: dict[int, np.ndarray], generation: int, exchange: LeafExchange
+    path: str, array: jax.Array, own: dict[int, np.ndarray], generation: int, exchange: ArrayExchange
 ) -> Callable[[], np.ndarray]:
     """What puts the array together on the chief. Holds no device array."""
     shape, dtype = tuple(array.shape), np.dtype(array.dtype)

@@ -24,11 +24,12 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdist.parallel.held import Box, put_from_box
+from jaxdist.parallel.local_box import Box, put_from_box
 from jaxdist.parallel.partition_rules import Partition
-from jaxdist.strategies.divided_state import DividedState
+from jaxdist.state import TrainState, Tree, arrays_of, flatten
+from jaxdist.strategies.sharded.divided_state import DividedState
 from jaxdist.strategies.single import update
-from jaxdist.task import Batch, Metrics, Task, TrainState, Tree, arrays_of, flatten
+from jaxdist.task import Batch, Metrics, Task
 
 
 class ModelParallel(DividedState):

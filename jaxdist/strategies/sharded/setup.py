@@ -10,18 +10,19 @@ from typing import Any
 
 import jax
 
+from jaxdist.comm.array_server import ArrayExchange
+from jaxdist.cost import memory
 from jaxdist.errors import UsageError
 from jaxdist.parallel import mesh, partition_rules
 from jaxdist.parallel.mesh import DATA, MODEL
 from jaxdist.parallel.partition_rules import Assignment, Rule
-from jaxdist.strategies import memory
-from jaxdist.strategies.allreduce import AllReduce
-from jaxdist.strategies.divide import check_divisible
-from jaxdist.strategies.fully_sharded import FullySharded, ShardedOptimizer
-from jaxdist.strategies.leaf_service import LeafExchange
-from jaxdist.strategies.model_parallel import ModelParallel
-from jaxdist.strategies.neighbours import Talk
-from jaxdist.task import Task, flatten
+from jaxdist.state import flatten
+from jaxdist.strategies.batch_split import check_divisible
+from jaxdist.strategies.data_parallel.allreduce import AllReduce
+from jaxdist.strategies.process_group import ProcessGroup
+from jaxdist.strategies.sharded.gspmd import ModelParallel
+from jaxdist.strategies.sharded.zero import FullySharded, ShardedOptimizer
+from jaxdist.task import Task
 
 FAMILY = "family"  # the model's own rules
 STRATEGIES = {"fsdp": FullySharded, "zero1": ShardedOptimizer}
@@ -154,16 +155,16 @@ def build(
     global_batch_size: int,
     process_id: int,
     num_processes: int,
-    talk: Talk,
+    talk: ProcessGroup,
     phase: int,
 ) -> AllReduce:
     """The strategy. Uses JAX's devices."""
     axes = sizes(settings, len(jax.devices()))
 
-    def exchange() -> LeafExchange:
+    def exchange() -> ArrayExchange:
         name = f"the shards of phase {phase + 1}"
         token = talk.gather(f"token of {name}", uuid.uuid4().hex if process_id == 0 else "")[0]
-        return LeafExchange(
+        return ArrayExchange(
             talk.host,
             token,
             is_chief=process_id == 0,

@@ -23,18 +23,25 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdist.parallel.fused import fused_psum
-from jaxdist.parallel.held import Box, put_from_box
+from jaxdist.comm.fused import fused_psum
+from jaxdist.ops.ordering import once_there
+from jaxdist.parallel.flat_shards import SHARDED, WHOLE, FlatShards
+from jaxdist.parallel.local_box import Box, put_from_box
 from jaxdist.parallel.mesh import DATA
-from jaxdist.parallel.ordering import once_there
-from jaxdist.strategies.divided_state import DividedState
-from jaxdist.strategies.shares import SHARDED, WHOLE, ShareLayout
-from jaxdist.strategies.stage import Stage
-from jaxdist.task import Batch, Leaf, Metrics, Task, TrainState, Tree, flatten, score, unflatten
+from jaxdist.state import (
+    LazyArray,
+    TrainState,
+    Tree,
+    flatten,
+    unflatten,
+)
+from jaxdist.strategies.sharded.divided_state import DividedState
+from jaxdist.task import Batch, Metrics, Task, score
+from jaxdist.task.stage import Stage
 
 
 class ShardedState(DividedState):
-    """What fsdp and zero1 have in common: trees stored as `ShareLayout` has them.
+    """What fsdp and zero1 have in common: trees stored as `FlatShards` has them.
 
     Args:
       threshold: tensors of fewer elements are not divided.
@@ -44,7 +51,7 @@ class ShardedState(DividedState):
 
     def __init__(self, task: Task, *, threshold: int, **options: Any) -> None:
         shapes = {name: params for name, (params, _) in task.chain.shapes.items() if params}
-        self._layout = ShareLayout(shapes, task.dtype, len(jax.devices()), threshold)
+        self._layout = FlatShards(shapes, task.dtype, len(jax.devices()), threshold)
         super().__init__(task, **options)
 
     def _state_specs(self) -> Tree:
@@ -118,7 +125,7 @@ class ShardedState(DividedState):
         for block in self._layout.tensors:
             flat: dict[str, Any] = flatten(stored[block].get(WHOLE, {}))  # flattening drops what is empty
             for kind, t, at in self._layout.offsets(block):
-                flat[t.name] = Leaf(t.shape, np.dtype(t.dtype), partial(cut, block, kind, at, t.size, t.shape))
+                flat[t.name] = LazyArray(t.shape, np.dtype(t.dtype), partial(cut, block, kind, at, t.size, t.shape))
             found[block] = unflatten(flat)
         return found
 

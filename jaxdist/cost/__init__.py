@@ -1,0 +1,1 @@
+"""What things cost, known beforehand or read from programs: time, memory, bytes."""

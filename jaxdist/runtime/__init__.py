@@ -1,0 +1,1 @@
+"""The process itself: allocator, compilation cache, monitor, injected faults."""

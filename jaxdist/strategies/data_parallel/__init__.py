@@ -1,0 +1,1 @@
+"""Synchronous data parallelism: the same state on every replica."""

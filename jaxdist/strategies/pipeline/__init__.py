@@ -1,0 +1,1 @@
+"""A model in stages, through which microbatches flow."""

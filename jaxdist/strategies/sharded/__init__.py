@@ -1,0 +1,1 @@
+"""State divided over a mesh of devices."""
