@@ -55,19 +55,19 @@ def main(argv: Sequence[str]) -> int:
         _start_logging(workdir, f"{cluster.role}{number}")
         with monitor.sampling(workdir, f"{cluster.role}{number}", _CONFIG.value.monitor.interval_seconds):
             if cluster.role == "server":
-                from jaxdist.roles.server import serve
+                from jaxdist.roles import server
 
-                code, text = serve(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value)
+                code, text = server.serve(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value)
                 return code if code in (0, 75) else _report(text, code)
             if cluster.role == "evaluator":
-                from jaxdist.roles.evaluator import evaluate_snapshots
+                from jaxdist.roles import evaluator
 
-                evaluate_snapshots(_CONFIG.value, workdir, cluster)
+                evaluator.run(_CONFIG.value, workdir, cluster)
                 return 0
-            from jaxdist.train.loop import train_and_evaluate  # after the flags: a typing error need not wait for JAX
+            from jaxdist.roles import worker  # after the flags: a typing error need not wait for JAX
 
             with _server_beside(argv) if _WITH_SERVER.value else contextlib.nullcontext():
-                summary = train_and_evaluate(_CONFIG.value, workdir, cluster)
+                summary = worker.run(_CONFIG.value, workdir, cluster)
     except UsageError as e:
         return _report(str(e), 2)
     except PeerError as e:
@@ -107,20 +107,27 @@ def _server_beside(argv: Sequence[str]) -> Iterator[None]:
 
 def _parse_flags(argv: Sequence[str]) -> str:
     """Reads the flags; returns the run directory."""
-    for argument in argv[1:]:
-        if argument.startswith(("--config.", "-config.")):
-            config_lib.check_override(argument.lstrip("-").removeprefix("config.").partition("=")[0])
     try:
         flags.FLAGS(list(argv))
         if _CONFIG.value is not None:
             list(_CONFIG.value)  # an experiment file that failed to load says so when it is first looked at
     except flags.Error as e:
+        _check_overrides(argv)
         raise UsageError(" ".join(str(e).split())) from e
     except (OSError, ImportError, SyntaxError, AttributeError, KeyError, TypeError, ValueError) as e:
+        _check_overrides(argv)
         raise UsageError(f"--config: {type(e).__name__}: {' '.join(str(e).split())}") from e
+    _check_overrides(argv)
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise UsageError("Both --config=FILE and --workdir=DIR are needed.")
     return _WORKDIR.value
+
+
+def _check_overrides(argv: Sequence[str]) -> None:
+    """Refuses unknown keys by name, once the experiment file has been read: it may have registered a strategy."""
+    for argument in argv[1:]:
+        if argument.startswith(("--config.", "-config.")):
+            config_lib.check_override(argument.lstrip("-").removeprefix("config.").partition("=")[0])
 
 
 def _start_logging(workdir: str, name: str) -> None:

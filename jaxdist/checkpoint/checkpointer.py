@@ -30,6 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdist.errors import UsageError
+from jaxdist.state.train_state import from_stored_arrays, stored_arrays
 from jaxdist.state import (
     LazyArray,
     Position,
@@ -94,7 +95,7 @@ class Checkpointer:
         part_of: dict[str, int] = {}
         parts: list[dict[str, Any]] = []
         size = PART_BYTES
-        for name, leaf in flatten(state.arrays()).items():
+        for name, leaf in stored_arrays(state).items():
             if size + leaf.nbytes > PART_BYTES:
                 parts.append({})
                 size = 0
@@ -190,9 +191,8 @@ class Checkpointer:
 
 def state_of(leaves: dict[str, LazyArray], progress: dict[str, Any]) -> TrainState:
     """The canonical state that flat leaves and the stored counts make."""
-    tree = arrays_of(leaves)
     pending = tuple((start, stop) for start, stop in progress.get("pending", ()))  # absent in old ones
-    return TrainState.of(tree, progress["updates"], Position(progress["examples_seen"], pending))
+    return from_stored_arrays(leaves, progress["updates"], Position(progress["examples_seen"], pending))
 
 
 def _orbax() -> ocp.Checkpointer:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxdist.checkpoint import checkpointer
 from jaxdist.cluster.rendezvous import Peers
 from jaxdist.errors import UsageError
+from jaxdist.state.train_state import STRATEGY_STATE, stored_arrays
 from jaxdist.state import LazyArray, TrainState, flatten
 from jaxdist.task import Task
 
@@ -47,7 +48,7 @@ def share(peers: Peers, state: TrainState | None, name: str) -> TrainState:
     """The chief's canonical state, on every process. Collective; on the others leaves are fetched when asked for."""
     facts = None
     if state is not None and peers.chief is not None:
-        leaves = flatten(state.arrays())
+        leaves = stored_arrays(state)
         counts = {"updates": state.updates, "examples_seen": state.examples_seen, "pending": state.pending}
         facts = {"progress": counts, "leaves": {n: [str(x.dtype), list(x.shape)] for n, x in leaves.items()}}
         peers.chief.serve_leaves({n: partial(_bytes_of, x) for n, x in leaves.items()})
@@ -73,6 +74,7 @@ def _bytes_of(leaf: Any) -> bytes:
 
 
 def _check_same_leaves(stored: dict[str, Any], initial: TrainState) -> None:
+    stored = {n: x for n, x in stored.items() if not n.startswith(f"{STRATEGY_STATE}/")}  # the strategy's own affair
     expected = {n: [str(np.dtype(x.dtype)), list(x.shape)] for n, x in flatten(initial.arrays()).items()}
     if stored == expected:
         return

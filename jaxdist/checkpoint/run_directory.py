@@ -11,9 +11,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from jaxdist import config as config_lib
 from jaxdist.errors import UsageError
 
 # A run may go on with another strategy, another number of processes and another budget; not with these changed.
@@ -29,8 +26,11 @@ _IDENTITY = (
 
 
 @contextlib.contextmanager
-def hold_run_directory(workdir: str, config: ConfigDict) -> Iterator[None]:
+def hold_run_directory(workdir: str, values: dict[str, Any]) -> Iterator[None]:
     """Prepares the directory and keeps other runs out of it while open; only the chief calls it.
+
+    Args:
+      values: the configuration, flat; it becomes `config.json`.
 
     Raises:
       UsageError: it cannot be written, is in use, or holds a run of another model or data set.
@@ -47,13 +47,13 @@ def hold_run_directory(workdir: str, config: ConfigDict) -> Iterator[None]:
             raise UsageError(f"--workdir={workdir} is in use by a run that is still going: stop it first.") from None
         except OSError as e:
             logging.warning("This file system has no locks (%s): make sure that no other run uses %s.", e, workdir)
-        _prepare(workdir, config)
+        _prepare(workdir, values)
         yield
 
 
-def _prepare(workdir: str, config: ConfigDict) -> None:
+def _prepare(workdir: str, values: dict[str, Any]) -> None:
     folder = pathlib.Path(workdir)
-    new = json.loads(json.dumps(config_lib.flatten(config), default=str))
+    new = json.loads(json.dumps(values, default=str))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / "config.json.tmp"

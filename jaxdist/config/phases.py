@@ -17,9 +17,48 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdist.errors import UsageError, nearest
+from jaxdist.knobs import Knob, above_zero
+from jaxdist.strategies import registry
 
+NAME = "switch"  # `strategy.name` of a run that has a schedule
 _KEY = "strategy.schedule"
 _PHASE = re.compile(r"(?P<name>\w+)\s*(?:\((?P<options>[^()]*)\))?\s*(?::\s*(?P<fraction>[^:]+))?")
+
+
+KNOBS = (
+    Knob(
+        _KEY,
+        "",
+        "phases with their fractions of the run, and options: 'allreduce:0.5,parameter_server', "
+        "'allreduce:0.25,parameter_server(max_staleness=3):0.5,allreduce'",
+        only_where_it_counts=True,
+    ),
+    Knob(
+        "strategy.switch_when",
+        "",
+        "'' at those fractions | plateau: when the loss no longer falls, at latest there",
+        choices=("", "plateau"),
+        only_where_it_counts=True,
+    ),
+    Knob(
+        "strategy.switch_threshold",
+        0.2,
+        "plateau: a window's loss less than this part below that of the one before",
+        lambda value: "" if -1 < value < 1 else "between -1 and 1",
+    ),
+    Knob("strategy.switch_window_epochs", 0.5, "plateau: length of a window", above_zero),
+    Knob(
+        "strategy.switch_after_drop",
+        True,
+        "plateau: not before the learning rate has dropped, where it is to drop",
+    ),
+    Knob(
+        "strategy.momentum_handover",
+        "zero",
+        "into an asynchronous phase: keep | zero | scale | ramp",
+        choices="jaxdist.optim.momentum:CHOICES",
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +82,62 @@ class Phase:
     def settings(self, strategy: Mapping[str, Any]) -> dict[str, Any]:
         """`config.strategy` as this phase has it."""
         return {**strategy, **self.options, "name": self.name}
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The phases of a run; `text` is '' for a run of one strategy, which is one phase."""
+
+    text: str
+    phases: tuple[Phase, ...]
+
+
+def is_scheduled(strategy: Mapping[str, Any]) -> bool:
+    """Whether `config.strategy` describes phases instead of one strategy."""
+    return strategy["name"] == NAME
+
+
+def names() -> tuple[str, ...]:
+    """What `strategy.name` may be, with the strategies that were registered by now."""
+    return (*registry.SPECS, NAME)
+
+
+def where_it_counts(knob: Knob) -> list[str]:
+    """Values of `strategy.name` with which a knob means something, the plainest first."""
+    if knob in KNOBS:
+        return [NAME]
+    return [*registry.where_it_counts(knob), NAME]
+
+
+def unscheduled() -> dict[str, Any]:
+    """The keys of `config.strategy` that are of the schedule, as a run without one has them."""
+    return {knob.name: knob.default for knob in KNOBS}
+
+
+def schedule_of(strategy: Mapping[str, Any]) -> Schedule:
+    """The phases that `config.strategy` describes.
+
+    Raises:
+      UsageError: the schedule cannot be read, or has a phase or an option that there is not.
+    """
+    if not is_scheduled(strategy):
+        return Schedule("", (Phase(strategy["name"], {}, None),))
+    keys = sorted({knob.name for spec in registry.SPECS.values() for knob in spec.knobs})
+    phases = parse(strategy["schedule"], keys, by_rule=bool(strategy["switch_when"]))
+    for number, phase in enumerate(phases, 1):
+        if phase.name not in registry.SPECS:
+            raise UsageError(
+                f"{_KEY}: {phase.name!r} cannot be a phase{nearest(phase.name, registry.SPECS)}; one of "
+                f"{', '.join(registry.SPECS)}."
+            )
+        own = [knob.name for knob in registry.SPECS[phase.name].knobs]
+        foreign = sorted(set(phase.options) - set(own))
+        if foreign:
+            raise UsageError(
+                f"Phase {number} of {_KEY}, {phase}: {foreign[0]} means nothing to {phase.name}; it has "
+                f"{', '.join(own)}."
+            )
+    return Schedule(strategy["schedule"], phases)
 
 
 def parse(text: str, keys: Sequence[str], *, by_rule: bool = False) -> tuple[Phase, ...]:

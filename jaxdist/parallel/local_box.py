@@ -48,8 +48,3 @@ class Box:
 def put_from_box(value: np.ndarray, box: Box, sharding: Sharding, shape: tuple[int, ...]) -> jax.Array:
     """The array of that shape, of which this process holds `value` at `box`. The memory of `value` may become its."""
     return jax.make_array_from_callback(shape, sharding, lambda index: value[Box.of(index, shape).within(box)])
-
-
-def bytes_here(tree: Any) -> int:
-    """Of the JAX arrays in it."""
-    return sum(shard.data.nbytes for leaf in jax.tree.leaves(tree) for shard in getattr(leaf, "addressable_shards", []))

@@ -475,6 +475,10 @@ class Client:
             if reply.reports:
                 self.report = json.loads(reply.reports)
 
+    def heartbeat_away(self, away: bool) -> None:
+        """A sign of life in the present session or a new one: whether this worker is away from training from now on."""
+        self.in_session(lambda _: self.beat(away))
+
     def _beat_forever(self) -> None:
         while not self._silent.wait(BEAT_SECONDS):
             caller = self.caller

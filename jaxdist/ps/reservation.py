@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdist.comm.security import Security
-from jaxdist.errors import UsageError
+from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.rpc import Lost, Refused, Stub
 from jaxdist.ps.sequencer import Ended, Fenced
@@ -115,3 +115,18 @@ def end_server(stub: Stub, run: str, code: int, text: str, reserve: str = "") ->
     """Ends a run on a server, which exits; one that gives no answer, or serves another run, is left alone."""
     with contextlib.suppress(Lost, Fenced, Ended, Refused):
         stub.call("End", pb.EndRequest(run=run, code=code, text=text, reserve=reserve), timeout=5)
+
+
+def ending(error: BaseException | None) -> tuple[int, str]:
+    """(exit code, reason) of a run whose chief ends with `error`."""
+    if error is None:
+        return 0, ""
+    code = 75 if isinstance(error, Preempted) else 2 if isinstance(error, UsageError) else 1
+    text = str(error) if isinstance(error, Preempted | UsageError | PeerError) else f"{type(error).__name__}: {error}"
+    return code, f"worker 0 (the chief): {text}" if code != 75 else text
+
+
+def end_waiting_servers(addresses: Sequence[str], security: Security, error: BaseException | None) -> None:
+    """From the chief at its end: servers that still wait for a run end too, as the chief does (None: well)."""
+    for address in reversed(addresses):
+        end_run(address, security, *ending(error))

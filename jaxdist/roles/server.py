@@ -20,13 +20,12 @@ from jaxdist.runtime.fault_injection import Faults
 
 
 def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool = False) -> tuple[int, str]:
-    """Serves until the chief ends the run. Returns (exit code, reason).
+    """Serves until the chief ends the run. Returns (exit code, reason). `config` is known to be valid.
 
     Raises:
       UsageError: the address is in use, not this host's, or open to others without a token.
       PeerError: nobody came.
     """
-    config_lib.validate(config)
     address = cluster.server_addresses[cluster.server_index]
     if not (is_loopback(address) or cluster.security.token or insecure):
         raise UsageError(
@@ -41,7 +40,7 @@ def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool 
             cluster.server_index,
             cluster.server_addresses,
             rule,
-            facts=cluster_lib.shared_facts(config_lib.comparable(config)),
+            facts=cluster_lib.run_signature(config_lib.comparable(config)),
             folder=pathlib.Path(workdir) / "servers" / str(cluster.server_index),
             security=cluster.security,
             idle_seconds=config.cluster.connect_timeout_seconds,

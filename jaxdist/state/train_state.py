@@ -4,6 +4,8 @@
     model_state  {block: {layer: {mean, var}}}             BatchNorm's running statistics
     opt_state    {slot: <tree like params>, ...}           and 'count' where the optimizer counts its updates
     updates, examples_seen, pending                        Python integers, and ranges of the stream (`Position`)
+    strategy_state {strategy: tree}                        what a strategy keeps besides the model: residuals of error
+                                                           feedback, outer momentum, gradients not yet applied
 
 Its leaves are arrays or `LazyArray`s, so that no process needs more than its share of a model plus one block; of the
 initial state, no more than the parts of arrays that it asks for (`TrainState.cut`).
@@ -28,6 +30,7 @@ class TrainState:
     """The canonical state (see the module's docstring).
 
     Attributes:
+      strategy_state: kept where the same strategy goes on, dropped where another one does.
       cut_by: what `cut` is done by, where better can be done than to take parts of whole leaves. A state with other
         leaves must not keep it: make such states by `of`.
     """
@@ -38,6 +41,7 @@ class TrainState:
     updates: int = 0
     examples_seen: int = 0
     pending: Ranges = ()
+    strategy_state: Tree = dataclasses.field(default_factory=dict)
     cut_by: Callable[[Mapping[str, Select]], TrainState] | None = dataclasses.field(default=None, compare=False)
 
     def cut(self, parts: Mapping[str, Select]) -> TrainState:
@@ -46,11 +50,12 @@ class TrainState:
             return self.cut_by(parts)
         leaves = flatten(self.arrays())
         leaves |= {path: LazyArray.part(leaves[path], select) for path, select in parts.items()}
-        return TrainState.of(arrays_of(leaves), self.updates, self.position)
+        return TrainState.of(arrays_of(leaves), self.updates, self.position, self.strategy_state)
 
     def in_memory(self) -> TrainState:
         """The same with every leaf an array of this process."""
-        return TrainState.of(jax.tree.map(np.asarray, self.arrays()), self.updates, self.position)
+        arrays, own = jax.tree.map(np.asarray, (self.arrays(), self.strategy_state))
+        return TrainState.of(arrays, self.updates, self.position, own)
 
     @property
     def position(self) -> Position:
@@ -58,15 +63,29 @@ class TrainState:
         return Position(self.examples_seen, self.pending)
 
     def arrays(self) -> Tree:
-        """The three trees in one dict: what is placed on devices and written to disk."""
+        """The three trees of the model in one dict: what every strategy places on devices."""
         return {"params": self.params, "model_state": self.model_state, "opt_state": self.opt_state}
 
     @classmethod
-    def of(cls, arrays: Tree, updates: int, position: Position) -> TrainState:
+    def of(cls, arrays: Tree, updates: int, position: Position, strategy_state: Tree | None = None) -> TrainState:
         trees = arrays["params"], arrays["model_state"], arrays.get("opt_state", {})
-        return cls(*trees, updates, position.seen, position.pending)
+        return cls(*trees, updates, position.seen, position.pending, strategy_state or {})
 
 
 def arrays_of(leaves: Mapping[str, Any]) -> Tree:
     """`TrainState.arrays` from what `flatten` makes of them; it drops what is empty."""
     return {"params": {}, "model_state": {}, "opt_state": {}} | unflatten(dict(leaves))
+
+
+STRATEGY_STATE = "strategy_state"
+
+
+def stored_arrays(state: TrainState) -> dict[str, Any]:
+    """Everything that a checkpoint keeps, and that processes send each other: {path: array or lazy array}."""
+    return flatten(state.arrays()) | flatten({STRATEGY_STATE: state.strategy_state})
+
+
+def from_stored_arrays(leaves: Mapping[str, Any], updates: int, position: Position) -> TrainState:
+    """The inverse of `stored_arrays`; checkpoints of before there was a strategy state have none."""
+    trees = arrays_of(leaves)
+    return TrainState.of(trees, updates, position, trees.get(STRATEGY_STATE, {}))

@@ -1,10 +1,11 @@
-"""Ways of distributing a training step, behind one contract (`Strategy`)."""
+"""Ways of distributing a training step, behind one contract (`base.Strategy`). Importing this room imports no jax."""
 
-from jaxdist.strategies.base import Strategy as Strategy
-from jaxdist.strategies.registry import RunFinished as RunFinished
+from jaxdist.strategies.registry import SPECS as SPECS
 from jaxdist.strategies.registry import build as build
-from jaxdist.strategies.registry import build_observer as build_observer
 from jaxdist.strategies.registry import check as check
-from jaxdist.strategies.registry import end_servers as end_servers
-from jaxdist.strategies.registry import needs_collectives as needs_collectives
-from jaxdist.strategies.registry import needs_peers as needs_peers
+from jaxdist.strategies.registry import observe as observe
+from jaxdist.strategies.registry import register as register
+from jaxdist.strategies.registry import spec_of as spec_of
+from jaxdist.strategies.spec import BuildContext as BuildContext
+from jaxdist.strategies.spec import Resources as Resources
+from jaxdist.strategies.spec import StrategySpec as StrategySpec

@@ -5,23 +5,34 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-
-from jaxdist.parallel.local_box import bytes_here
-from jaxdist.state import Position, TrainState
-from jaxdist.state.position import indices
+from jaxdist.state import Position, TrainState, Tree
+from jaxdist.strategies.positions import Positions, Slices
+from jaxdist.strategies.report import Report
 from jaxdist.task import Batch, Metrics, Task
 
-State = Any  # opaque to callers; only `export_state` gives it meaning
+
+class State(Protocol):
+    """What a strategy trains: opaque but for how far it has come, which the host knows without asking a device, and the
+    arrays on this process's devices. Only `export_state` gives them meaning."""
+
+    @property
+    def updates(self) -> int: ...
+
+    @property
+    def examples_seen(self) -> int: ...
+
+    @property
+    def arrays(self) -> Tree: ...
 
 
 class Strategy(abc.ABC):
     """How one training step is spread over devices and processes.
 
     Owns placement and communication. Does not own the model, the loss, the data order, the budget or the loop. `self`
-    holds only what can be rebuilt; the training state is an argument of every call.
+    holds only what can be rebuilt; the training state is an argument of every call. A strategy has four methods to
+    write; the others are for those that need them.
 
     Attributes:
       task: what is trained.
@@ -32,7 +43,7 @@ class Strategy(abc.ABC):
       eval_multiple: evaluation batches are a multiple of this many examples.
       learning_rate_scale: what an update's learning rate is multiplied by.
       collective: whether every process takes part in evaluations and exports, or the chief alone.
-      lost_workers: those that `end_phase` missed, on the chief.
+      report: what is to be said of it in rows, events and the summary.
     """
 
     task: Task
@@ -42,21 +53,21 @@ class Strategy(abc.ABC):
     eval_multiple: int = 1
     collective: bool = True
     learning_rate_scale: float = 1.0
-    lost_workers: tuple[int, ...] = ()
+    report: Report = Report()
 
     @abc.abstractmethod
-    def import_state(self, canonical: TrainState, total_examples: int = 0) -> State:
-        """Places, shards or sends a canonical state, leaf by leaf. Every process calls it.
+    def import_state(self, canonical: TrainState, total_examples: int = 0) -> Any:
+        """Places, shards or sends a canonical state, array by array. Every process calls it. Returns a `State`.
 
-        `total_examples`, of the whole run, is for strategies that hand them out by themselves.
+        `total_examples`, until which this strategy trains, is for those that hand them out by themselves.
         """
 
     @abc.abstractmethod
-    def export_state(self, state: State) -> TrainState:
-        """The canonical state in host memory, safe from later steps. Collective for synchronous strategies."""
+    def export_state(self, state: Any) -> TrainState:
+        """The canonical state in host memory, safe from later steps. Collective where `collective` is."""
 
     @abc.abstractmethod
-    def train_step(self, state: State, batch: Batch, stop: bool = False) -> tuple[State, Metrics]:
+    def train_step(self, state: Any, batch: Batch, stop: bool = False) -> tuple[Any, Metrics]:
         """One step; `state` must not be used again. Does not block until the device is done.
 
         `stop` says that this process was asked to stop. The metrics, sums over all the examples of the step, are
@@ -64,105 +75,38 @@ class Strategy(abc.ABC):
         """
 
     @abc.abstractmethod
-    def eval_step(self, state: State, batch: Batch) -> Metrics:
+    def eval_step(self, state: Any, batch: Batch) -> Metrics:
         """Metrics of one evaluation batch, summed over all processes. Collective like `train_step`."""
 
-    @abc.abstractmethod
-    def progress(self, state: State) -> tuple[int, int]:
-        """(updates, examples_seen) of a state, without waiting for the device."""
-
-    def bytes_held(self, state: State) -> dict[str, int]:
-        """Of {params, opt_state} on this process's devices."""
-        arrays = getattr(state, "arrays", {})
-        return {tree: bytes_here(arrays.get(tree, {})) for tree in ("params", "opt_state")}
-
-    def positions(self, start: Position, total_examples: int) -> Iterator[np.ndarray]:
-        """Positions of the stream (int64 [b]) that this process trains on, step by step, until the run has seen
-        `total_examples`; consumed by the prefetching thread, ahead of the steps."""
-        part, parts = self.own_part
-        share = self.examples_per_update // parts
-        while start.seen + self.examples_per_update <= total_examples:
-            taken, start = start.take(self.examples_per_update)
-            yield indices(taken)[part * share : (part + 1) * share]
-
-    def stop_positions(self) -> None:  # noqa: B027 - most strategies know all positions beforehand
-        """No more positions are wanted: `positions` must not go on waiting for some."""
+    def positions(self, start: Position, total_examples: int) -> Positions:
+        """What this process trains on from `start`, until the run has seen `total_examples`."""
+        return Slices(start, self.examples_per_update, self.own_part, total_examples)
 
     def place(self, batch: Batch) -> Batch:
         """Puts a host batch where the step wants it; called from the prefetching thread."""
         return batch
 
-    def drain(self, state: State) -> tuple[State, Metrics | None]:
+    def drain(self, state: Any) -> tuple[Any, Metrics | None]:
         """The state once the updates of every process are in, with the metrics of those that `train_step` has not
-        reported; called after the last step, or to stop early."""
+        reported; called after the last step, or to stop early. Blocks for the other processes."""
         return state, None
 
-    def snapshot(self, state: State) -> State:
-        """One consistent state to evaluate; `progress` of it says which."""
-        return state
-
-    def phase(self, name: str) -> contextlib.AbstractContextManager[Any]:
-        """Around what this process does besides training steps ('evaluate', 'checkpoint')."""
-        return contextlib.nullcontext()
-
-    def row(self) -> dict[str, Any]:
-        """What the strategy adds to a train row; measured since the last call."""
-        return {}
-
-    def events(self) -> list[dict[str, Any]]:
-        """What has happened since the last call and is worth a row of its own ({'event': ..., ...})."""
-        return []
-
-    def evaluations(self) -> list[dict[str, Any]] | None:
-        """Rows that another process has evaluated since the last call; None where this one is to evaluate."""
-        return None
-
-    def gather(self, report: list[Any]) -> list[list[Any]]:
-        """Every process's report at the end of the run, on the chief, where the strategy connects the processes."""
-        return [report]
-
-    def summary(self) -> dict[str, Any]:
-        """What the strategy adds to the summary; called after `gather`."""
-        return {}
-
-    def phase_is_over(self, row: dict[str, Any]) -> bool:
-        """Whether a rule that has looked at a train row ends the phase here; collective as `train_step`."""
-        return False
-
-    def may_go_on(self) -> bool:
-        """Whether another phase may follow when the positions of this one are used up; `what_follows` says."""
-        return False
-
-    def what_follows(self, *, end: bool, stop: bool) -> str:
-        """'phase', 'end' or 'stop': the same on all processes. Collective; after everything is applied and saved.
-
-        Args:
-          end: by what this process knows the run is over.
-          stop: this process was asked to stop.
-        """
-        return "end"
-
-    def next_phase(self, canonical: TrainState | None) -> tuple[State, Position]:
-        """Hands over to the next phase, from the canonical state of this one's end (None on processes that have none).
-        Returns its state, and where in the stream it begins.
-
-        Collective. Arrays on devices may be lost.
-        """
-        raise NotImplementedError
-
-    def end_phase(self) -> dict[str, Any]:
-        """Leaves everything ready for another strategy, once all is applied and exported; what `summary` has to say.
-        Collective."""
-        found = self.summary()
-        self.close()
-        return found
+    @contextlib.contextmanager
+    def away(self, state: Any, activity: str) -> Iterator[Any]:
+        """Around what this process does besides training steps: 'evaluate' or 'checkpoint'. Gives the state to do it
+        with, which is one consistent state of the whole model."""
+        yield state
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint is to keep beside the state (JSON)."""
+        """What a checkpoint is to keep of the strategy besides arrays (JSON)."""
         return {}
 
-    def load_state_dict(self, memo: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
-        """What `memo` gave, of this strategy or of another; called before `import_state`, where a run is resumed."""
+    def load_state_dict(self, stored: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
+        """What `state_dict` gave; called before `import_state` where a run of this strategy is resumed."""
 
-    def close(self, error: BaseException | None = None) -> None:  # noqa: B027 - most hold nothing to close
-        """Ends connections, telling others of `error` where they need to know; idempotent."""
+    def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:  # noqa: B027
+        """Ends connections, telling others of `error` where they need to know; idempotent.
+
+        `run_goes_on`: under another strategy, once everything is applied and exported: what both share stays. Collective
+        then.
+        """

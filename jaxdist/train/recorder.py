@@ -1,118 +1,110 @@
-"""What a run has measured so far: the part of it that checkpoints keep, and the rows made from it."""
+"""What a run says of itself: train, eval and event rows, the log, callbacks, and the summary."""
 
 from __future__ import annotations
 
-import collections
-import dataclasses
+import logging
+import queue
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxdist.train.metrics import PhaseTimer, Sums
+from jaxdist.runtime import compilation, memory_use
+from jaxdist.train.callbacks import Callbacks
+from jaxdist.train.measurements import Measurements
+from jaxdist.train.writer import Writer
 
-
-@dataclasses.dataclass
-class EarlyStopping:
-    """Stops after `patience` evaluations in a row without a lower loss; patience 0 never does."""
-
-    patience: int
-    best: float = float("inf")
-    evaluations_since_best: int = 0
-
-    @property
-    def stopped(self) -> bool:
-        return 0 < self.patience <= self.evaluations_since_best
-
-    def should_stop(self, loss: float) -> bool:
-        improved = loss < self.best
-        self.best = min(self.best, loss)
-        self.evaluations_since_best = 0 if improved else self.evaluations_since_best + 1
-        return self.stopped
+_PHASE_EVENT = "switched"
 
 
 class Recorder:
-    """Sums of the running epoch and of the rows' window, with the clock.
+    """Writes rows, on the chief, and tells callbacks of them, everywhere.
 
-    Metrics are taken one step late, so that the device always has the next step queued while the host waits for the
-    numbers of the last one.
+    Args:
+      measured: what the rows are made of.
+      num_train: examples of an epoch.
     """
 
-    def __init__(self, num_train: int, patience: int, before: dict[str, Any] | None, begin: float) -> None:
-        before = before or {}
-        self._num_train = num_train
-        self.epoch = Sums(**before.get("epoch", {}))
-        self.window = Sums(**before.get("window", {}))
-        self.last_epoch = Sums(**before.get("last_epoch", {}))
-        self.last_evaluation: dict[str, float] = before.get("last_evaluation", {})
-        self.early_stopping = EarlyStopping(patience, **before.get("early_stopping", {}))
-        self.timer = PhaseTimer(before.get("phase_seconds"))
-        self.timed_examples = before.get("timed_examples", 0)
-        self.started = begin - before.get("elapsed", 0.0)
-        self._late: collections.deque[tuple[dict[str, Any], int, int]] = collections.deque()
+    def __init__(self, measured: Measurements, writer: Writer, callbacks: Callbacks, num_train: int) -> None:
+        self.measured, self._writer, self._callbacks, self._num_train = measured, writer, callbacks, num_train
+        self._saved: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.last_row: dict[str, float] = {}
-        self._mark()
 
-    @property
-    def has_late(self) -> bool:
-        return bool(self._late)
+    def where(self, updates: int, examples_seen: int) -> dict[str, Any]:
+        """The fields that every row begins with."""
+        return {"updates": updates, "examples_seen": examples_seen, "epoch": examples_seen / self._num_train}
 
-    def _mark(self) -> None:
-        self._window_steps = 0
-        self._window_examples = 0
-        self._window_wait = 0.0
-        self._window_train = self.timer.seconds["train"]
+    def start(self, where: Mapping[str, Any], resumed: bool) -> None:
+        """The run begins, or goes on."""
+        unix_time_of_0 = round(time.time() - self._writer.elapsed(), 3)
+        self._writer.write("event", event="clock", unix_time_of_0=unix_time_of_0, **where)
+        if resumed:
+            self._writer.write("event", event="resumed", **where)
+            logging.info("Resumed at update %d, epoch %.2f.", where["updates"], where["epoch"])
+        self._callbacks.call("start")
 
-    def add_step(self, metrics: dict[str, Any], before: int, after: int, *, waited: float, timed: bool) -> bool:
-        """Notes a step that took examples_seen from `before` to `after`; True when all processes are to stop."""
-        self._late.append((metrics, before, after))
-        if timed:
-            # What others trained on while this process was evaluating or saving is not of its training time.
-            examples = max(after - before - metrics.get("elsewhere", 0), 0)
-            self.timed_examples += examples
-            self._window_steps += 1
-            self._window_examples += examples
-            self._window_wait += waited
-        return self.take_late(leave=1)
+    def train_row(self, where: Mapping[str, Any], learning_rate: float, more: Mapping[str, Any]) -> None:
+        """A row of what was measured since the last one, and of what the strategy adds."""
+        measured = self.measured.window_row()
+        row = dict(where) | measured | {"learning_rate": learning_rate} | dict(more)
+        self.last_row = dict(where) | measured
+        self._writer.write("train", **row)
+        self._callbacks.call("logged", row)
 
-    def take_late(self, leave: int = 0) -> bool:
-        """Adds up all but the newest `leave` steps, waiting for the device; True when one of them says stop."""
-        stop = False
-        while len(self._late) > leave:
-            metrics, before, after = self._late.popleft()
-            self.window.add(metrics)
-            self.epoch.add(metrics)
-            stop = stop or float(metrics["stop"]) > 0
-            if after // self._num_train > before // self._num_train:
-                self.last_epoch, self.epoch = self.epoch, Sums()
-        return stop
+    def evaluation(self, row: dict[str, Any]) -> None:
+        """An evaluation, of this process or of another; the newest is the summary's."""
+        if row["updates"] >= self.measured.last_evaluation.get("updates", 0):  # another process's may come late
+            kept = {k: v for k, v in row.items() if k not in ("examples_seen", "epoch")}
+            self.measured.last_evaluation = kept
+        self._writer.write("eval", **row)
+        words = "epoch %.2f: validation loss %.4f, accuracy %.2f %%"
+        logging.info(words, row["epoch"], row["loss"], 100 * row["accuracy"])
+        self._callbacks.call("evaluated", row)
 
-    def window_row(self) -> dict[str, float]:
-        """The numbers of a train row, and the start of the next window."""
-        seconds = self.timer.seconds["train"] - self._window_train
-        steps = self._window_steps
-        row: dict[str, float] = {"loss": self.window.loss, "accuracy": self.window.accuracy}
-        if steps:
-            row["images_per_second"] = round(self._window_examples / max(seconds, 1e-9), 2)
-            row["step_ms"] = round(1000 * seconds / steps, 3)
-            row["data_wait_ms"] = round(1000 * self._window_wait / steps, 3)
-        self.window = Sums()
-        self.last_row = row
-        self._mark()
-        return row
+    def event(self, where: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        """Something that has happened."""
+        row = dict(where) | dict(event)
+        self._writer.write("event", **row)
+        if event["event"] == _PHASE_EVENT:
+            self._callbacks.call("phase_changed", row)
 
-    def elapsed(self) -> float:
-        return time.monotonic() - self.started
+    def saved(self, where: dict[str, Any]) -> None:
+        """A checkpoint is on disk. Called by the thread that wrote it: callbacks hear of it from `report_saved`."""
+        self._writer.write("event", event="saved", **where)
+        self._saved.put(where)
 
-    def to_json(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        early = dataclasses.asdict(self.early_stopping)
-        del early["patience"]
+    def report_saved(self) -> None:
+        """Tells callbacks of checkpoints that have been written meanwhile."""
+        while not self._saved.empty():
+            self._callbacks.call("saved", self._saved.get())
+
+    def end(self, summary: dict[str, Any]) -> None:
+        """The run is over, and well."""
+        self._writer.summarise(summary)
+        self.report_saved()
+        self._callbacks.call("end", summary)
+
+    def summary(self, per_worker: Sequence[Sequence[Any] | None]) -> dict[str, Any]:
+        """Of what was measured; `per_worker`: `own_numbers` of every worker, None for a lost one."""
+        measured, epoch = self.measured, self.measured.epoch
+        # A run ends up to one update before its last epoch does; a mere beginning of an epoch is not "the last epoch".
+        last = epoch if 2 * epoch.count >= measured.last_epoch.count else measured.last_epoch
+        every = [one or [None] * 4 for one in per_worker]
         return {
-            "epoch": dataclasses.asdict(self.epoch),
-            "window": dataclasses.asdict(self.window),
-            "last_epoch": dataclasses.asdict(self.last_epoch),
-            "last_evaluation": self.last_evaluation,
-            "early_stopping": early,
-            "phase_seconds": self.timer.seconds,
-            "timed_examples": self.timed_examples,
-            "elapsed": self.elapsed(),
+            "train_loss": last.loss,
+            "train_accuracy": last.accuracy,
+            "validation_loss": measured.last_evaluation.get("loss"),
+            "validation_accuracy": measured.last_evaluation.get("accuracy"),
+            "elapsed_seconds": round(measured.elapsed(), 3),
+            "images_per_second": round(measured.timed_examples / max(measured.timer.seconds["train"], 1e-9), 2),
+            "phase_seconds": {k: round(v, 3) for k, v in measured.timer.seconds.items()},
+            "peak_memory_bytes": [w[0] for w in every],
+            "param_bytes_per_process": [w[2] for w in every],
+            "optimizer_bytes_per_process": [w[3] for w in every],
+            "programs_compiled": [w[1] for w in every],
         }
+
+
+def own_numbers(arrays: Mapping[str, Any]) -> list[Any]:
+    """Of this process: peak memory, programs compiled, bytes of parameters and of the optimizer's state on its devices."""
+    held = [memory_use.bytes_here(arrays.get(tree, {})) for tree in ("params", "opt_state")]
+    return [memory_use.peak_bytes(), compilation.counts()["compiled"], *held]

@@ -18,13 +18,24 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdist.comm.fused import fused_psum
+from jaxdist.comm.reducer import Reducer
 from jaxdist.cost.collectives import collectives, totals
 from jaxdist.parallel.mesh import DATA, shares
 from jaxdist.state import TrainState, Tree
 from jaxdist.strategies.base import Strategy
-from jaxdist.strategies.single import PlacedState
+from jaxdist.strategies.placed_state import PlacedState
+from jaxdist.strategies.report import Report
 from jaxdist.task import Batch, Metrics, Task
+
+
+class AllReduceReport(Report):
+    """Says which collectives a step has."""
+
+    def __init__(self, strategy: AllReduce) -> None:
+        self._strategy = strategy
+
+    def summary(self) -> dict[str, Any]:
+        return {"collectives_per_step": self._strategy.collectives()}
 
 
 class AllReduce(Strategy):
@@ -55,8 +66,9 @@ class AllReduce(Strategy):
         devices = jax.devices()
         sizes = sizes or {DATA: len(devices)}
         self.own_part = shares(num_processes, sizes)[process_id]
-        self.eval_multiple = self._num_replicas = sizes[DATA]
-        self._fusion_megabytes = fusion_megabytes
+        self.eval_multiple = sizes[DATA]
+        self._reducer = Reducer(DATA, sizes[DATA], fusion_megabytes)
+        self.report = AllReduceReport(self)
         self._batch_axis = DATA if sync_batch_norm else None
         self._mesh = Mesh(
             np.array(devices).reshape(tuple(sizes.values())), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes)
@@ -92,14 +104,12 @@ class AllReduce(Strategy):
     ) -> tuple[Tree, Metrics]:
         """One device's part of an update. Everything that crosses the network goes in one fused sum."""
         grads, stats, metrics = self.task.gradient(arrays["params"], arrays["model_state"], batch, self._batch_axis)
-        metrics["stop"] = stop[0].astype(metrics["count"].dtype)
-        grads, stats, metrics = fused_psum((grads, stats, metrics), DATA, self._fusion_megabytes)
-        grads, stats = jax.tree.map(lambda leaf: leaf / self._num_replicas, (grads, stats))
+        grads, stats, metrics = self._reducer.step(grads, stats, metrics, stop)
         params, opt_state = self.task.optimizer.update(grads, arrays["opt_state"], arrays["params"], learning_rate)
         return {"params": params, "model_state": stats, "opt_state": opt_state}, metrics
 
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
-        return fused_psum(self.task.evaluate(arrays["params"], arrays["model_state"], batch), DATA, 1.0)
+        return self._reducer.metrics(self.task.evaluate(arrays["params"], arrays["model_state"], batch))
 
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
         return PlacedState.of(self._placed(canonical), canonical)
@@ -135,18 +145,12 @@ class AllReduce(Strategy):
     def eval_step(self, state: PlacedState, batch: Batch) -> Metrics:
         return self._evaluate(state.arrays, self.place(batch))
 
-    def summary(self) -> dict[str, Any]:
-        return {"collectives_per_step": self.collectives()}
-
     def collectives(self) -> dict[str, dict[str, int]]:
         """{kind: {count, bytes, bytes_sent}} of one training step on one device, from the program; {} before the first
         step. `bytes_sent` as rings send them."""
         if self._program is None:
             return {}
         return totals(collectives(self._program.as_text(), self._mesh.size))
-
-    def progress(self, state: PlacedState) -> tuple[int, int]:
-        return state.updates, state.position.seen
 
     def place(self, batch: Batch) -> Batch:
         return {name: self._put_share(value) for name, value in batch.items()}

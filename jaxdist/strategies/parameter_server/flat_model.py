@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdist.comm.fused import fused_psum
+from jaxdist.comm.reducer import Reducer
 from jaxdist.parallel.flat_layout import Layout, pack, unpack
 from jaxdist.state import Tree, flatten, unflatten
 from jaxdist.task import Batch, Metrics, Task
@@ -33,6 +33,7 @@ class FlatModel:
         local = jax.local_devices()
         self._mesh = jax.make_mesh((len(local),), (AXIS,), axis_types=(AxisType.Auto,), devices=local)
         self._whole, self._by_example = NamedSharding(self._mesh, P()), NamedSharding(self._mesh, P(AXIS))
+        self._reducer = Reducer(AXIS, len(local))
         gradient = self._replica_gradient
         if len(local) > 1:
             gradient = jax.shard_map(gradient, mesh=self._mesh, in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False)
@@ -58,10 +59,9 @@ class FlatModel:
         """The servers' buffers of this batch's gradient and new statistics; several local devices are averaged."""
         params, stats = self._trees(buffers)
         grads, stats, metrics = self.task.gradient(params, stats, batch)
-        count = self._mesh.size
-        if count > 1:
-            grads, stats, metrics = fused_psum((grads, stats, metrics), AXIS, 64.0)
-            grads, stats = jax.tree.map(lambda leaf: leaf / count, (grads, stats))
+        if self._reducer.count > 1:
+            grads, stats, metrics = self._reducer.sum((grads, stats, metrics))
+            grads, stats = self._reducer.mean((grads, stats))
         gradient = pack(self.layout.params, flatten(grads), jnp)
         statistics = pack(self.layout.stats, flatten(stats), jnp).astype(gradient.dtype)
         metrics["finite"] = jnp.isfinite(gradient).all() & jnp.isfinite(statistics).all()

@@ -16,7 +16,7 @@ from jaxdist.task import Batch, Metrics, Task
 
 
 class Observer(Strategy):
-    """Only `snapshot`, `progress` and `eval_step` have a meaning; a run's workers are told by `post`.
+    """Only `snapshot` and `eval_step` have a meaning; a run's workers are told by `post`.
 
     Raises:
       UsageError: no server can be reached, or this process does not fit the run.
@@ -57,14 +57,12 @@ class Observer(Strategy):
         self._client.check_alive()
         return self._client.progress.examples_seen
 
-    def snapshot(self, state: PulledState | None = None) -> PulledState:
+    def snapshot(self) -> PulledState:
+        """One and the same version of all servers; stops nobody."""
         return snapshot(self._client, self._model)
 
     def eval_step(self, state: PulledState, batch: Batch) -> Metrics:
         return self._model.evaluate(state.pieces, batch)
-
-    def progress(self, state: PulledState) -> tuple[int, int]:
-        return state.version, state.progress.examples_seen
 
     def post(self, row: Mapping[str, Any]) -> None:
         """Gives the chief an evaluation to write."""
@@ -79,6 +77,6 @@ class Observer(Strategy):
     def train_step(self, state: PulledState, batch: Batch, stop: bool = False) -> NoReturn:
         raise NotImplementedError("an observer does not train")
 
-    def close(self, error: BaseException | None = None) -> None:
+    def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:
         with contextlib.suppress(Exception):
             self._client.close()

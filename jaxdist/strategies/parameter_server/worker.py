@@ -38,6 +38,8 @@ from jaxdist.state import Position, TrainState, Tree, flatten
 from jaxdist.state import unflatten as unflatten_tree
 from jaxdist.state.position import indices
 from jaxdist.strategies.base import Strategy
+from jaxdist.strategies.positions import Positions
+from jaxdist.strategies.parameter_server.report import WorkerReport
 from jaxdist.strategies.parameter_server.flat_model import FlatModel
 from jaxdist.task import Batch, Metrics, Task
 
@@ -50,6 +52,14 @@ class PulledState:
     version: int
     progress: Progress
     caller: Any  # the session in which it was pulled
+
+    @property
+    def updates(self) -> int:
+        return self.version
+
+    @property
+    def examples_seen(self) -> int:
+        return self.progress.examples_seen
 
     @property
     def arrays(self) -> Tree:
@@ -65,24 +75,19 @@ def snapshot(client: Client, model: FlatModel) -> PulledState:
     return client.read_one_version(read)
 
 
-@dataclasses.dataclass
-class _Window:
-    """What was measured since the last train row."""
+class ClaimedPositions(Positions):
+    """Each claim's positions as server 0 hands it out; `claims` takes the claims, for the steps that push them."""
 
-    staleness: list[int] = dataclasses.field(default_factory=list)
-    clock_lead_max: int = 0
-    wait_seconds: float = 0.0  # the devices had nothing to do
-    compute_seconds: float = 0.0
-    steps: int = 0
-    not_finite: int = 0
-    bytes_sent: int = 0
-    bytes_received: int = 0
+    def __init__(self, client: Client, claims: collections.deque[Claim]) -> None:
+        self._client, self._claims = client, claims
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        while (claim := self._client.claim()) is not None:
+            self._claims.append(claim)
+            yield indices(claim.ranges)
 
-def is_asynchronous(settings: Mapping[str, Any]) -> bool:
-    """Whether each push is an update of its own under these settings of a strategy."""
-    bounded = settings["staleness_policy"] == "fixed" and settings["max_staleness"] == 0
-    return settings["name"] == "parameter_server" and not bounded
+    def close(self) -> None:
+        self._client.stop_claiming()
 
 
 class ParameterServer(Strategy):
@@ -144,15 +149,16 @@ class ParameterServer(Strategy):
             phase=phase,
             reserve=reserve,
         )
+        self.report: WorkerReport = WorkerReport(
+            self._client, process_id, num_processes, self._high, timeouts["timeout_seconds"]
+        )
         self._claims: collections.deque[Claim] = collections.deque()
         self._network = ThreadPoolExecutor(1, "push-pull")
         self._job: Future[PulledState] | None = None
         self._refresh = True  # what was pulled is old, or was not pulled to start a step
         self._away_since = Progress()
         self._ready_at = 0.0
-        self._window = _Window()
         self._closed = False
-        self._left = False
 
     # State.
 
@@ -238,19 +244,11 @@ class ParameterServer(Strategy):
     def _tree(tensors: Any, vector: np.ndarray) -> Tree:
         return unflatten_tree(unpack(tensors, vector))
 
-    def progress(self, state: PulledState) -> tuple[int, int]:
-        return state.progress.version, state.progress.examples_seen
-
     # Steps.
 
-    def positions(self, start: Position, total_examples: int) -> Iterator[np.ndarray]:
+    def positions(self, start: Position, total_examples: int) -> ClaimedPositions:
         """Whatever server 0 hands out; it knows where the run stands and how long it is."""
-        while (claim := self._client.claim()) is not None:
-            self._claims.append(claim)
-            yield indices(claim.ranges)
-
-    def stop_positions(self) -> None:
-        self._client.stop_claiming()
+        return ClaimedPositions(self._client, self._claims)
 
     def place(self, batch: Batch) -> Batch:
         return self._model.put_batch(batch)
@@ -275,7 +273,7 @@ class ParameterServer(Strategy):
             state = job.result()
         elif before is not None:
             state = before.result()
-        self._window.steps += 1
+        self.report.window.steps += 1
         now = self._since(begun, state.progress) | {"stop": stop, "elsewhere": elsewhere}
         return state, now
 
@@ -297,8 +295,8 @@ class ParameterServer(Strategy):
         """Pushes a gradient when it is there, and pulls for the step after. Runs on the network thread, in order."""
         buffers = [np.asarray(p) for p in parts]  # waits for the device
         ready = time.perf_counter()
-        self._window.compute_seconds += ready - max(dispatched, self._ready_at)
-        self._window.wait_seconds += max(dispatched - self._ready_at, 0.0) if self._ready_at else 0.0
+        self.report.window.compute_seconds += ready - max(dispatched, self._ready_at)
+        self.report.window.wait_seconds += max(dispatched - self._ready_at, 0.0) if self._ready_at else 0.0
         self._ready_at = ready
         seen = state.progress.examples_seen
         if claim.caller != self._client.caller:
@@ -321,8 +319,8 @@ class ParameterServer(Strategy):
             return self._pull_to_start(None)
         except Refused as e:
             raise PeerError(f"the parameter server refused a push: {e}") from None
-        self._window.staleness.append(pulled.staleness or 0)
-        self._window.clock_lead_max = max(self._window.clock_lead_max, pulled.clock_lead)
+        self.report.window.staleness.append(pulled.staleness or 0)
+        self.report.window.clock_lead_max = max(self.report.window.clock_lead_max, pulled.clock_lead)
         return self._placed(pulled)
 
     def _leave_off(self) -> None:
@@ -333,7 +331,7 @@ class ParameterServer(Strategy):
 
     def _note_not_finite(self, state: PulledState) -> None:
         """A gradient with NaN or Inf reaches no server: its examples are passed over."""
-        self._window.not_finite += 1
+        self.report.window.not_finite += 1
         text = f"a gradient taken at version {state.version} is not finite (NaN or Inf)"
         if self._settings["nonfinite"] == "stop":
             raise PeerError(f"{text}; strategy.nonfinite=stop ends the run")
@@ -356,113 +354,36 @@ class ParameterServer(Strategy):
 
     # Besides the steps.
 
-    def snapshot(self, state: PulledState) -> PulledState:
-        return snapshot(self._client, self._model)
-
     def eval_step(self, state: PulledState, batch: Batch) -> Metrics:
         return self._model.evaluate(state.pieces, batch)
 
     @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        away = name in ("evaluate", "checkpoint") and self._asynchronous and not self._closed and not self._left
-        if not away:
-            yield
-            return
-        self._wait_for_network()
-        self._leave_off()
-        self._beat(away=True)
+    def away(self, state: PulledState, activity: str) -> Iterator[PulledState]:
+        """Nobody waits for a worker that is away, unless the bound is 0."""
+        is_away = self._asynchronous and not self._closed and not self.report.has_left
+        if is_away:
+            self._wait_for_network()
+            self._leave_off()
+            self._client.heartbeat_away(True)
         try:
-            yield
+            yield snapshot(self._client, self._model) if activity == "evaluate" else state
         finally:
-            if not self._left:
-                self._beat(away=False)
+            if is_away and not self.report.has_left:
+                self._client.heartbeat_away(False)
 
-    def _beat(self, away: bool) -> None:
-        self._client.in_session(lambda _: self._client.beat(away))
-
-    def row(self) -> dict[str, Any]:
-        window, self._window = self._window, _Window()
-        sent, received = self._client.bytes_sent, self._client.bytes_received
-        self._window.bytes_sent, self._window.bytes_received = sent, received
-        steps = max(window.steps, 1)
-        return {
-            "staleness_mean": round(float(np.mean(window.staleness)), 3) if window.staleness else 0.0,
-            "staleness_max": max(window.staleness, default=0),
-            "clock_lead_max": window.clock_lead_max,
-            "bytes_sent": sent - window.bytes_sent,
-            "bytes_received": received - window.bytes_received,
-            "wait_ms": round(1000 * window.wait_seconds / steps, 3),
-            "compute_ms": round(1000 * window.compute_seconds / steps, 3),
-            "not_finite": window.not_finite,
-        }
-
-    def events(self) -> list[dict[str, Any]]:
-        return self._client.take_events()
-
-    def evaluations(self) -> list[dict[str, Any]] | None:
-        taken = self._client.take_evaluations()
-        return taken if taken or self._client.evaluator else None
-
-    def gather(self, report: list[Any]) -> list[list[Any]]:
-        if not self.is_chief:
-            self._left = True
-            self._client.leave(report)
-            return [report]
-        deadline = time.monotonic() + self._timeouts["timeout_seconds"]
-        while time.monotonic() < deadline:
-            self._beat(away=True)
-            if self._client.report.get("live", []) in ([], [0]):
-                break
-            time.sleep(0.1)
-        reports = self._client.report.get("reports", {}) | {"0": report}
-        return [reports.get(str(w)) or [None] * len(report) for w in range(self._workers)]
-
-    def summary(self) -> dict[str, Any]:
-        counted = self._client.report.get("counted", {})
-        every = [counted.get(str(w), {}) for w in range(self._workers)]
-        return {
-            "max_staleness": self._high,
-            "pushes_per_worker": [c.get("pushes", 0) for c in every],
-            "not_finite_per_worker": [c.get("not_finite", 0) for c in every],
-            "refused_pushes_per_worker": [c.get("refused", 0) for c in every],
-            "staleness_histogram": [c.get("staleness", {}) for c in every],
-            "clock_lead_max": [c.get("clock_lead_max", 0) for c in every],
-            "call_retries": self._client.retries,
-        }
-
-    def end_phase(self) -> dict[str, Any]:
-        """The chief waits until the others have left; then the servers forget the phase, and stay."""
-        self.gather([])
-        found = self.summary()
-        if self.is_chief:
-            reports = self._client.report.get("reports", {})
-            left = {0, *(int(worker) for worker, report in reports.items() if report == [])}
-            self.lost_workers = tuple(sorted(set(range(self._workers)) - left))
-            self._client.end_phase()
-        self._closed = True
-        self._disconnect()
-        return found
-
-    def close(self, error: BaseException | None = None) -> None:
+    def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:
+        """Where the run goes on, the chief has heard from the others; the servers forget the phase, and stay."""
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(Exception):
+        if run_goes_on:
             if self.is_chief:
-                self._client.end(*ending(error))
-            elif not self._left:
-                self._client.leave(None if error is None else {"failed": str(error)})
-        self._disconnect()
-
-    def _disconnect(self) -> None:
+                self._client.end_phase()
+        else:
+            with contextlib.suppress(Exception):
+                if self.is_chief:
+                    self._client.end(*ending(error))
+                elif not self.report.has_left:
+                    self._client.leave(None if error is None else {"failed": str(error)})
         self._client.close()
         self._network.shutdown(wait=False, cancel_futures=True)
-
-
-def ending(error: BaseException | None) -> tuple[int, str]:
-    """(exit code, reason) of a run whose chief ends with `error`."""
-    if error is None:
-        return 0, ""
-    code = 75 if isinstance(error, Preempted) else 2 if isinstance(error, UsageError) else 1
-    text = str(error) if isinstance(error, Preempted | UsageError | PeerError) else f"{type(error).__name__}: {error}"
-    return code, f"worker 0 (the chief): {text}" if code != 75 else text

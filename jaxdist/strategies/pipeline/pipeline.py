@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from jaxdist.comm.array_server import ArrayExchange
-from jaxdist.comm.replica_sum import ReplicaSum
+from jaxdist.comm.device_reducer import DeviceReducer
 from jaxdist.cost.balance import Plan
 from jaxdist.parallel.schedules import SCHEDULES, Schedule
 from jaxdist.state import Position, TrainState, Tree, arrays_of, flatten
@@ -32,6 +32,7 @@ from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.pipeline.connect import StageConnector
 from jaxdist.strategies.pipeline.links import Link, LocalLink
 from jaxdist.strategies.pipeline.placement import Place, places
+from jaxdist.strategies.pipeline.report import PipelineReport
 from jaxdist.strategies.pipeline.stage_worker import StageWorker, Step
 from jaxdist.task import Batch, Metrics, Task
 from jaxdist.task.stage import METRICS, Stage
@@ -39,23 +40,19 @@ from jaxdist.task.stage import METRICS, Stage
 
 @dataclasses.dataclass(frozen=True)
 class PipelineState:
-    """The arrays of this process's slots, and the counts."""
+    """The arrays of this process's stage workers, and the counts."""
 
-    slots: tuple[Tree, ...]
+    workers: tuple[Tree, ...]
     updates: int
     position: Position
 
     @property
+    def examples_seen(self) -> int:
+        return self.position.seen
+
+    @property
     def arrays(self) -> Tree:
-        return {name: {str(i): slot[name] for i, slot in enumerate(self.slots)} for name in ("params", "opt_state")}
-
-
-class _Timed(NamedTuple):
-    """Of one step of the first replica here, by stage: seconds at work, bytes sent; and seconds of the whole."""
-
-    busy: list[float]
-    sent: list[int]
-    wall: float
+        return {name: {str(i): worker[name] for i, worker in enumerate(self.workers)} for name in ("params", "opt_state")}
 
 
 class _Late:
@@ -69,7 +66,7 @@ class _Late:
 
 
 class Pipeline(Strategy):
-    """Runs its slots' schedules, each on a thread; sums gradients over replicas; updates.
+    """Runs its stage workers' schedules, each on a thread; sums gradients over replicas; updates.
 
     Args:
       num_stages, replicas: of the pipeline, and of the whole of it.
@@ -78,7 +75,7 @@ class Pipeline(Strategy):
       num_microbatches: of each replica's share of a global batch.
       schedule: one of `SCHEDULES`.
       remat: as `Stage` takes it.
-      neighbours: () -> what opens links to other processes; None in a run of one process. Collective.
+      connector: () -> what opens links to other processes; None in a run of one process. Collective.
     """
 
     def __init__(
@@ -94,51 +91,54 @@ class Pipeline(Strategy):
         num_microbatches: int,
         schedule: str,
         remat: bool,
-        neighbours: Callable[[], StageConnector] | None,
+        connector: Callable[[], StageConnector] | None,
     ) -> None:
         self.task = task
         self.is_chief = process_id == 0
         self.examples_per_update = global_batch_size
         self._k, self._m, self._replicas = num_stages, num_microbatches, replicas
         self._plan_by, self._schedule, self._remat = plan, schedule, remat
-        self._num_processes, self._meet = num_processes, neighbours
+        self._num_processes, self._open_connector = num_processes, connector
         self.balance: tuple[int, ...] = ()  # of a checkpoint, before import_state
-        self.predicted: Mapping[str, Any] = {}
         self._places = places(self._k, replicas, num_processes, len(jax.local_devices()))
         self._own = [p for p in self._places if p.process == process_id]
         whole = len(self._own) >= self._k  # pipelines in this process
         self.own_part = (process_id, num_processes) if whole else (self._own[0].replica, replicas)
         self.eval_multiple = replicas
         self._stages: dict[int, Stage] = {}
-        self._sums: dict[int, ReplicaSum] = {}
-        self._slots: list[StageWorker] = []
-        self._neighbours: StageConnector | None = None
+        self._sums: dict[int, DeviceReducer] = {}
+        self._workers: list[StageWorker] = []
+        self._connector: StageConnector | None = None
         self._exchange: ArrayExchange | None = None
-        # One thread a slot, which does what the slot is given, in order.
+        # One thread a stage worker, which does what it is given, in order.
         self._threads = [ThreadPoolExecutor(1, f"stage {p.stage}") for p in self._own]
         self._evaluations = 0
-        self._compiled = False
-        self._steps: list[_Timed] = []
-        self._spans: dict[Place, Any] = {}
-        self._live = [0] * len(self._own)
+        self.report: PipelineReport = PipelineReport(self._own)
         self._closed = False
 
     def _open(self) -> None:
         """Chooses the stages and connects them. Collective."""
         plan = self._plan_by(self.balance)
-        self.balance, self.predicted = plan.balance, plan.predicted
+        self.balance = plan.balance
+        self.report.plan = {
+            "balance": list(plan.balance),
+            "replicas": self._replicas,
+            "num_microbatches": self._m,
+            "predicted": dict(plan.predicted),
+        }
         # A stage whose replicas are here is compiled once.
         self._stages = {p.stage: Stage(self.task, self._names(p.stage), remat=self._remat) for p in self._own}
-        self._sums = {s: ReplicaSum(self._devices_of(s, self._num_processes)) for s in self._stages}
-        if self._meet is not None:
-            self._neighbours = self._meet()
+        self._sums = {s: DeviceReducer(self._devices_of(s, self._num_processes)) for s in self._stages}
+        if self._open_connector is not None:
+            self._connector = connector = self._open_connector()
+            self.report.gather_timelines = lambda own: connector.gather("the timelines", own)
             self._exchange = ArrayExchange(
-                self._neighbours.host,
-                self._neighbours.token,
+                self._connector.host,
+                self._connector.token,
                 is_chief=self.is_chief,
-                gather=self._neighbours.gather,
+                gather=self._connector.gather,
             )
-        self._slots = self._connect(SCHEDULES[self._schedule](self._k, self._m), plan.dtypes)
+        self._workers = self._connect(SCHEDULES[self._schedule](self._k, self._m), plan.dtypes)
 
     def _names(self, stage: int) -> tuple[str, ...]:
         """Of its blocks."""
@@ -169,33 +169,33 @@ class Pipeline(Strategy):
             following = at.get((p.replica, p.stage + 1))
             if following is not None:
                 after[p], before[following] = LocalLink.pair(self._device(p), self._device(following))
-        slot_of = {(p.replica, p.stage): p for p in self._places}
+        place_of = {(p.replica, p.stage): p for p in self._places}
         for p in self._own:
-            for other in (slot_of.get((p.replica, p.stage - 1)), slot_of.get((p.replica, p.stage + 1))):
+            for other in (place_of.get((p.replica, p.stage - 1)), place_of.get((p.replica, p.stage + 1))):
                 if other is not None and other.process != p.process:
                     outside.append((p, other))
-        if self._neighbours is not None:
-            links = self._neighbours.open([(p[:2], o[:2], o.process, self._device(p)) for p, o in outside])
+        if self._connector is not None:
+            links = self._connector.open([(p[:2], o[:2], o.process, self._device(p)) for p, o in outside])
             for ends, link in links.items():
-                p, other = (slot_of[end] for end in ends)
+                p, other = (place_of[end] for end in ends)
                 (before if other.stage < p.stage else after)[p] = link
-        slots = []
+        workers = []
         for p in self._own:
             stage = self._stages[p.stage]
             first = chain.names.index(stage.names[0])
             before_it = chain.names[first - 1]
-            slots.append(
+            workers.append(
                 StageWorker(
                     stage,
                     schedule[p.stage],
                     self._device(p),
                     before=before.get(p),
                     after=after.get(p),
-                    comes=(chain.activation_shapes[before_it], dtypes[before_it]) if first else None,
-                    goes=(chain.activation_shapes[stage.names[-1]], dtypes[stage.names[-1]]),
+                    incoming=(chain.activation_shapes[before_it], dtypes[before_it]) if first else None,
+                    outgoing=(chain.activation_shapes[stage.names[-1]], dtypes[stage.names[-1]]),
                 )
             )
-        return slots
+        return workers
 
     # State.
 
@@ -209,21 +209,21 @@ class Pipeline(Strategy):
             self.balance = balance
 
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PipelineState:
-        if not self._slots:
+        if not self._workers:
             self._open()
         arrays = canonical.arrays()
         placed = []
-        for slot in self._slots:
-            own = slot.stage.cut_arrays(arrays)
-            # A copy, on this slot's device: the step donates it.
-            placed.append(jax.tree.map(lambda leaf, d=slot.device: jax.device_put(np.array(leaf), d), own))
+        for worker in self._workers:
+            own = worker.stage.cut_arrays(arrays)
+            # A copy, on this worker's device: the step donates it.
+            placed.append(jax.tree.map(lambda leaf, d=worker.device: jax.device_put(np.array(leaf), d), own))
         jax.block_until_ready(placed)
         return PipelineState(tuple(placed), canonical.updates, canonical.position)
 
     def export_state(self, state: PipelineState) -> TrainState:
         """On the chief, of every stage: others' leaves are fetched from them when they are asked for. Collective."""
         own: dict[str, Any] = {}
-        for place, arrays in zip(self._own, state.slots, strict=True):
+        for place, arrays in zip(self._own, state.workers, strict=True):
             if place.replica == 0:
                 own |= {name: np.array(leaf) for name, leaf in flatten(arrays).items()}
         if self._exchange is not None:
@@ -240,17 +240,14 @@ class Pipeline(Strategy):
         leaves = flatten(Stage(self.task, self._names(stage)).cut_arrays(self.task.init().arrays()))
         return {name: (leaf.shape, np.dtype(leaf.dtype)) for name, leaf in leaves.items()}
 
-    def progress(self, state: PipelineState) -> tuple[int, int]:
-        return state.updates, state.position.seen
-
     # Steps.
 
     def place(self, batch: Batch) -> Any:
-        """For each slot, its replica's microbatches; images go to first stages alone."""
+        """For each stage worker, its replica's microbatches; images go to first stages alone."""
         return [
-            [self._put(slot, part) for part in _parts(shares[p.replica], self._m)]
+            [self._put(worker, part) for part in _parts(shares[p.replica], self._m)]
             for shares in [self._shares(batch)]
-            for p, slot in zip(self._own, self._slots, strict=True)
+            for p, worker in zip(self._own, self._workers, strict=True)
         ]
 
     def _shares(self, batch: Batch) -> dict[int, Batch]:
@@ -259,51 +256,42 @@ class Pipeline(Strategy):
         return dict(zip(here, _parts(batch, len(here)), strict=True))
 
     @staticmethod
-    def _put(slot: StageWorker, batch: Batch) -> Batch:
-        wanted = batch if slot.stage.is_first else {name: v for name, v in batch.items() if name != "image"}
-        return jax.device_put(wanted, slot.device)
+    def _put(worker: StageWorker, batch: Batch) -> Batch:
+        wanted = batch if worker.stage.is_first else {name: v for name, v in batch.items() if name != "image"}
+        return jax.device_put(wanted, worker.device)
 
     def train_step(self, state: PipelineState, batch: Any, stop: bool = False) -> tuple[PipelineState, Metrics]:
         """Blocks until this process's stages are done, but for the update."""
         jobs: list[Future[Step]] = [
-            thread.submit(slot.train, arrays, microbatches, state.updates, stop)
-            for thread, slot, arrays, microbatches in zip(self._threads, self._slots, state.slots, batch, strict=True)
+            thread.submit(worker.train, arrays, microbatches, state.updates, stop)
+            for thread, worker, arrays, microbatches in zip(self._threads, self._workers, state.workers, batch, strict=True)
         ]
         steps = _results(jobs)
         rate = np.asarray(self.task.learning_rate(state.position.seen), self.task.dtype)
         count = np.asarray(self._m * self._replicas, self.task.dtype)
-        new: list[Tree] = list(state.slots)
-        told: dict[str, float] = {}
+        new: list[Tree] = list(state.workers)
+        metrics: dict[str, float] = {}
         for s, stage in self._stages.items():  # in the same order on all processes: collective
             here = [i for i, p in enumerate(self._own) if p.stage == s]
             summed = self._sums[s]([self._to_sum(steps[i], stage) for i in here])
             for i, (grads, stats, numbers) in zip(here, summed, strict=True):
-                new[i] = stage.update(state.slots[i], grads, stats, rate, count)
-                told = dict(zip((*METRICS, "stop"), np.asarray(numbers).tolist(), strict=True))
-        self._note(steps)
-        return PipelineState(tuple(new), state.updates + 1, state.position.take(self.examples_per_update)[1]), told
+                new[i] = stage.update(state.workers[i], grads, stats, rate, count)
+                metrics = dict(zip((*METRICS, "stop"), np.asarray(numbers).tolist(), strict=True))
+        self.report.note(steps)
+        return PipelineState(tuple(new), state.updates + 1, state.position.take(self.examples_per_update)[1]), metrics
 
     @staticmethod
     def _to_sum(step: Step, stage: Stage) -> tuple[Tree, Tree, np.ndarray]:
         numbers = [*(step.metrics[name] for name in METRICS), step.stop]
         return step.grads, step.sums["stats"], np.asarray(numbers, stage.metrics_dtype)
 
-    def _note(self, steps: Sequence[Step]) -> None:
-        first = steps[0]
-        if self._compiled:  # not the step that compiled
-            self._steps.append(_Timed(first.busy, first.sent, first.spans[-1][2] - first.spans[0][1]))
-        self._compiled = True
-        for i, (place, own) in enumerate(zip(self._own, steps, strict=True)):
-            self._spans[place] = own.spans
-            self._live[i] = max(self._live[i], own.live_bytes)
-
     def eval_step(self, state: PipelineState, batch: Batch) -> Metrics:
         """The metrics wait for the last stage when they are looked at, in the order of the batches."""
         number, self._evaluations = self._evaluations, self._evaluations + 1
         shares = self._shares(batch)
         jobs = [
-            thread.submit(slot.evaluate, arrays, self._put(slot, shares[p.replica]), number)
-            for p, slot, thread, arrays in zip(self._own, self._slots, self._threads, state.slots, strict=True)
+            thread.submit(worker.evaluate, arrays, self._put(worker, shares[p.replica]), number)
+            for p, worker, thread, arrays in zip(self._own, self._workers, self._threads, state.workers, strict=True)
         ]
         made = functools.cache(lambda: self._collected(jobs, number))
         return {name: _Late(made, name) for name in METRICS}
@@ -315,47 +303,11 @@ class Pipeline(Strategy):
         if own:
             found = {name: float(total) for name, total in self._sums[self._k - 1](own)[0].items()}
         else:
-            found = self._slots[-1].hear_back(number)
-        self._slots[0].send_back(number, found)  # to the process before, if it has stages of this replica
+            found = self._workers[-1].receive_metrics(number)
+        self._workers[0].return_metrics(number, found)  # to the process before, if it has stages of this replica
         return found
 
-    # What it says.
-
-    def row(self) -> dict[str, Any]:
-        steps, self._steps = self._steps, []
-        if not steps:
-            return {}
-        busy = np.sum([step.busy for step in steps], axis=0)
-        sent = np.sum([step.sent for step in steps], axis=0)  # by each stage, to both sides
-        wall = sum(step.wall for step in steps)
-        return {
-            "bubble": round(float(1 - busy.sum() / (len(busy) * wall)), 4),
-            "stage_ms": [round(1000 * float(b) / len(steps), 2) for b in busy],
-            "stage_bytes_sent": [round(float(s) / len(steps)) for s in sent],
-            "bytes_sent": int(sent.sum()),
-            "live_activation_bytes": max(self._live),
-        }
-
-    def summary(self) -> dict[str, Any]:
-        own = [
-            {
-                "replica": p.replica,
-                "stage": p.stage,
-                "live_activation_bytes": live,
-                "spans": [[str(action), begin, end] for action, begin, end in self._spans.get(p, ())],
-            }
-            for p, live in zip(self._own, self._live, strict=True)
-        ]
-        every = [own] if self._neighbours is None else self._neighbours.gather("the timelines", own)
-        return {
-            "balance": list(self.balance),
-            "replicas": self._replicas,
-            "num_microbatches": self._m,
-            "predicted": dict(self.predicted),
-            "timeline": [slot for process in every for slot in process],
-        }
-
-    def close(self, error: BaseException | None = None) -> None:
+    def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:
         if self._closed:
             return
         self._closed = True
@@ -363,8 +315,8 @@ class Pipeline(Strategy):
             self._exchange.close(error)
         for thread in self._threads:
             thread.shutdown(wait=error is None, cancel_futures=True)
-        if self._neighbours is not None:
-            self._neighbours.close()
+        if self._connector is not None:
+            self._connector.close()
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

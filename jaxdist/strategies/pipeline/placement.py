@@ -1,12 +1,13 @@
-"""Which process and device each stage of each replica is on."""
+"""Which process and device each stage of each replica is on. Imports no jax."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a slot is."""
+    """Where a stage worker is."""
 
     replica: int
     stage: int
@@ -15,9 +16,20 @@ class Place(NamedTuple):
 
 
 def places(num_stages: int, replicas: int, num_processes: int, num_devices: int) -> list[Place]:
-    """Of every slot; `num_devices`: of one process."""
+    """Of every stage worker; `num_devices`: of one process."""
     each = num_stages * replicas // num_processes
     return [
-        Place(slot // num_stages, slot % num_stages, slot // each, slot % each % num_devices)
-        for slot in range(num_stages * replicas)
+        Place(worker // num_stages, worker % num_stages, worker // each, worker % each % num_devices)
+        for worker in range(num_stages * replicas)
     ]
+
+
+def sizes(settings: Mapping[str, Any], num_processes: int) -> tuple[int, int]:
+    """(stages, replicas of the pipeline); 0 stands for what the processes make of it."""
+    stages = settings["num_stages"] or len(settings["balance"]) or max(num_processes // (settings["replicas"] or 1), 1)
+    return stages, settings["replicas"] or max(num_processes // stages, 1)
+
+
+def needs_collectives(settings: Mapping[str, Any], num_processes: int) -> bool:
+    """Stages talk over channels; replicas average by collectives."""
+    return num_processes > 1 and sizes(settings, num_processes)[1] > 1

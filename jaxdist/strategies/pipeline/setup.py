@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 
@@ -15,20 +14,14 @@ from jaxdist.parallel.partition import partition
 from jaxdist.strategies.batch_split import check_divisible
 from jaxdist.strategies.pipeline.connect import StageConnector
 from jaxdist.strategies.pipeline.pipeline import Pipeline
-from jaxdist.strategies.pipeline.placement import places
-from jaxdist.strategies.process_group import ProcessGroup
+from jaxdist.strategies.pipeline.placement import places, sizes
+from jaxdist.strategies.spec import BuildContext, Resources, Settings
 from jaxdist.task import Task
 
 _REMEDY = "More stages, more microbatches, strategy.pipeline_schedule='1f1b' or strategy.remat=True need less."
 
 
-def sizes(settings: Mapping[str, Any], num_processes: int) -> tuple[int, int]:
-    """(stages, replicas of the pipeline); 0 stands for what the processes make of it."""
-    stages = settings["num_stages"] or len(settings["balance"]) or max(num_processes // (settings["replicas"] or 1), 1)
-    return stages, settings["replicas"] or max(num_processes // stages, 1)
-
-
-def check(settings: Mapping[str, Any], task: Task, *, global_batch_size: int, num_processes: int) -> None:
+def check(settings: Settings, task: Task, resources: Resources) -> None:
     """Refuses what cannot be.
 
     Raises:
@@ -39,6 +32,7 @@ def check(settings: Mapping[str, Any], task: Task, *, global_batch_size: int, nu
             f"strategy.accumulate={settings['accumulate']} is not for a pipeline, whose parts of a batch are "
             "strategy.num_microbatches."
         )
+    global_batch_size, num_processes = resources.global_batch_size, resources.num_processes
     stages, replicas = sizes(settings, num_processes)
     names, given = task.chain.names, tuple(settings["balance"])
     if stages > len(names):
@@ -53,18 +47,18 @@ def check(settings: Mapping[str, Any], task: Task, *, global_batch_size: int, nu
             f"strategy.balance={given} does not fit {stages} stages of {len(names)} blocks: {len(given)} entries, "
             f"{terms} = {sum(given)}. For example {near}, or () to have it chosen."
         )
-    slots = stages * replicas
-    if slots % num_processes or (stages % (slots // num_processes) and (slots // num_processes) % stages):
+    workers = stages * replicas
+    if workers % num_processes or (stages % (workers // num_processes) and (workers // num_processes) % stages):
         raise UsageError(
-            f"{stages} stages x {replicas} replica(s) = {slots} cannot be dealt out to {num_processes} process(es): "
+            f"{stages} stages x {replicas} replica(s) = {workers} cannot be dealt out to {num_processes} process(es): "
             "each must hold equally many stages of one pipeline, or whole pipelines. Change strategy.num_stages, "
             "strategy.replicas or the number of processes."
         )
     where = [(p.stage, p.process, p.device) for p in places(stages, replicas, num_processes, len(jax.local_devices()))]
     if len(set(where)) < len(where):
         raise UsageError(
-            f"{replicas} replicas of a stage would share a device: a process has {slots // num_processes} of the "
-            f"{slots} stages and {len(jax.local_devices())} device(s). Fewer strategy.replicas, or more processes."
+            f"{replicas} replicas of a stage would share a device: a process has {workers // num_processes} of the "
+            f"{workers} stages and {len(jax.local_devices())} device(s). Fewer strategy.replicas, or more processes."
         )
     parts = settings["num_microbatches"] * replicas
     among = f"{settings['num_microbatches']} microbatches x {replicas} replica(s) = {parts}"
@@ -75,25 +69,13 @@ def check(settings: Mapping[str, Any], task: Task, *, global_batch_size: int, nu
         _check_memory(settings, task, costs, _plan(settings, costs, given, stages).balance, replicas, num_processes)
 
 
-def needs_collectives(settings: Mapping[str, Any], num_processes: int) -> bool:
-    """Stages talk over channels; replicas average by collectives."""
-    return num_processes > 1 and sizes(settings, num_processes)[1] > 1
-
-
-def build(
-    settings: Mapping[str, Any],
-    task: Task,
-    *,
-    global_batch_size: int,
-    process_id: int,
-    num_processes: int,
-    talk: ProcessGroup,
-    timeouts: Mapping[str, float],
-    phase: int,
-) -> Pipeline:
+def build(settings: Settings, task: Task, context: BuildContext) -> Pipeline:
     """The strategy; its stages are chosen and connected when the first state is imported."""
+    global_batch_size, process_id, num_processes = context.global_batch_size, context.process_id, context.num_processes
+    group, timeouts = context.group, context.timeouts
+    assert group is not None
     stages, replicas = sizes(settings, num_processes)
-    name = f"the pipeline of phase {phase + 1}"
+    name = f"the pipeline of phase {context.phase + 1}"
 
     def plan(remembered: tuple[int, ...]) -> balancing.Plan:
         balance = tuple(settings["balance"]) or remembered
@@ -106,7 +88,7 @@ def build(
                 remat=settings["remat"],
                 part=process_id,
                 parts=num_processes,
-                gather=lambda own: talk.gather(f"times of blocks of {name}", own),
+                gather=lambda own: group.gather(f"times of blocks of {name}", own),
             )
         found = _plan(settings, costs, balance, stages)
         _check_memory(settings, task, costs, found.balance, replicas, num_processes)
@@ -115,9 +97,9 @@ def build(
                 logging.info("Pipeline: %s", line)
         return found
 
-    def meet() -> StageConnector:
+    def connector() -> StageConnector:
         return StageConnector(
-            talk,
+            group,
             process_id,
             name=name,
             seconds=timeouts["compile_timeout_seconds"],
@@ -135,17 +117,17 @@ def build(
         num_microbatches=settings["num_microbatches"],
         schedule=settings["pipeline_schedule"],
         remat=settings["remat"],
-        neighbours=meet if num_processes > 1 else None,
+        connector=connector if num_processes > 1 else None,
     )
 
 
-def _examples(settings: Mapping[str, Any], global_batch_size: int, replicas: int) -> int:
+def _examples(settings: Settings, global_batch_size: int, replicas: int) -> int:
     """Of a microbatch."""
     return global_batch_size // (settings["num_microbatches"] * replicas)
 
 
 def _plan(
-    settings: Mapping[str, Any], costs: Sequence[blocks.BlockCost], balance: Sequence[int], stages: int
+    settings: Settings, costs: Sequence[blocks.BlockCost], balance: Sequence[int], stages: int
 ) -> balancing.Plan:
     return balancing.plan(
         costs,
@@ -158,7 +140,7 @@ def _plan(
 
 
 def _check_memory(
-    settings: Mapping[str, Any],
+    settings: Settings,
     task: Task,
     costs: Sequence[blocks.BlockCost],
     balance: Sequence[int],

@@ -21,10 +21,10 @@ from jaxdist.task.stage import METRICS, Stage
 
 @dataclasses.dataclass
 class Step:
-    """What a slot did in one training step.
+    """What a stage worker did in one training step.
 
     Attributes:
-      grads, sums: over the microbatches, on the slot's device.
+      grads, sums: over the microbatches, on its device.
       metrics: of the replica's examples: sums, as Python floats.
       stop: whether any stage of the replica was asked to stop.
       spans: (action, begin, end) in seconds of `time.time()`; waiting for inputs is not in them.
@@ -48,7 +48,7 @@ class StageWorker:
     Args:
       actions: of this stage, in order (`parallel.schedules`).
       before, after: the links to the neighbours; None at the ends.
-      comes, goes: (shape of one example's, dtype) of the activations at the two ends; no stage before: None.
+      incoming, outgoing: (shape of one example's, dtype) of the activations at the two ends; no stage before: None.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class StageWorker:
         *,
         before: Link | None,
         after: Link | None,
-        comes: tuple[tuple[int, ...], Any] | None,
-        goes: tuple[tuple[int, ...], Any],
+        incoming: tuple[tuple[int, ...], Any] | None,
+        outgoing: tuple[tuple[int, ...], Any],
     ) -> None:
         self.stage, self.device = stage, device
         self._actions, self._before, self._after = list(actions), before, after
-        self._comes, self._goes = comes, goes
+        self._incoming, self._outgoing = incoming, outgoing
         self._one = jax.device_put(np.ones((), stage.metrics_dtype), device)
 
     def train(self, arrays: Tree, microbatches: Sequence[Batch], step: int, stop: bool) -> Step:
@@ -73,12 +73,12 @@ class StageWorker:
         Raises:
           ConnectionLost: a neighbour is gone, or does another step.
         """
-        with self._telling_neighbours():
+        with self._failing_neighbours():
             return self._train(arrays, microbatches, step, stop)
 
     @contextlib.contextmanager
-    def _telling_neighbours(self) -> Iterator[None]:
-        """What is raised inside is told to both: they are not to wait."""
+    def _failing_neighbours(self) -> Iterator[None]:
+        """What is raised inside reaches both: they are not to wait."""
         try:
             yield
         except BaseException as e:
@@ -101,7 +101,7 @@ class StageWorker:
             if kind == "F":
                 x = None
                 if self._before is not None:
-                    header, x = self._received(self._before, action, step, len(batch["label"]), self._comes)
+                    header, x = self._received(self._before, action, step, len(batch["label"]), self._incoming)
                     stop = stop or header["stop"]
                 begin = time.time()
                 y, sums, saved = stage.forward(arrays, sums, x, batch)
@@ -116,7 +116,7 @@ class StageWorker:
                 continue
             cotangent = self._one
             if self._after is not None:
-                behind, cotangent = self._received(self._after, action, step, len(batch["label"]), self._goes)
+                behind, cotangent = self._received(self._after, action, step, len(batch["label"]), self._outgoing)
             x, saved = kept.pop(m)
             begin = time.time()
             by_x, grads = stage.backward(arrays, x, batch, saved, cotangent, grads)
@@ -133,9 +133,9 @@ class StageWorker:
         busy = [sum(end - begin for _, begin, end in spans), *behind.get("busy", ())]
         every_sent = [sent, *behind.get("sent", ())]
         if self._before is not None:
-            told = {"stop": stop, "metrics": metrics, "busy": busy, "sent": every_sent}
+            report = {"stop": stop, "metrics": metrics, "busy": busy, "sent": every_sent}
             header = {"kind": last_action.kind, "microbatch": last_action.microbatch, "step": step}
-            self._before.send(header | told, by_x)
+            self._before.send(header | report, by_x)
         return Step(grads, sums, metrics, stop, spans, busy, every_sent, most)
 
     def _received(
@@ -150,22 +150,22 @@ class StageWorker:
 
     def evaluate(self, arrays: Tree, batch: Batch, number: int) -> Metrics | None:
         """The forward pass of an evaluation batch: metrics on the last stage. Blocks for its input."""
-        with self._telling_neighbours():
+        with self._failing_neighbours():
             x = None
             if self._before is not None:
-                _, x = self._received(self._before, Action("E", number), 0, len(batch["label"]), self._comes)
+                _, x = self._received(self._before, Action("E", number), 0, len(batch["label"]), self._incoming)
             found = self.stage.evaluate(arrays["params"], arrays["model_state"], x, batch)
             if self._after is None:
                 return found
             self._after.send({"kind": "E", "microbatch": number, "step": 0}, found)
             return None
 
-    def send_back(self, number: int, metrics: dict[str, float]) -> None:
+    def return_metrics(self, number: int, metrics: dict[str, float]) -> None:
         """An evaluation's metrics, to the stage before."""
         if self._before is not None:
             self._before.send({"kind": "M", "microbatch": number, "step": 0, "metrics": metrics}, None)
 
-    def hear_back(self, number: int) -> dict[str, float]:
+    def receive_metrics(self, number: int) -> dict[str, float]:
         """The same, from the stage after. Blocks."""
         assert self._after is not None
         header, _ = self._received(self._after, Action("M", number), 0, 0, None)

@@ -9,7 +9,7 @@ from jaxdist.comm.array_server import ArrayExchange
 from jaxdist.state import TrainState, Tree
 from jaxdist.strategies.data_parallel.allreduce import AllReduce
 from jaxdist.strategies.sharded.export import export_arrays
-from jaxdist.strategies.single import PlacedState
+from jaxdist.strategies.placed_state import PlacedState
 from jaxdist.task import Task
 
 
@@ -44,7 +44,7 @@ class DividedState(AllReduce):
         """From arrays as they are stored, on the host."""
         return arrays
 
-    def close(self, error: BaseException | None = None) -> None:
+    def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:
         if self._exchange is not None:
             self._exchange.close(error)
             self._exchange = None

@@ -27,9 +27,21 @@ from jax.sharding import PartitionSpec as P
 from jaxdist.parallel.local_box import Box, put_from_box
 from jaxdist.parallel.partition_rules import Partition
 from jaxdist.state import TrainState, Tree, arrays_of, flatten
+from jaxdist.strategies.data_parallel.allreduce import AllReduceReport
 from jaxdist.strategies.sharded.divided_state import DividedState
-from jaxdist.strategies.single import update
+from jaxdist.task.update import update
 from jaxdist.task import Batch, Metrics, Task
+
+
+class MeshReport(AllReduceReport):
+    """Says too how the devices are arranged."""
+
+    def __init__(self, strategy: ModelParallel, axes: Mapping[str, int]) -> None:
+        super().__init__(strategy)
+        self._axes = {str(axis): size for axis, size in axes.items()}
+
+    def summary(self) -> dict[str, Any]:
+        return super().summary() | {"mesh": self._axes}
 
 
 class ModelParallel(DividedState):
@@ -43,6 +55,7 @@ class ModelParallel(DividedState):
     def __init__(self, task: Task, *, partitions: Mapping[str, Partition] | None = None, **options: Any) -> None:
         self._partitions = dict(partitions or {})
         super().__init__(task, **options)
+        self.report = MeshReport(self, self._mesh.shape)
 
     def _compile(self) -> None:
         # Operations that XLA could not partition are told by the mesh that it is to do so.
@@ -94,8 +107,6 @@ class ModelParallel(DividedState):
             add = jax.shard_map(partial(jax.lax.psum, axis_name=axis), mesh=self._mesh, in_specs=P(), out_specs=P())
             jax.block_until_ready(jax.jit(add)(np.zeros((), np.float32)))
 
-    def summary(self) -> dict[str, Any]:
-        return super().summary() | {"mesh": {str(axis): size for axis, size in self._mesh.shape.items()}}
 
 
 def _at(index: tuple[slice, ...], array: Any) -> Any:

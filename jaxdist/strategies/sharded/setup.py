@@ -19,17 +19,17 @@ from jaxdist.parallel.partition_rules import Assignment, Rule
 from jaxdist.state import flatten
 from jaxdist.strategies.batch_split import check_divisible
 from jaxdist.strategies.data_parallel.allreduce import AllReduce
-from jaxdist.strategies.process_group import ProcessGroup
 from jaxdist.strategies.sharded.gspmd import ModelParallel
 from jaxdist.strategies.sharded.zero import FullySharded, ShardedOptimizer
+from jaxdist.strategies.spec import BuildContext, Resources, Settings
 from jaxdist.task import Task
 
 FAMILY = "family"  # the model's own rules
-STRATEGIES = {"fsdp": FullySharded, "zero1": ShardedOptimizer}
+STRATEGIES: dict[str, type[AllReduce]] = {"none": ModelParallel, "fsdp": FullySharded, "zero1": ShardedOptimizer}
 _REMEDY = "A larger mesh, strategy.shard_params='fsdp' or smaller batches need less."
 
 
-def sizes(settings: Mapping[str, Any], num_devices: int) -> dict[str, int]:
+def sizes(settings: Settings, num_devices: int) -> dict[str, int]:
     """{axis: devices} of the mesh.
 
     Raises:
@@ -43,7 +43,7 @@ def sizes(settings: Mapping[str, Any], num_devices: int) -> dict[str, int]:
         ) from None
 
 
-def rules_of(settings: Mapping[str, Any], task: Task) -> tuple[Rule, ...]:
+def rules_of(settings: Settings, task: Task) -> tuple[Rule, ...]:
     """Those that `strategy.rules` says.
 
     Raises:
@@ -67,7 +67,7 @@ def largest_tensor(task: Task) -> int:
     return max(math.prod(shape) for shape in shapes(task).values())
 
 
-def assignment(settings: Mapping[str, Any], task: Task, axes: Mapping[str, int]) -> Assignment:
+def assignment(settings: Settings, task: Task, axes: Mapping[str, int]) -> Assignment:
     """Where the rules put what.
 
     Raises:
@@ -83,15 +83,13 @@ def assignment(settings: Mapping[str, Any], task: Task, axes: Mapping[str, int])
         ) from None
 
 
-def check(
-    settings: Mapping[str, Any], task: Task, *, global_batch_size: int, num_processes: int, num_devices: int
-) -> None:
+def check(settings: Settings, task: Task, resources: Resources) -> None:
     """Refuses what cannot be.
 
     Raises:
       UsageError: with the arithmetic and the remedy.
     """
-    how = settings["shard_params"]
+    how, num_devices, num_processes = settings["shard_params"], resources.num_devices, resources.num_processes
     if settings["accumulate"] > 1:
         raise UsageError(
             f"strategy.accumulate={settings['accumulate']} cuts each device's batch, and model_parallel takes it "
@@ -119,7 +117,7 @@ def check(
             f"strategy.mesh={settings['mesh']!r}: {e}. Change the mesh or the devices of a process."
         ) from None
     among = f"the {axes[DATA]} part(s) of the mesh's data axis"
-    check_divisible(global_batch_size, axes[DATA], among)
+    check_divisible(resources.global_batch_size, axes[DATA], among)
     found = assignment(settings, task, axes)
     if axes.get(MODEL, 1) > 1 and not any(MODEL in partition for partition in found.partitions.values()):
         raise UsageError(
@@ -128,11 +126,12 @@ def check(
         )
     if settings["memory_limit"]:
         here = num_devices // num_processes
-        need = memory.of_divided_model(task, global_batch_size // axes[DATA], here, _share(settings, task, axes, found))
+        examples = resources.global_batch_size // axes[DATA]
+        need = memory.of_divided_model(task, examples, here, _share(settings, task, axes, found))
         memory.check(need, settings, "One process", _REMEDY)
 
 
-def _share(settings: Mapping[str, Any], task: Task, axes: Mapping[str, int], found: Assignment) -> memory.Share:
+def _share(settings: Settings, task: Task, axes: Mapping[str, int], found: Assignment) -> memory.Share:
     """Which part of the parameters and of the optimizer's state a device holds."""
     if settings["shard_params"] != "none":
         part = 1 / axes[DATA]
@@ -148,39 +147,31 @@ def _share(settings: Mapping[str, Any], task: Task, axes: Mapping[str, int], fou
     return memory.Share(held / whole, held / whole)
 
 
-def build(
-    settings: Mapping[str, Any],
-    task: Task,
-    *,
-    global_batch_size: int,
-    process_id: int,
-    num_processes: int,
-    talk: ProcessGroup,
-    phase: int,
-) -> AllReduce:
+def build(settings: Settings, task: Task, context: BuildContext) -> AllReduce:
     """The strategy. Uses JAX's devices."""
     axes = sizes(settings, len(jax.devices()))
 
     def exchange() -> ArrayExchange:
-        name = f"the shards of phase {phase + 1}"
-        token = talk.gather(f"token of {name}", uuid.uuid4().hex if process_id == 0 else "")[0]
+        group, name = context.group, f"the shards of phase {context.phase + 1}"
+        assert group is not None
+        token = group.gather(f"token of {name}", uuid.uuid4().hex if context.is_chief else "")[0]
         return ArrayExchange(
-            talk.host,
+            group.host,
             token,
-            is_chief=process_id == 0,
-            gather=lambda what, value: talk.gather(f"{what} of {name}", value),
+            is_chief=context.is_chief,
+            gather=lambda what, value: group.gather(f"{what} of {name}", value),
         )
 
     common: dict[str, Any] = {
-        "global_batch_size": global_batch_size,
-        "process_id": process_id,
-        "num_processes": num_processes,
+        "global_batch_size": context.global_batch_size,
+        "process_id": context.process_id,
+        "num_processes": context.num_processes,
         "fusion_megabytes": settings["fusion_megabytes"],
-        "exchange": exchange if num_processes > 1 else None,
+        "exchange": exchange if context.num_processes > 1 else None,
     }
     if settings["shard_params"] != "none":
         synced = settings["sync_batch_norm"]
-        if process_id == 0 and largest_tensor(task) < settings["shard_threshold"]:
+        if context.is_chief and largest_tensor(task) < settings["shard_threshold"]:
             logging.warning(
                 "Nothing is divided: no tensor has strategy.shard_threshold=%d elements.", settings["shard_threshold"]
             )
@@ -188,7 +179,7 @@ def build(
             task, threshold=settings["shard_threshold"], sync_batch_norm=synced is None or synced, **common
         )
     found = assignment(settings, task, axes)
-    if process_id == 0:
+    if context.is_chief:
         if not any(found.partitions.values()):
             logging.warning(
                 "Nothing is divided but the batch, and BatchNorm communicates in every layer: this is strategy.name="

@@ -6,9 +6,6 @@
 
     zero1 (stage 1)  as `allreduce`, ONE fused all-reduce of everything; update of the own share with the own part of
                      the optimizer's state; ONE all-gather of the new parameters
-
-A reduce-scatter would halve fsdp's bytes on the way back. On gloo it fails after 30 s if a peer is late and may give
-wrong sums (jax#40830, jax#40831), hence the all-reduce and a slice.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdist.comm.fused import fused_psum
 from jaxdist.ops.ordering import once_there
 from jaxdist.parallel.flat_shards import SHARDED, WHOLE, FlatShards
 from jaxdist.parallel.local_box import Box, put_from_box
@@ -129,15 +125,6 @@ class ShardedState(DividedState):
             found[block] = unflatten(flat)
         return found
 
-    def _mean(self, tree: Any) -> Any:
-        """From sums over replicas."""
-        return jax.tree.map(lambda leaf: leaf / self._num_replicas, tree)
-
-    def _own(self, vector: jax.Array) -> jax.Array:
-        """This device's share of a vector that it has whole."""
-        share = vector.size // self._layout.count
-        return jax.lax.dynamic_slice_in_dim(vector, jax.lax.axis_index(DATA) * share, share)
-
 
 class FullySharded(ShardedState):
     """`shard_params=fsdp`.
@@ -160,11 +147,11 @@ class FullySharded(ShardedState):
         self, arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array
     ) -> tuple[Tree, Metrics]:
         grads, stats, metrics = self._gradient(arrays["params"], arrays["model_state"], batch)
-        metrics["stop"] = stop[0].astype(metrics["count"].dtype)
         small = {block: own[WHOLE] for block, own in grads.items()}  # shares are sums over the replicas already
-        small, stats, metrics = fused_psum((small, stats, metrics), DATA, self._fusion_megabytes)
-        grads = {block: {SHARDED: own[SHARDED], WHOLE: small[block]} for block, own in grads.items()}
-        grads, stats = self._mean((grads, stats))
+        small, stats, metrics = self._reducer.step(small, stats, metrics, stop)
+        grads = {
+            block: {SHARDED: self._reducer.mean(own[SHARDED]), WHOLE: small[block]} for block, own in grads.items()
+        }
         params, opt_state = self.task.optimizer.update(grads, arrays["opt_state"], arrays["params"], learning_rate)
         return {"params": params, "model_state": stats, "opt_state": opt_state}, metrics
 
@@ -189,7 +176,7 @@ class FullySharded(ShardedState):
             by_params, *by_x = stage.passes.backward(inputs, others, saved, cotangent)
             for block, tree in by_params.items():
                 whole = self._layout.store_block(block, tree)
-                shares = {kind: self._own(jax.lax.psum(v, DATA)) for kind, v in whole[SHARDED].items()}
+                shares = {kind: self._reducer.share_of_sum(v) for kind, v in whole[SHARDED].items()}
                 grads[block] = {SHARDED: shares, WHOLE: whole[WHOLE]}
                 reduced = list(shares.values())
             cotangent = by_x[0] if by_x else cotangent
@@ -217,7 +204,7 @@ class FullySharded(ShardedState):
             params = self._gathered((name,), arrays["params"], [x])
             x, _ = self.task.apply(params, arrays["model_state"], batch, train=False, names=(name,), x=x)
         assert x is not None
-        return fused_psum(score(x, batch["label"], batch["mask"])[1], DATA, 1.0)
+        return self._reducer.metrics(score(x, batch["label"], batch["mask"])[1])
 
 
 class ShardedOptimizer(ShardedState):
@@ -229,9 +216,7 @@ class ShardedOptimizer(ShardedState):
         self, arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array
     ) -> tuple[Tree, Metrics]:
         grads, stats, metrics = self.task.gradient(arrays["params"], arrays["model_state"], batch, self._batch_axis)
-        metrics["stop"] = stop[0].astype(metrics["count"].dtype)
-        grads, stats, metrics = fused_psum((grads, stats, metrics), DATA, self._fusion_megabytes)
-        grads, stats = self._mean((grads, stats))
+        grads, stats, metrics = self._reducer.step(grads, stats, metrics, stop)
         own, opt_state = self.task.optimizer.update(
             self._shares(grads), arrays["opt_state"], self._shares(arrays["params"]), learning_rate
         )
@@ -240,7 +225,7 @@ class ShardedOptimizer(ShardedState):
     def _shares(self, tree: Tree) -> Tree:
         stored = self._layout.store(tree)
         return {
-            block: {SHARDED: jax.tree.map(self._own, own[SHARDED]), WHOLE: own[WHOLE]} for block, own in stored.items()
+            block: {SHARDED: jax.tree.map(self._reducer.own_share, own[SHARDED]), WHOLE: own[WHOLE]} for block, own in stored.items()
         }
 
     def _gathered(self, stored: Tree) -> Tree:

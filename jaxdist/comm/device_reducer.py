@@ -1,4 +1,4 @@
-"""Trees summed over devices that each hold one, in one collective a dtype; the devices may be of several processes."""
+"""Trees summed over devices that each hold one, from outside of a program; the devices may be of several processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdist.comm.fused import fused_psum
+from jaxdist.comm.reducer import Reducer
 
 _AXIS = "data"
 
 
-class ReplicaSum:
+class DeviceReducer:
     """Sums over `devices`; nothing at all where there is one.
 
     Collective over the processes of the devices, from the constructor on: it connects them, since the members of a gloo
@@ -31,9 +31,9 @@ class ReplicaSum:
             return
         mesh = Mesh(np.array(devices), (_AXIS,), axis_types=(AxisType.Auto,))
         self._by_device = NamedSharding(mesh, P(_AXIS))
-        summed = jax.shard_map(
-            lambda tree: fused_psum(tree, _AXIS, float("inf")), mesh=mesh, in_specs=P(_AXIS), out_specs=P(_AXIS)
-        )
+        # One collective a dtype.
+        reducer = Reducer(_AXIS, self._count, float("inf"))
+        summed = jax.shard_map(reducer.sum, mesh=mesh, in_specs=P(_AXIS), out_specs=P(_AXIS))
         self._sum = jax.jit(summed)
         self._spread = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[None], tree))
         self._narrow = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[0], tree))

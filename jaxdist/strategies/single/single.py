@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxdist.state import Position, TrainState, Tree
+from jaxdist.errors import UsageError
+from jaxdist.state import TrainState
 from jaxdist.strategies.base import Strategy
+from jaxdist.strategies.batch_split import check_microbatches
+from jaxdist.strategies.placed_state import PlacedState
+from jaxdist.strategies.spec import BuildContext, Resources, Settings
 from jaxdist.task import Batch, Metrics, Task
+from jaxdist.task.update import update
 
 
-class PlacedState(NamedTuple):
-    """Arrays on devices, and the counts that the host keeps so that it never has to ask them."""
+def check(settings: Settings, task: Task, resources: Resources) -> None:
+    """Refuses what cannot be.
 
-    arrays: Tree  # params, model_state, opt_state
-    updates: int
-    position: Position
+    Raises:
+      UsageError: with the remedy.
+    """
+    if resources.num_processes > 1:
+        raise UsageError(
+            f"strategy.name='single' is for one process, but there are {resources.num_processes}: use 'allreduce'."
+        )
+    check_microbatches(settings, task, resources.global_batch_size, 1)
 
-    @classmethod
-    def of(cls, arrays: Tree, canonical: TrainState) -> PlacedState:
-        return cls(arrays, canonical.updates, canonical.position)
 
-    def after(self, arrays: Tree, examples: int) -> PlacedState:
-        """The state after one more update, with the gradients of `examples` examples."""
-        return PlacedState(arrays, self.updates + 1, self.position.take(examples)[1])
+def build(settings: Settings, task: Task, context: BuildContext) -> Single:
+    """The strategy."""
+    task = dataclasses.replace(task, microbatches=settings["accumulate"])
+    return Single(task, global_batch_size=context.global_batch_size)
 
 
 class Single(Strategy):
@@ -56,15 +64,5 @@ class Single(Strategy):
     def eval_step(self, state: PlacedState, batch: Batch) -> Metrics:
         return self._evaluate(state.arrays, batch)
 
-    def progress(self, state: PlacedState) -> tuple[int, int]:
-        return state.updates, state.position.seen
-
     def place(self, batch: Batch) -> Batch:
         return jax.device_put(batch, self._device)
-
-
-def update(task: Task, arrays: Tree, batch: Batch, learning_rate: jax.Array) -> tuple[Tree, Metrics]:
-    """One optimizer update with the gradient of the whole batch: (new arrays, metrics). Pure."""
-    grads, stats, metrics = task.gradient(arrays["params"], arrays["model_state"], batch)
-    params, opt_state = task.optimizer.update(grads, arrays["opt_state"], arrays["params"], learning_rate)
-    return {"params": params, "model_state": stats, "opt_state": opt_state}, metrics

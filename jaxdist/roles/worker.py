@@ -1,0 +1,162 @@
+"""`--role=worker`: trains and evaluates one model under one strategy, or several, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxdist import cluster as cluster_lib
+from jaxdist import config as config_lib
+from jaxdist.checkpoint.run_directory import hold_run_directory
+from jaxdist.cluster import Cluster
+from jaxdist.cluster.process_group import ProcessGroup
+from jaxdist.config.phases import schedule_of
+from jaxdist.errors import ConnectionLost, PeerError, Preempted, UsageError
+from jaxdist.ps.reservation import end_waiting_servers
+from jaxdist.runtime import compilation
+from jaxdist.runtime.stop_signal import StopSignal, sigterm_as_stop_signal
+from jaxdist.train import phase_triggers
+from jaxdist.train import phases as phases_lib
+from jaxdist.train.callbacks import Callback
+from jaxdist.train.loop import TrainingLoop
+from jaxdist.train.setup import fingerprints, load_examples, make_task, run_examples
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str, cluster: Cluster | None = None, callbacks: Sequence[Callback] = ()
+) -> dict[str, Any]:
+    """Trains as `config` says, resuming from `workdir` where it holds checkpoints. Collective over the cluster.
+
+    Args:
+      callbacks: called at the moments of the run (`jaxdist.train.callbacks`), on this process.
+
+    Returns:
+      The summary (what the chief writes to `summary.json`).
+
+    Raises:
+      UsageError: configuration, data, run directory or cluster are not fit for training; nothing was trained.
+      PeerError: another process failed or was lost.
+      Preempted: SIGTERM came; the state was saved.
+      Exception: what a callback raised.
+    """
+    config_lib.validate(config)
+    return run(config, workdir, cluster or Cluster(), callbacks)
+
+
+def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    """`train_and_evaluate` with a configuration that is known to be valid."""
+    compilation.set_up(config.compilation_cache, config.model.param_dtype)
+    schedule = schedule_of(config.strategy)
+    with contextlib.ExitStack() as stack:
+        # To the very end: a second SIGTERM while the state is being saved must not undo the first one's good work.
+        stop_signal = stack.enter_context(sigterm_as_stop_signal())
+        if cluster.is_chief:  # whatever happens: servers that no run has used, or will use, must not wait for one
+            stack.push(lambda _, e, __: end_waiting_servers(cluster.server_addresses, cluster.security, e))
+        if phases_lib.fate_sharing(schedule):
+            group = cluster_lib.connect(
+                cluster,
+                signature=config_lib.comparable(config),
+                settings=config.cluster,
+                collectives=phases_lib.needs_collectives(schedule, config.strategy, cluster.num_processes),
+            )
+        else:
+            group = ProcessGroup.alone(cluster, config.cluster)
+        with _failures_reach_the_others(group):
+            with _held_run_directory(workdir, config, cluster):
+                summary = _train(config, workdir, cluster, group, stop_signal, callbacks)
+        group.disconnect()
+        return summary
+
+
+def _held_run_directory(
+    workdir: str, config: ConfigDict, cluster: Cluster
+) -> contextlib.AbstractContextManager[Any]:
+    """On the chief, which alone reads and writes it."""
+    if not cluster.is_chief:
+        return contextlib.nullcontext()
+    return hold_run_directory(workdir, config_lib.flatten(config))
+
+
+@contextlib.contextmanager
+def _failures_reach_the_others(group: ProcessGroup) -> Any:
+    """What ends this process is reported to the others, and by its cause where that is another process."""
+    try:
+        yield
+    except Preempted as e:
+        if not group.fate_sharing and group.is_chief:
+            group.fail(str(e), code=75)  # some may wait for what this process will not say
+        group.disconnect()
+        raise
+    except BaseException as e:
+        blocked = group.fate_sharing and isinstance(e, jax.errors.JaxRuntimeError | ConnectionLost)
+        named = group.diagnose(e) if blocked else None
+        if named is not None:
+            raise named from e
+        text = str(e) if isinstance(e, UsageError | PeerError) else f"{type(e).__name__}: {e}"
+        group.fail(text, code=2 if isinstance(e, UsageError) else 1)
+        raise
+
+
+def _train(
+    config: ConfigDict,
+    workdir: str,
+    cluster: Cluster,
+    group: ProcessGroup,
+    stop_signal: StopSignal,
+    callbacks: Sequence[Callback],
+) -> dict[str, Any]:
+    begin = time.monotonic()
+    examples = load_examples(config)
+    task = make_task(config, examples)
+    identity = fingerprints(examples, task)
+    group.agree("data and model", identity)
+    schedule, num_train = schedule_of(config.strategy), len(examples.train)
+    phases_lib.check(
+        schedule,
+        config.strategy,
+        task,
+        global_batch_size=config.global_batch_size,
+        num_processes=cluster.num_processes,
+        num_devices=cluster.num_processes * len(jax.local_devices()),
+        num_servers=len(cluster.server_addresses),
+    )
+    with contextlib.ExitStack() as stack:
+        phases = phases_lib.Phases(
+            schedule,
+            task,
+            config.strategy,
+            _context(config, cluster, group, identity),
+            group,
+            run_examples=run_examples(config, num_train),
+            epoch_examples=num_train,
+            trigger=phase_triggers.build(
+                config.strategy, num_train, task.learning_rate, run_examples(config, num_train)
+            ),
+        )
+        stack.push(lambda kind, error, trace: phases.close(error))
+        loop = TrainingLoop(
+            config, workdir, cluster, group, examples, task, phases, stop_signal, callbacks, begin, stack
+        )
+        loop.train()
+        return loop.finish()
+
+
+def _context(
+    config: ConfigDict, cluster: Cluster, group: ProcessGroup, identity: Mapping[str, str]
+) -> dict[str, Any]:
+    """Where strategies are built, as `BuildContext` takes it."""
+    return {
+        "global_batch_size": config.global_batch_size,
+        "group": group,
+        "process_id": cluster.process_id,
+        "num_processes": cluster.num_processes,
+        "server_addresses": cluster.server_addresses,
+        "security": cluster.security,
+        "signature": cluster_lib.run_signature(config_lib.comparable(config)) | dict(identity),
+        "timeouts": config.cluster,
+    }

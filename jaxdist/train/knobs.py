@@ -1,0 +1,26 @@
+"""The knobs of a run as a whole."""
+
+from __future__ import annotations
+
+from jaxdist.errors import UsageError
+from jaxdist.knobs import Knob, Values, above_zero, at_least_zero
+
+KNOBS = (
+    Knob("seed", 0, "of initialisation, data order and dropout", at_least_zero),
+    Knob("num_epochs", 40.0, "passes over the training set; may be a fraction", above_zero),
+    Knob("max_updates", 0, "stop after so many global batches; 0 = no cap (schedules stay num_epochs')", at_least_zero),
+    Knob("global_batch_size", 128, "examples an update, over all workers", above_zero),
+    Knob("eval_every_epochs", 1.0, "between evaluations", above_zero),
+    Knob("eval_batch_size", 0, "0 = global_batch_size", at_least_zero),
+    Knob("log_every_steps", 50, "between train rows", above_zero),
+    Knob("early_stopping_patience", 0, "evaluations without a lower holdout loss before stopping; 0 = off", at_least_zero),
+)
+
+
+def check(values: Values) -> None:
+    """Raises `UsageError` for early stopping without examples to decide by."""
+    if values["early_stopping_patience"] and not values["data.holdout_examples"]:
+        raise UsageError(
+            f"early_stopping_patience={values['early_stopping_patience']} decides by the loss on held-out training "
+            "examples: set data.holdout_examples above 0 (the test set is only reported)."
+        )

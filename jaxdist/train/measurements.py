@@ -1,0 +1,100 @@
+"""What a run has measured so far: the part of it that checkpoints keep, and the rows made from it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from typing import Any
+
+from jaxdist.train.early_stopping import EarlyStopping
+from jaxdist.train.metrics import PhaseTimer, Sums
+
+
+class Measurements:
+    """Sums of the running epoch and of the rows' window, with the clock.
+
+    Metrics are taken one step late, so that the device always has the next step queued while the host waits for the
+    numbers of the last one.
+    """
+
+    def __init__(self, num_train: int, patience: int, before: dict[str, Any] | None, begin: float) -> None:
+        before = before or {}
+        self._num_train = num_train
+        self.epoch = Sums(**before.get("epoch", {}))
+        self.window = Sums(**before.get("window", {}))
+        self.last_epoch = Sums(**before.get("last_epoch", {}))
+        self.last_evaluation: dict[str, float] = before.get("last_evaluation", {})
+        self.early_stopping = EarlyStopping(patience, **before.get("early_stopping", {}))
+        self.timer = PhaseTimer(before.get("phase_seconds"))
+        self.timed_examples = before.get("timed_examples", 0)
+        self.started = begin - before.get("elapsed", 0.0)
+        self._late: collections.deque[tuple[dict[str, Any], int, int]] = collections.deque()
+        self.last_row: dict[str, float] = {}
+        self._mark()
+
+    @property
+    def has_late(self) -> bool:
+        return bool(self._late)
+
+    def _mark(self) -> None:
+        self._window_steps = 0
+        self._window_examples = 0
+        self._window_wait = 0.0
+        self._window_train = self.timer.seconds["train"]
+
+    def add_step(self, metrics: dict[str, Any], before: int, after: int, *, waited: float, timed: bool) -> bool:
+        """Notes a step that took examples_seen from `before` to `after`; True when all processes are to stop."""
+        self._late.append((metrics, before, after))
+        if timed:
+            # What others trained on while this process was evaluating or saving is not of its training time.
+            examples = max(after - before - metrics.get("elsewhere", 0), 0)
+            self.timed_examples += examples
+            self._window_steps += 1
+            self._window_examples += examples
+            self._window_wait += waited
+        return self.take_late(leave=1)
+
+    def take_late(self, leave: int = 0) -> bool:
+        """Adds up all but the newest `leave` steps, waiting for the device; True when one of them says stop."""
+        stop = False
+        while len(self._late) > leave:
+            metrics, before, after = self._late.popleft()
+            self.window.add(metrics)
+            self.epoch.add(metrics)
+            stop = stop or float(metrics["stop"]) > 0
+            if after // self._num_train > before // self._num_train:
+                self.last_epoch, self.epoch = self.epoch, Sums()
+        return stop
+
+    def window_row(self) -> dict[str, float]:
+        """The numbers of a train row, and the start of the next window."""
+        seconds = self.timer.seconds["train"] - self._window_train
+        steps = self._window_steps
+        row: dict[str, float] = {"loss": self.window.loss, "accuracy": self.window.accuracy}
+        if steps:
+            row["images_per_second"] = round(self._window_examples / max(seconds, 1e-9), 2)
+            row["step_ms"] = round(1000 * seconds / steps, 3)
+            row["data_wait_ms"] = round(1000 * self._window_wait / steps, 3)
+        self.window = Sums()
+        self.last_row = row
+        self._mark()
+        return row
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        early = dataclasses.asdict(self.early_stopping)
+        del early["patience"]
+        return {
+            "epoch": dataclasses.asdict(self.epoch),
+            "window": dataclasses.asdict(self.window),
+            "last_epoch": dataclasses.asdict(self.last_epoch),
+            "last_evaluation": self.last_evaluation,
+            "early_stopping": early,
+            "phase_seconds": self.timer.seconds,
+            "timed_examples": self.timed_examples,
+            "elapsed": self.elapsed(),
+        }
