@@ -37,7 +37,6 @@ def main(argv: Sequence[str]) -> None:
 
     from jaxdist import cluster as cluster_lib
     from jaxdist import strategies
-    from jaxdist.cluster.process_group import ProcessGroup
     from jaxdist.config import default_config
     from jaxdist.runtime import compilation
     from jaxdist.state import Position
@@ -52,9 +51,7 @@ def main(argv: Sequence[str]) -> None:
     config.strategy.update(settings)
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     own = cluster_lib.Cluster(process_id=number, num_processes=processes, coordinator_address=address)
-    peers = (
-        cluster_lib.connect(own, facts={}, settings=config.cluster, collectives=collectives) if processes > 1 else None
-    )
+    group = cluster_lib.connect(own, signature={}, settings=config.cluster, collectives=collectives)
     examples = setup.load_examples(config)
     task = setup.make_task(config, examples)
     strategy = strategies.build(
@@ -64,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
         process_id=number,
         num_processes=processes,
         timeouts=config.cluster,
-        meeting=ProcessGroup(own, peers, task, config.cluster),
+        meeting=group,
     )
     held = [strategy.import_state(task.init(), 10**9)]
     positions = strategy.positions(Position(0), 10**9)

@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdist.state.lazy_array import LazyArray, Select
@@ -50,6 +49,8 @@ class TrainState:
 
     def in_memory(self) -> TrainState:
         """The same with every leaf an array of this process."""
+        import jax  # not above: see `lazy_array.part_shape`
+
         return TrainState.of(jax.tree.map(np.asarray, self.arrays()), self.updates, self.position)
 
     @property
@@ -70,3 +71,9 @@ class TrainState:
 def arrays_of(leaves: Mapping[str, Any]) -> Tree:
     """`TrainState.arrays` from what `flatten` makes of them; it drops what is empty."""
     return {"params": {}, "model_state": {}, "opt_state": {}} | unflatten(dict(leaves))
+
+
+def state_of(leaves: Mapping[str, Any], progress: Mapping[str, Any]) -> TrainState:
+    """The canonical state that flat leaves make with a checkpoint's counts (updates, examples_seen, pending)."""
+    pending = tuple((start, stop) for start, stop in progress.get("pending", ()))  # absent in old ones
+    return TrainState.of(arrays_of(leaves), progress["updates"], Position(progress["examples_seen"], pending))

@@ -252,7 +252,7 @@ def build(
             global_batch_size=global_batch_size,
             process_id=process_id,
             num_processes=num_processes,
-            talk=meeting,
+            group=meeting,
             timeouts=timeouts or {},
             phase=phase,
         )
@@ -264,7 +264,7 @@ def build(
             global_batch_size=global_batch_size,
             process_id=process_id,
             num_processes=num_processes,
-            talk=meeting,
+            group=meeting,
             phase=phase,
         )
     task = dataclasses.replace(task, microbatches=settings["accumulate"])

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import jax
@@ -25,7 +26,6 @@ from jaxdist.checkpoint.restore import restore
 from jaxdist.checkpoint.run_directory import hold_run_directory
 from jaxdist.cluster import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
-from jaxdist.cluster.rendezvous import Peers
 from jaxdist.errors import ConnectionLost, PeerError, Preempted, UsageError
 from jaxdist.runtime import compilation
 from jaxdist.runtime.fault_injection import Faults
@@ -65,44 +65,43 @@ def train_and_evaluate(config: ConfigDict, workdir: str, cluster: Cluster | None
         stop_asked = stack.enter_context(_sigterm_sets_a_flag())
         if cluster.is_chief:  # whatever happens: servers that no run has used, or will use, must not wait for one
             stack.push(lambda _, e, __: strategies.end_servers(cluster.server_addresses, cluster.security, e))
-        peers = None
         if strategies.needs_peers(config.strategy.name):
-            peers = cluster_lib.connect(
+            group = cluster_lib.connect(
                 cluster,
-                facts=config_lib.comparable(config),
+                signature=config_lib.comparable(config),
                 settings=config.cluster,
                 collectives=strategies.needs_collectives(config.strategy, cluster.num_processes),
             )
+        else:
+            group = ProcessGroup.alone(cluster, config.cluster)
         try:
             with hold_run_directory(workdir, config) if cluster.is_chief else contextlib.nullcontext():
-                summary = _train(config, workdir, cluster, peers, stop_asked)
+                summary = _train(config, workdir, cluster, group, stop_asked)
         except Preempted as e:
-            if peers is not None and not peers.watching and cluster.is_chief:
-                peers.fail(str(e), code=75)  # some may wait for what this process will not say
-            cluster_lib.disconnect(peers)
+            if not group.fate_sharing and cluster.is_chief:
+                group.fail(str(e), code=75)  # some may wait for what this process will not say
+            group.disconnect()
             raise
         except BaseException as e:
-            if peers is not None:
-                blocked = peers.watching and isinstance(e, jax.errors.JaxRuntimeError | ConnectionLost)
-                named = peers.diagnose(e) if blocked else None
-                if named is not None:
-                    raise named from e
-                text = str(e) if isinstance(e, UsageError | PeerError) else f"{type(e).__name__}: {e}"
-                peers.fail(text, code=2 if isinstance(e, UsageError) else 1)
+            blocked = group.fate_sharing and isinstance(e, jax.errors.JaxRuntimeError | ConnectionLost)
+            named = group.diagnose(e) if blocked else None
+            if named is not None:
+                raise named from e
+            text = str(e) if isinstance(e, UsageError | PeerError) else f"{type(e).__name__}: {e}"
+            group.fail(text, code=2 if isinstance(e, UsageError) else 1)
             raise
-        cluster_lib.disconnect(peers)
+        group.disconnect()
         return summary
 
 
 def _train(
-    config: ConfigDict, workdir: str, cluster: Cluster, peers: Peers | None, stop_asked: _StopAsked
+    config: ConfigDict, workdir: str, cluster: Cluster, group: ProcessGroup, stop_asked: _StopAsked
 ) -> dict[str, Any]:
     begin = time.monotonic()
     examples = load_examples(config)
     task = make_task(config, examples)
     identity = fingerprints(examples, task)
-    if peers is not None:
-        peers.agree("data and model", identity)
+    group.agree("data and model", identity)
     strategies.check(
         config.strategy,
         task,
@@ -119,15 +118,15 @@ def _train(
         num_processes=cluster.num_processes,
         server_addresses=cluster.server_addresses,
         security=cluster.security,
-        facts=cluster_lib.shared_facts(config_lib.comparable(config)) | identity,
+        facts=cluster_lib.run_signature(config_lib.comparable(config)) | identity,
         timeouts=config.cluster,
-        meeting=ProcessGroup(cluster, peers, task, config.cluster),
+        meeting=group,
         run_examples=run_examples(config, len(examples.train)),
         epoch_examples=len(examples.train),
     )
     with contextlib.ExitStack() as stack:
         stack.push(lambda kind, error, trace: strategy.close(error))
-        run = _Run(config, workdir, cluster, peers, examples, task, strategy, stop_asked, begin, stack)
+        run = _Run(config, workdir, cluster, group, examples, task, strategy, stop_asked, begin, stack)
         run.train()
         return run.finish()
 
@@ -140,7 +139,7 @@ class _Run:
         config: ConfigDict,
         workdir: str,
         cluster: Cluster,
-        peers: Peers | None,
+        group: ProcessGroup,
         examples: Examples,
         task: Task,
         strategy: Strategy,
@@ -148,7 +147,7 @@ class _Run:
         begin: float,
         stack: contextlib.ExitStack,
     ) -> None:
-        self.config, self.cluster, self.peers, self.examples = config, cluster, peers, examples
+        self.config, self.cluster, self.group, self.examples = config, cluster, group, examples
         self.task, self.strategy, self.stop_asked, self.stack = task, strategy, stop_asked, stack
         self.num_train = len(examples.train)
         self.total = total_examples(config, self.num_train)
@@ -158,7 +157,7 @@ class _Run:
             self.checkpoints = checkpointer.Checkpointer(
                 workdir, keep=config.checkpoint.keep, before_commit=lambda: self.faults.at("checkpoint", -1)
             )
-        restored, before = restore(self.checkpoints, task, peers)
+        restored, before = restore(self.checkpoints, task, group)
         self.log = Recorder(self.num_train, config.early_stopping_patience, before, begin)
         self.stops_early = False
         if before is not None:
@@ -199,8 +198,7 @@ class _Run:
         with contextlib.ExitStack() as phases:
             phases.enter_context(self.log.timer.phase(name))
             phases.enter_context(self.strategy.phase(name))
-            if self.peers is not None:
-                phases.enter_context(self.peers.phase(name))
+            phases.enter_context(self.group.activity(name))
             yield
 
     def train(self) -> None:
@@ -303,8 +301,7 @@ class _Run:
         stop = self.log.add_step(metrics, was, self.seen, waited=waited, timed=not first)
         if first or self.seen >= self.total:
             stop = self.log.take_late() or stop
-        if self.peers is not None:
-            self.peers.progress(self.updates)
+        self.group.note_progress(self.updates)
         self.write_events()
         return stop
 
@@ -338,8 +335,9 @@ class _Run:
         if "holdout_loss" not in row:
             return
         stops = self.log.early_stopping.should_stop(row["holdout_loss"])
-        if self.strategy.collective and self.peers is not None and self.peers.watching:  # as the chief has seen them
-            stops = self.peers.gather(f"early stopping at {row['updates']}", stops)[0]
+        if self.strategy.collective and self.group.fate_sharing:  # as the chief has seen them
+            seconds = self.config.cluster.connect_timeout_seconds
+            stops = self.group.gather(f"early stopping at {row['updates']}", stops, seconds)[0]
         if not stops:
             return
         self.stops_early = True
@@ -431,10 +429,8 @@ class _Run:
         own = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, compilation.counts()["compiled"]]
         held = self.strategy.bytes_held(self.state)
         own += [held["params"], held["opt_state"]]
-        if self.peers is not None and self.peers.watching:
-            per_worker = self.peers.gather("memory", own, timeout=self.config.cluster.compile_timeout_seconds)
-        else:
-            per_worker = self.strategy.gather(own)
+        gather = partial(self.group.gather, "memory") if self.group.fate_sharing else self.strategy.gather
+        per_worker = gather(own)
         log, epoch = self.log, self.log.epoch
         # A run ends up to one update before its last epoch does; a mere beginning of an epoch is not "the last epoch".
         last = epoch if 2 * epoch.count >= log.last_epoch.count else log.last_epoch

@@ -139,7 +139,7 @@ class Switch(Strategy):
             setattr(self, fact, getattr(now, fact))
         state = now.import_state(canonical, min(self._ends[number], self._total))
         if not tied:
-            self._meeting.part(name, number)
+            self._meeting.end_fate_sharing(name, number)
         if self._rule is not None:
             self._rule.begin(canonical.examples_seen)
             if self._stored_rule is not None and before == number:
@@ -173,7 +173,7 @@ class Switch(Strategy):
             "following": following,
             "decided": sorted(self._decided.items()),
         }
-        said = self._meeting.what_follows(f"what follows phase {number + 1}", said)
+        said = self._meeting.agree_on_next(f"what follows phase {number + 1}", said)
         self._decide(said["decided"])
         self._following = said["following"]
         return said["what"]
@@ -200,7 +200,7 @@ class Switch(Strategy):
             self._meeting.close_collectives()
             self._now = None
             self._meeting.open_collectives(name)
-            canonical = self._meeting.share(canonical, name)
+            canonical = self._meeting.broadcast_state(canonical, name)
         elif canonical is None:  # the chief's goes to the servers
             canonical = self.task.init()
         self._now = None
@@ -209,7 +209,7 @@ class Switch(Strategy):
         except UsageError as e:  # training has begun: no longer the user's input
             raise PeerError(f"{name} cannot begin: {e}") from None
         if shared:
-            self._meeting.shared(name)
+            self._meeting.state_received(name)
         seconds = round(time.monotonic() - begin, 3)
         before, after = self._phases[number], self._phases[following]
         logging.info("Switched from %s to %s in %.1f s.", before, after, seconds)
@@ -241,7 +241,7 @@ class Switch(Strategy):
             return False
         reasons = self._rule.look(row)
         if self.collective:
-            reasons = self._meeting.decide(f"the end of phase {self._number + 1} at {row['updates']}", reasons)
+            reasons = self._meeting.broadcast(f"the end of phase {self._number + 1} at {row['updates']}", reasons)
         elif not self.is_chief:
             return False
         if reasons is None:

@@ -101,7 +101,7 @@ class Pipeline(Strategy):
         self.examples_per_update = global_batch_size
         self._k, self._m, self._replicas = num_stages, num_microbatches, replicas
         self._plan_by, self._schedule, self._remat = plan, schedule, remat
-        self._num_processes, self._meet = num_processes, neighbours
+        self._num_processes, self._connect_processes = num_processes, neighbours
         self.balance: tuple[int, ...] = ()  # of a checkpoint, before import_state
         self.predicted: Mapping[str, Any] = {}
         self._places = places(self._k, replicas, num_processes, len(jax.local_devices()))
@@ -130,8 +130,8 @@ class Pipeline(Strategy):
         # A stage whose replicas are here is compiled once.
         self._stages = {p.stage: Stage(self.task, self._names(p.stage), remat=self._remat) for p in self._own}
         self._sums = {s: ReplicaSum(self._devices_of(s, self._num_processes)) for s in self._stages}
-        if self._meet is not None:
-            self._neighbours = self._meet()
+        if self._connect_processes is not None:
+            self._neighbours = self._connect_processes()
             self._exchange = ArrayExchange(
                 self._neighbours.host,
                 self._neighbours.token,
@@ -232,7 +232,7 @@ class Pipeline(Strategy):
             for place in self._places:
                 if place.replica == 0 and place.process != 0:
                     for name, what in self._described(place.stage).items():
-                        own[name] = self._exchange.leaf(place.process, state.updates, name, *what)
+                        own[name] = self._exchange.lazy(place.process, state.updates, name, *what)
         return TrainState.of(arrays_of(own), state.updates, state.position)
 
     def _described(self, stage: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -273,15 +273,15 @@ class Pipeline(Strategy):
         rate = np.asarray(self.task.learning_rate(state.position.seen), self.task.dtype)
         count = np.asarray(self._m * self._replicas, self.task.dtype)
         new: list[Tree] = list(state.slots)
-        told: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for s, stage in self._stages.items():  # in the same order on all processes: collective
             here = [i for i, p in enumerate(self._own) if p.stage == s]
             summed = self._sums[s]([self._to_sum(steps[i], stage) for i in here])
             for i, (grads, stats, numbers) in zip(here, summed, strict=True):
                 new[i] = stage.update(state.slots[i], grads, stats, rate, count)
-                told = dict(zip((*METRICS, "stop"), np.asarray(numbers).tolist(), strict=True))
+                metrics = dict(zip((*METRICS, "stop"), np.asarray(numbers).tolist(), strict=True))
         self._note(steps)
-        return PipelineState(tuple(new), state.updates + 1, state.position.take(self.examples_per_update)[1]), told
+        return PipelineState(tuple(new), state.updates + 1, state.position.take(self.examples_per_update)[1]), metrics
 
     @staticmethod
     def _to_sum(step: Step, stage: Stage) -> tuple[Tree, Tree, np.ndarray]:

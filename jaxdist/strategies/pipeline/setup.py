@@ -76,7 +76,7 @@ def check(settings: Mapping[str, Any], task: Task, *, global_batch_size: int, nu
 
 
 def needs_collectives(settings: Mapping[str, Any], num_processes: int) -> bool:
-    """Stages talk over channels; replicas average by collectives."""
+    """Stages are connected by channels; replicas average by collectives."""
     return num_processes > 1 and sizes(settings, num_processes)[1] > 1
 
 
@@ -87,7 +87,7 @@ def build(
     global_batch_size: int,
     process_id: int,
     num_processes: int,
-    talk: ProcessGroup,
+    group: ProcessGroup,
     timeouts: Mapping[str, float],
     phase: int,
 ) -> Pipeline:
@@ -106,7 +106,7 @@ def build(
                 remat=settings["remat"],
                 part=process_id,
                 parts=num_processes,
-                gather=lambda own: talk.gather(f"times of blocks of {name}", own),
+                gather=lambda own: group.gather(f"times of blocks of {name}", own),
             )
         found = _plan(settings, costs, balance, stages)
         _check_memory(settings, task, costs, found.balance, replicas, num_processes)
@@ -115,9 +115,9 @@ def build(
                 logging.info("Pipeline: %s", line)
         return found
 
-    def meet() -> StageConnector:
+    def connect() -> StageConnector:
         return StageConnector(
-            talk,
+            group,
             process_id,
             name=name,
             seconds=timeouts["compile_timeout_seconds"],
@@ -135,7 +135,7 @@ def build(
         num_microbatches=settings["num_microbatches"],
         schedule=settings["pipeline_schedule"],
         remat=settings["remat"],
-        neighbours=meet if num_processes > 1 else None,
+        neighbours=connect if num_processes > 1 else None,
     )
 
 

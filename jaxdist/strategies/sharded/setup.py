@@ -155,7 +155,7 @@ def build(
     global_batch_size: int,
     process_id: int,
     num_processes: int,
-    talk: ProcessGroup,
+    group: ProcessGroup,
     phase: int,
 ) -> AllReduce:
     """The strategy. Uses JAX's devices."""
@@ -163,12 +163,12 @@ def build(
 
     def exchange() -> ArrayExchange:
         name = f"the shards of phase {phase + 1}"
-        token = talk.gather(f"token of {name}", uuid.uuid4().hex if process_id == 0 else "")[0]
+        token = group.gather(f"token of {name}", uuid.uuid4().hex if process_id == 0 else "")[0]
         return ArrayExchange(
-            talk.host,
+            group.host,
             token,
             is_chief=process_id == 0,
-            gather=lambda what, value: talk.gather(f"{what} of {name}", value),
+            gather=lambda what, value: group.gather(f"{what} of {name}", value),
         )
 
     common: dict[str, Any] = {
