@@ -25,4 +25,4 @@ class Preempted(Exception):
 
 
 class ConnectionLost(PeerError):
-    """A connection ended, or brought nothing in time: by itself no reason, which the watch may still name."""
+    """A connection ended, or brought nothing in time: by itself no reason, which the watchdog may still find."""

@@ -65,7 +65,9 @@ class Knob:
             if value not in known and not (self.dotted and ":" in str(value)):
                 also = " or 'package.module:function'" if self.dotted else ""
                 words = ", ".join(choice or "''" for choice in known)
-                raise UsageError(f"{self.key}={value!r} is not known{nearest(str(value), known)}; one of {words}{also}.")
+                raise UsageError(
+                    f"{self.key}={value!r} is not known{nearest(str(value), known)}; one of {words}{also}."
+                )
         if self.must is not None and (problem := self.must(value)):
             raise UsageError(f"{self.key}={value} must be {problem}.")
 

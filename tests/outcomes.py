@@ -11,7 +11,7 @@ from processes import Run, finish, rows, wait_for_update
 from reference import train_reference
 
 from jaxdist.checkpoint import checkpointer
-from jaxdist.state import TrainState, flatten
+from jaxdist.state import TrainState, flatten, state_of
 from jaxdist.task import Task
 from jaxdist.train import setup
 
@@ -20,7 +20,7 @@ def final_state(workdir) -> TrainState:
     found = checkpointer.Checkpointer(str(workdir), keep=1).restore()
     assert found is not None
     arrays = {n: np.asarray(leaf) for n, leaf in found.leaves.items()}
-    return checkpointer.state_of(arrays, found.progress)
+    return state_of(arrays, found.progress)
 
 
 def tiny_task(**model) -> tuple[Task, setup.Examples]:

@@ -162,10 +162,10 @@ def test_processes_that_differ(tmp_path):
 
 
 def test_differing_versions_are_named():
-    from jaxdist.cluster.rendezvous import _differences
+    from jaxdist.cluster.rendezvous import differences
 
-    facts = [{"jaxlib": "0.10.2"}, {"jaxlib": "0.10.1"}, {"jaxlib": "0.10.2"}]
-    assert _differences(facts) == ['jaxlib is "0.10.2" on processes 0, 2 but "0.10.1" on process 1']
+    signatures = [{"jaxlib": "0.10.2"}, {"jaxlib": "0.10.1"}, {"jaxlib": "0.10.2"}]
+    assert differences(signatures) == ['jaxlib is "0.10.2" on processes 0, 2 but "0.10.1" on process 1']
 
 
 def test_a_workdir_of_another_model(tmp_path):

@@ -20,12 +20,12 @@ MAX = 2**20
 
 @pytest.fixture
 def pair():
-    """Two ends, through two doors."""
-    doors = ChannelListener("secret", MAX, "127.0.0.1"), ChannelListener("secret", MAX, "127.0.0.1")
-    opened = doors[1].open(f"127.0.0.1:{doors[0].port}", "a", "a-b", 5)
-    accepted = doors[0].accept({"a-b": "b"}, 5)["a-b"]
+    """Two ends, through two listeners."""
+    listeners = ChannelListener("secret", MAX, "127.0.0.1"), ChannelListener("secret", MAX, "127.0.0.1")
+    opened = listeners[1].open(f"127.0.0.1:{listeners[0].port}", "a", "a-b", 5)
+    accepted = listeners[0].accept({"a-b": "b"}, 5)["a-b"]
     yield opened, accepted
-    for end in (opened, accepted, *doors):
+    for end in (opened, accepted, *listeners):
         end.close()
 
 
@@ -68,7 +68,7 @@ def test_received_arrays_are_aligned(pair):
     assert pair[1].receive(5).array((5,), np.float64).ctypes.data % 64 == 0
 
 
-def test_silence_and_the_end_are_told(pair):
+def test_silence_and_the_end_are_reported(pair):
     with pytest.raises(ChannelError, match=r"nothing came from b for 0.1 s"):
         pair[1].receive(0.1)
     pair[0].send({}, lambda: np.ones(1))
@@ -79,7 +79,7 @@ def test_silence_and_the_end_are_told(pair):
             pair[1].receive(5)
 
 
-def test_what_cannot_be_computed_is_told(pair):
+def test_what_cannot_be_computed_is_reported(pair):
     def fails():
         raise RuntimeError("no such value")
 
@@ -110,28 +110,28 @@ def test_no_frame_of_ours(data):
 
 
 def test_strangers_are_turned_away():
-    door, other, strange = (ChannelListener(token, MAX, "127.0.0.1") for token in ("secret", "secret", "guess"))
-    here = f"127.0.0.1:{door.port}"
-    with socket.create_connection(("127.0.0.1", door.port)) as raw:
+    listener, other, strange = (ChannelListener(token, MAX, "127.0.0.1") for token in ("secret", "secret", "guess"))
+    here = f"127.0.0.1:{listener.port}"
+    with socket.create_connection(("127.0.0.1", listener.port)) as raw:
         raw.sendall(b"\0" * 64)
         stranger = strange.open(here, "a", "a-b", 5)
         friend: list[Channel] = []
-        knocking = threading.Thread(target=lambda: friend.append(other.open(here, "a", "a-b", 5)))
-        knocking.start()
-        accepted = door.accept({"a-b": "b"}, 10)["a-b"]
-        knocking.join()
+        opening = threading.Thread(target=lambda: friend.append(other.open(here, "a", "a-b", 5)))
+        opening.start()
+        accepted = listener.accept({"a-b": "b"}, 10)["a-b"]
+        opening.join()
     friend[0].send({"who": "friend"}, lambda: np.zeros(0))
     assert accepted.receive(5).header == {"who": "friend"}
-    for end in (stranger, friend[0], accepted, door, other, strange):
+    for end in (stranger, friend[0], accepted, listener, other, strange):
         end.close()
 
 
 def test_who_does_not_come_is_named():
-    door = ChannelListener("secret", MAX, "127.0.0.1")
+    listener = ChannelListener("secret", MAX, "127.0.0.1")
     with pytest.raises(ChannelError, match=r"no connection came from process 3 for 0.2 s"):
-        door.accept({"x": "process 3"}, 0.2)
-    port = door.port
-    door.close()
+        listener.accept({"x": "process 3"}, 0.2)
+    port = listener.port
+    listener.close()
     with contextlib.closing(ChannelListener("secret", MAX, "127.0.0.1")) as other:
         with pytest.raises(ChannelError, match="process 0 could not be reached"):
             other.open(f"127.0.0.1:{port}", "process 0", "x", 0.3)

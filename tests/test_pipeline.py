@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 class Alone:
-    """The talk of a run of one process."""
+    """The process group of a run of one process."""
 
     host = "127.0.0.1"
 

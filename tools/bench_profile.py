@@ -25,8 +25,8 @@ def measure(model: str, batch: int, steps: int = 7) -> dict[str, Any]:
     from jaxdist import models
     from jaxdist.optim import optimizers
     from jaxdist.runtime import allocator, compilation
-    from jaxdist.strategies.single import update
     from jaxdist.task import Task
+    from jaxdist.task.update import update
 
     allocator.keep_freed_memory()
     compilation.enable_cache("off")

@@ -178,7 +178,7 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
     import jax.numpy as jnp
 
     from jaxdist import models, strategies
-    from jaxdist.cluster.connect import open_connections
+    from jaxdist.cluster.collectives import connect_devices
     from jaxdist.config import default_config
     from jaxdist.optim import optimizers
     from jaxdist.runtime import compilation
@@ -188,7 +188,7 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if processes > 1:
         jax.distributed.initialize(address, processes, number)
-        open_connections()
+        connect_devices()
     compilation.enable_cache("off")
     spec = MODELS[model]
     build = lambda **change: models.build(  # noqa: E731

@@ -57,8 +57,8 @@ def measure(megabytes: float, pairs: int, port: Callable[[], int]) -> dict[str, 
     return line
 
 
-def _meet(folder: str, number: int, name: str, value: str) -> str:
-    """Tells the other process something by a file; returns what it says."""
+def _exchange(folder: str, number: int, name: str, value: str) -> str:
+    """Leaves the other process a value in a file; returns the one that it leaves."""
     paths = [os.path.join(folder, f"{name}-{i}") for i in (number, 1 - number)]
     with open(paths[0] + "~", "w") as f:
         f.write(value)
@@ -66,7 +66,7 @@ def _meet(folder: str, number: int, name: str, value: str) -> str:
     deadline = time.monotonic() + _SECONDS
     while not os.path.exists(paths[1]):
         if time.monotonic() > deadline:
-            raise SystemExit(f"the other process never said {name}")
+            raise SystemExit(f"the other process never left {name}")
         time.sleep(0.01)
     with open(paths[1]) as f:
         return f.read()
@@ -78,9 +78,12 @@ def _channel(x: Any, number: int, folder: str, address: str) -> Callable[[], Any
 
     from jaxdist.comm.channel import ChannelListener
 
-    door = ChannelListener("bench", 2**30, "127.0.0.1")
-    other = _meet(folder, number, "door", f"127.0.0.1:{door.port}")
-    channel = door.open(other, "a", "wire", _SECONDS) if number else door.accept({"wire": "b"}, _SECONDS)["wire"]
+    listener = ChannelListener("bench", 2**30, "127.0.0.1")
+    other = _exchange(folder, number, "listener", f"127.0.0.1:{listener.port}")
+    if number:
+        channel = listener.open(other, "a", "wire", _SECONDS)
+    else:
+        channel = listener.accept({"wire": "b"}, _SECONDS)["wire"]
 
     def send(array: Any) -> None:
         channel.send({"kind": "F"}, lambda: np.asarray(array))
@@ -106,9 +109,9 @@ def _grpc(x: Any, number: int, folder: str, address: str) -> Callable[[], Any]:
 
     if number:
         server = Server("127.0.0.1:0", {"echo": lambda payload: np.asarray(on_device(payload)).tobytes()})
-        _meet(folder, number, "server", str(server.port))
+        _exchange(folder, number, "server", str(server.port))
         return lambda: server and None  # the server answers by itself, and lives as long as this
-    client = Client(f"127.0.0.1:{_meet(folder, number, 'server', '')}")
+    client = Client(f"127.0.0.1:{_exchange(folder, number, 'server', '')}")
     return lambda: on_device(client.call("echo", np.asarray(x).tobytes(), timeout=_SECONDS))
 
 
@@ -133,7 +136,7 @@ def _transfer(x: Any, number: int, folder: str, address: str) -> Callable[[], An
     from jax.experimental import transfer
 
     server = transfer.start_transfer_server(jax.local_devices()[0].client, "127.0.0.1:0", ["127.0.0.1:0"])
-    other = server.connect(_meet(folder, number, "transfer", server.address()))
+    other = server.connect(_exchange(folder, number, "transfer", server.address()))
     like = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     taken = [0]
 
@@ -178,7 +181,7 @@ def main(argv: Sequence[str]) -> None:
         for _ in range(int(line)):
             jax.block_until_ready(exchange())
         seconds = time.perf_counter() - begin
-        _meet(own, int(number), f"round {count}", "")
+        _exchange(own, int(number), f"round {count}", "")
         print(json.dumps({"seconds": seconds, "processor_seconds": time.process_time() - busy}), flush=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -37,9 +36,9 @@ def main(argv: Sequence[str]) -> None:
 
     from jaxdist import cluster as cluster_lib
     from jaxdist import strategies
-    from jaxdist.cluster.process_group import ProcessGroup
     from jaxdist.config import default_config
     from jaxdist.runtime import compilation
+    from jaxdist.runtime.memory_use import bytes_here, peak_bytes
     from jaxdist.state import Position
     from jaxdist.train import setup
 
@@ -52,9 +51,7 @@ def main(argv: Sequence[str]) -> None:
     config.strategy.update(settings)
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     own = cluster_lib.Cluster(process_id=number, num_processes=processes, coordinator_address=address)
-    peers = (
-        cluster_lib.connect(own, facts={}, settings=config.cluster, collectives=collectives) if processes > 1 else None
-    )
+    group = cluster_lib.connect(own, signature={}, settings=config.cluster, collectives=collectives)
     examples = setup.load_examples(config)
     task = setup.make_task(config, examples)
     strategy = strategies.build(
@@ -64,10 +61,10 @@ def main(argv: Sequence[str]) -> None:
         process_id=number,
         num_processes=processes,
         timeouts=config.cluster,
-        meeting=ProcessGroup(own, peers, task, config.cluster),
+        group=group,
     )
     held = [strategy.import_state(task.init(), 10**9)]
-    positions = strategy.positions(Position(0), 10**9)
+    positions = iter(strategy.positions(Position(0), 10**9))
     batches = [
         strategy.place(examples.loader.train_batch(examples.train, examples.stream, next(positions))) for _ in range(4)
     ]
@@ -80,24 +77,28 @@ def main(argv: Sequence[str]) -> None:
         jax.block_until_ready(jax.tree.leaves(held[0].arrays))
 
     run(2)
-    strategy.row()
+    strategy.report.row()
     print(json.dumps({"ready": True}), flush=True)
     row: dict[str, Any] = {}
     for line in sys.stdin:
         if line.strip() == "facts":
-            facts: dict[str, Any] = {f"{tree}_bytes": n for tree, n in strategy.bytes_held(held[0]).items()}
-            facts |= {"row": row, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-            facts |= {name: getattr(strategy, name) for name in ("predicted", "balance") if hasattr(strategy, name)}
+            arrays = held[0].arrays
+            facts: dict[str, Any] = {
+                f"{tree}_bytes": bytes_here(arrays.get(tree, {})) for tree in ("params", "opt_state")
+            }
+            facts |= {"row": row, "peak_bytes": peak_bytes()}
+            plan = getattr(strategy.report, "plan", {})
+            facts |= {name: plan[name] for name in ("predicted", "balance") if name in plan}
             if hasattr(strategy, "collectives"):
                 facts["collectives"] = strategy.collectives()
             print(json.dumps(facts), flush=True)
             continue
         run(1)
-        strategy.row()
+        strategy.report.row()
         begin = time.perf_counter()
         run(int(line))
         print(json.dumps({"seconds": time.perf_counter() - begin}), flush=True)
-        row = strategy.row()
+        row = strategy.report.row()
 
 
 if __name__ == "__main__":

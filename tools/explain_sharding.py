@@ -40,7 +40,7 @@ def table(arrays: Mapping[str, Any]) -> list[tuple[str, str, str, int, int]]:
 def explain(config: Any, devices: int) -> tuple[list[tuple[str, str, str, int, int]], dict[str, Any]]:
     """(rows of `table`; totals: optimizer bytes on one device, collectives, scratch bytes)."""
     from jaxdist import cluster, strategies
-    from jaxdist.cluster.process_group import ProcessGroup
+    from jaxdist.cluster import ProcessGroup
     from jaxdist.config import validate
     from jaxdist.state import Position
     from jaxdist.strategies.data_parallel.allreduce import AllReduce
@@ -53,24 +53,24 @@ def explain(config: Any, devices: int) -> tuple[list[tuple[str, str, str, int, i
     settings = config.strategy.copy_and_resolve_references()
     settings.memory_limit = 0.0  # of a process; here one has the devices of all
     strategies.check(settings, task, global_batch_size=size, num_processes=1, num_devices=devices)
-    meeting = ProcessGroup(cluster.Cluster(), None, task, config.cluster)
+    group = ProcessGroup.alone(cluster.Cluster(), config.cluster)
     strategy = strategies.build(
-        settings, task, global_batch_size=size, process_id=0, num_processes=1, meeting=meeting, timeouts=config.cluster
+        settings, task, global_batch_size=size, process_id=0, num_processes=1, group=group, timeouts=config.cluster
     )
     if not isinstance(strategy, AllReduce):
         raise SystemExit(f"strategy.name={settings.name!r} has no mesh: this tool is for model_parallel and allreduce.")
     state = strategy.import_state(task.init())
-    positions = next(strategy.positions(Position(0), size))
+    positions = next(iter(strategy.positions(Position(0), size)))
     batch = strategy.place(examples.loader.train_batch(examples.train, examples.stream, positions))
     program = strategy.prepare(state, batch)
     slots = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.arrays["opt_state"]))
     scratch = getattr(program.memory_analysis(), "temp_size_in_bytes", 0)  # None where XLA does not say
-    told = {"optimizer": slots, "collectives": strategy.collectives(), "scratch": scratch}
+    totals = {"optimizer": slots, "collectives": strategy.collectives(), "scratch": scratch}
     order = {name: number for number, name in enumerate(task.chain.names)}
-    return sorted(table(state.arrays["params"]), key=lambda row: order[row[0].split("/")[0]]), told
+    return sorted(table(state.arrays["params"]), key=lambda row: order[row[0].split("/")[0]]), totals
 
 
-def show(rows: list[tuple[str, str, str, int, int]], told: Mapping[str, Any], devices: int) -> str:
+def show(rows: list[tuple[str, str, str, int, int]], totals: Mapping[str, Any], devices: int) -> str:
     """The tables, as Markdown."""
     lines = ["| parameter | shape | partition | KB | KB on a device |", "|---|---|---|---|---|"]
     lines += [f"| {p} | {shape} | {spec} | {w / 1e3:.1f} | {own / 1e3:.1f} |" for p, shape, spec, w, own in rows]
@@ -78,15 +78,15 @@ def show(rows: list[tuple[str, str, str, int, int]], told: Mapping[str, Any], de
     lines.append(f"| all | | | {whole / 1e3:.1f} | {own / 1e3:.1f} ({own / whole:.1%}) |")
     lines += [
         "",
-        f"On each of {devices} device(s): parameters {own / 1e6:.3f} MB, optimizer {told['optimizer'] / 1e6:.3f}",
+        f"On each of {devices} device(s): parameters {own / 1e6:.3f} MB, optimizer {totals['optimizer'] / 1e6:.3f}",
     ]
-    lines[-1] += f" MB, about {told['scratch'] / 1e6:.1f} MB of scratch space for activations and gradients."
+    lines[-1] += f" MB, about {totals['scratch'] / 1e6:.1f} MB of scratch space for activations and gradients."
     lines += ["", "| one step | count | MB (results) | MB sent by a device |", "|---|---|---|---|"]
-    for kind, total in told["collectives"].items():
+    for kind, total in totals["collectives"].items():
         sent = total["bytes_sent"] / 1e6
         lines.append(f"| {kind} | {total['count']} | {total['bytes'] / 1e6:.3f} | {sent:.3f} |")
-    count = sum(total["count"] for total in told["collectives"].values())
-    sent = sum(total["bytes_sent"] for total in told["collectives"].values())
+    count = sum(total["count"] for total in totals["collectives"].values())
+    sent = sum(total["bytes_sent"] for total in totals["collectives"].values())
     lines.append("")
     for name, latency, bandwidth in NETWORKS:
         lines.append(f"Over {name}: about {1e3 * (count * latency + sent / bandwidth):.1f} ms a step.")
@@ -125,11 +125,11 @@ def main(_: list[str]) -> None:
 
     jax.config.update("jax_num_cpu_devices", _DEVICES.value)
     try:
-        rows, told = explain(_CONFIG.value, _DEVICES.value)
+        rows, totals = explain(_CONFIG.value, _DEVICES.value)
     except UsageError as e:
         print(f"jaxdist: error: {e}", file=sys.stderr)
         sys.exit(2)
-    print(show(rows, told, _DEVICES.value))
+    print(show(rows, totals, _DEVICES.value))
     if _OUT.value:
         draw(rows, _DEVICES.value, pathlib.Path(_OUT.value))
         print(f"\n{_OUT.value}")

@@ -30,15 +30,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdist.errors import UsageError
-from jaxdist.state.train_state import from_stored_arrays, stored_arrays
-from jaxdist.state import (
-    LazyArray,
-    Position,
-    TrainState,
-    arrays_of,
-    flatten,
-    unflatten,
-)
+from jaxdist.state import LazyArray, TrainState, flatten, state_of, unflatten
+from jaxdist.state.train_state import stored_arrays
 
 PART_BYTES = 64 * 2**20
 
@@ -120,7 +113,7 @@ class Checkpointer:
         _write_durably(building / "MANIFEST.json", json.dumps(manifest))
         self._before_commit()
         before = target.with_suffix(".before")
-        if target.exists():  # the same update saved again, after a resume or at a seam
+        if target.exists():  # the same update saved again, after a resume or at a phase boundary
             self._put_back()
             os.replace(target, before)
         os.replace(building, target)
@@ -189,14 +182,8 @@ class Checkpointer:
         return Restored(state_of(leaves, progress), progress, leaves)
 
 
-def state_of(leaves: dict[str, LazyArray], progress: dict[str, Any]) -> TrainState:
-    """The canonical state that flat leaves and the stored counts make."""
-    pending = tuple((start, stop) for start, stop in progress.get("pending", ()))  # absent in old ones
-    return from_stored_arrays(leaves, progress["updates"], Position(progress["examples_seen"], pending))
-
-
 def _orbax() -> ocp.Checkpointer:
-    # The chief alone writes: without this Orbax waits for its peers.
+    # The chief alone writes: without this Orbax waits for the others.
     options = ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxdist"
     )

@@ -1,10 +1,8 @@
-"""The processes of a run: who they are, how they meet, and who notices when one is lost."""
+"""The processes of a run: who they are, how they come together, and who notices when one is lost."""
 
-from jaxdist.cluster.connect import close_collectives as close_collectives
 from jaxdist.cluster.connect import connect as connect
-from jaxdist.cluster.connect import disconnect as disconnect
-from jaxdist.cluster.connect import open_collectives as open_collectives
-from jaxdist.cluster.connect import shared_facts as shared_facts
+from jaxdist.cluster.connect import run_signature as run_signature
 from jaxdist.cluster.detect import Cluster as Cluster
 from jaxdist.cluster.detect import detect as detect
 from jaxdist.cluster.detect import own_host as own_host
+from jaxdist.cluster.process_group import ProcessGroup as ProcessGroup

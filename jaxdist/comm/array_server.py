@@ -1,4 +1,14 @@
-"""Leaves of the canonical state that other processes hold: kept there as of an update, fetched when asked for."""
+"""Arrays that one process serves to others: named, as of an update, fetched in chunks when they are asked for.
+
+    process that has them                               process that wants them
+      ArrayServer.keep(version, arrays)
+                        <-- fetch(version, name, offset) --   np.asarray(ArrayClient.lazy(version, name, ...))
+                        --- at most 2 MiB ---------------->   ... until the array is whole
+                        <-- release() ---------------------   nothing more is wanted
+
+Process 0 serves the state of a checkpoint or of a phase's end to everybody (its `methods` are a part of the service at
+the coordinator's address); the others serve their shards and stages to it (`ArrayExchange`, each at a port of its own).
+"""
 
 from __future__ import annotations
 
@@ -11,100 +21,147 @@ from typing import Any
 
 import numpy as np
 
-from jaxdist.comm.rpc import CallError, Client, Server
+from jaxdist.comm.rpc import CallError, Client, Method, Server
 from jaxdist.errors import ConnectionLost, Preempted
 from jaxdist.state import LazyArray
 
 _CHUNK = 2 * 2**20
-_SECONDS = 120.0  # how long a leaf may take to come, and the chief to ask for the next
+_SECONDS = 120.0  # how long an array may take to come, and the chief to ask for the next
 
 
 class ArrayServer:
-    """Hands out what `keep` was given, to those who know the token.
+    """Hands out the arrays that it was given, to those who know the token. Thread-safe.
 
-    What is older than what is asked for is dropped: the chief writes one checkpoint after the other.
+    An array may be lazy: it is made when it is first asked for, and the last one alone is kept.
+
+    Args:
+      token: what callers must bring; '' where whoever reaches the server may ask.
+      wait_seconds: how long a caller waits for a version that is not here yet.
     """
 
-    def __init__(self, host: str, token: str) -> None:
-        self._token = token
-        self._asked = time.monotonic()
+    def __init__(self, token: str = "", *, wait_seconds: float = 0.0) -> None:
+        self._token, self._wait_seconds = token, wait_seconds
         self._change = threading.Condition()
-        self._kept: dict[int, dict[str, np.ndarray]] = {}
-        self._done = threading.Event()
-        self._server = Server(f"{host}:0", {"leaf": self._leaf, "done": self._note_done})
-        self.port = self._server.port
+        self._kept: dict[int, dict[str, Any]] = {}
+        self._making = threading.Lock()  # a slow disk holds up those alone who want an array from it
+        self._last_made: tuple[Any, np.ndarray | None] = (None, None)
+        self._last_request = time.monotonic()
+        self._released = threading.Event()
 
-    def keep(self, generation: int, leaves: Mapping[str, np.ndarray]) -> None:
+    @property
+    def methods(self) -> dict[str, Method]:
+        """Its method table, for a `Server`."""
+        return {"fetch": self._fetch, "release": self._release}
+
+    def keep(self, version: int, arrays: Mapping[str, Any]) -> None:
+        """Serves arrays as of an update. Older ones go when these are first asked for: the chief writes one checkpoint
+        after the other."""
         with self._change:
-            self._kept[generation] = dict(leaves)
+            self._kept[version] = dict(arrays)
             self._change.notify_all()
 
-    def _leaf(self, payload: bytes) -> bytes:
-        asked = self._read(payload)
-        generation = asked["generation"]
+    def replace(self, version: int, arrays: Mapping[str, Any]) -> None:
+        """Serves these arrays alone from now on. Blocks while one of the former is being made."""
         with self._change:
-            if not self._change.wait_for(lambda: generation in self._kept, _SECONDS):
-                raise LookupError(f"update {generation} was not exported here; there are {sorted(self._kept)}")
-            for old in [kept for kept in self._kept if kept < generation]:
-                del self._kept[old]
-            leaf = self._kept[generation][asked["name"]]
-        view = leaf.reshape(-1).view(np.uint8).data
-        return bytes(view[asked["offset"] : asked["offset"] + _CHUNK])
+            self._kept = {version: dict(arrays)}
+            self._change.notify_all()
+        with self._making:
+            self._last_made = (None, None)
 
-    def _note_done(self, payload: bytes) -> bytes:
+    def clear(self) -> None:
+        """Serves nothing from now on. Blocks while an array is being made."""
+        self.replace(-1, {})
+
+    def wait_until_released(self) -> None:
+        """Blocks until a caller has said that it needs no more arrays, or none has asked for any for a long while."""
+        self._last_request = time.monotonic()
+        while not self._released.wait(0.2) and time.monotonic() - self._last_request < _SECONDS:
+            pass
+
+    def _fetch(self, payload: bytes) -> bytes:
+        request = self._read(payload)
+        version, name = request["version"], request["name"]
+        with self._change:
+            if not self._change.wait_for(lambda: version in self._kept, self._wait_seconds):
+                raise LookupError(f"update {version} is not served here; there are {sorted(self._kept)}")
+            for old in [kept for kept in self._kept if kept < version]:
+                del self._kept[old]
+            if name not in self._kept[version]:
+                raise LookupError(f"there is no array {name!r} here")
+            array = self._kept[version][name]
+        view = self._made(array).reshape(-1).view(np.uint8).data
+        return bytes(view[request["offset"] : request["offset"] + _CHUNK])
+
+    def _made(self, array: Any) -> np.ndarray:
+        if isinstance(array, np.ndarray):
+            return array
+        with self._making:
+            last, made = self._last_made
+            if made is None or last is not array:
+                made = np.asarray(array)
+                self._last_made = (array, made)
+            return made
+
+    def _release(self, payload: bytes) -> bytes:
         self._read(payload)
-        self._done.set()
+        self._released.set()
         return b""
 
     def _read(self, payload: bytes) -> dict[str, Any]:
-        asked = json.loads(payload)
-        if asked.get("token") != self._token:
+        request = json.loads(payload)
+        if request.get("token") != self._token:
             raise PermissionError("another run's token")
-        self._asked = time.monotonic()
-        return asked
-
-    def close(self, *, waits: bool) -> None:
-        """`waits`: until the chief has said that it needs no more leaves, or asks for none for a long while."""
-        self._asked = time.monotonic()
-        while waits and not self._done.wait(0.2) and time.monotonic() - self._asked < _SECONDS:
-            pass
-        self._server.close()
+        self._last_request = time.monotonic()
+        return request
 
 
 class ArrayClient:
-    """On the chief: the other processes' services."""
+    """Fetches the arrays that one other process serves.
 
-    def __init__(self, addresses: Sequence[str], token: str) -> None:
-        self._clients = {process: Client(address) for process, address in enumerate(addresses) if process}
-        self._token = token
+    Args:
+      client: of the `Server` that has the `ArrayServer`'s methods.
+      process: whose it is, for messages.
+      seconds: how long each chunk may take to come.
+    """
 
-    def fetch(self, process: int, generation: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """A leaf of that shape and dtype, as `process` kept it. Blocks.
+    def __init__(self, client: Client, process: int, *, token: str = "", seconds: float = _SECONDS) -> None:
+        self._client, self._process, self._token, self._seconds = client, process, token, seconds
+
+    def fetch(self, version: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array of that shape and dtype, as of that update. Blocks.
 
         Raises:
-          ConnectionLost: it does not come.
+          ConnectionLost: it does not come, or has another size.
         """
         found = np.empty(shape, dtype)
         view = found.reshape(-1).view(np.uint8).data
         for offset in range(0, len(view), _CHUNK):
-            asked = {"token": self._token, "name": name, "generation": generation, "offset": offset}
+            request = {"token": self._token, "version": version, "name": name, "offset": offset}
             try:
-                part = self._clients[process].call("leaf", json.dumps(asked).encode(), timeout=_SECONDS)
-                view[offset : offset + len(part)] = part
+                chunk = self._client.call("fetch", json.dumps(request).encode(), timeout=self._seconds)
             except CallError as e:
-                raise ConnectionLost(f"{name} could not be fetched from process {process}: {e}") from None
+                raise ConnectionLost(f"{name} could not be fetched from process {self._process}: {e}") from None
+            expected = min(_CHUNK, len(view) - offset)
+            if len(chunk) != expected:
+                raise ConnectionLost(
+                    f"{name} could not be fetched from process {self._process}: {len(chunk)} bytes came where "
+                    f"{expected} were expected"
+                )
+            view[offset : offset + expected] = chunk
         return found
 
-    def close(self) -> None:
-        """Tells the services that no more leaves are needed."""
-        for client in self._clients.values():
-            with contextlib.suppress(CallError):
-                client.call("done", json.dumps({"token": self._token}).encode(), timeout=5)
-            client.close()
+    def lazy(self, version: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> LazyArray:
+        """The same, fetched when it is asked for. Does not block."""
+        return LazyArray(shape, dtype, lambda: self.fetch(version, name, shape, dtype))
+
+    def release(self) -> None:
+        """Lets the server end: no more arrays are wanted. Blocks for a few seconds at most."""
+        with contextlib.suppress(CallError):
+            self._client.call("release", json.dumps({"token": self._token}).encode(), timeout=5)
 
 
 class ArrayExchange:
-    """One process's end: others keep leaves for the chief, who fetches them. Collective to open.
+    """One process's end: the others keep arrays for the chief, which fetches them. Collective to open.
 
     Args:
       host: where this process listens.
@@ -114,25 +171,35 @@ class ArrayExchange:
 
     def __init__(self, host: str, token: str, *, is_chief: bool, gather: Callable[[str, Any], list[Any]]) -> None:
         self.is_chief = is_chief
-        self._service = None if is_chief else ArrayServer(host, token)
-        port = self._service.port if self._service is not None else 0
-        addresses = gather("the address (leaves)", f"{host}:{port}")
-        self._remote = ArrayClient(addresses, token) if is_chief else None
+        self._arrays: ArrayServer | None = None
+        port = 0
+        if not is_chief:
+            self._arrays = ArrayServer(token, wait_seconds=_SECONDS)
+            self._server = Server(f"{host}:0", self._arrays.methods)
+            port = self._server.port
+        addresses = gather("the address (arrays)", f"{host}:{port}")
+        self._connect(addresses if is_chief else (), token)
 
-    def keep(self, generation: int, leaves: Mapping[str, np.ndarray]) -> None:
-        """Keeps leaves as of an update for the chief; nothing on the chief."""
-        if self._service is not None:
-            self._service.keep(generation, leaves)
+    def _connect(self, addresses: Sequence[str], token: str) -> None:
+        self._clients = {process: Client(address) for process, address in enumerate(addresses) if process}
+        self._remote = {process: ArrayClient(client, process, token=token) for process, client in self._clients.items()}
 
-    def leaf(self, process: int, generation: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> LazyArray:
-        """What `process` keeps, fetched when asked for; for the chief alone."""
-        remote = self._remote
-        assert remote is not None
-        return LazyArray(shape, dtype, lambda: remote.fetch(process, generation, name, shape, dtype))
+    def keep(self, version: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps arrays as of an update for the chief; nothing on the chief. Does not block."""
+        if self._arrays is not None:
+            self._arrays.keep(version, arrays)
+
+    def lazy(self, process: int, version: int, name: str, shape: tuple[int, ...], dtype: np.dtype) -> LazyArray:
+        """What `process` keeps, fetched when it is asked for; for the chief alone. Does not block."""
+        return self._remote[process].lazy(version, name, shape, dtype)
 
     def close(self, error: BaseException | None) -> None:
-        """Waits, where the run is well, until the chief needs nothing more."""
-        if self._remote is not None:
-            self._remote.close()
-        if self._service is not None:
-            self._service.close(waits=error is None or isinstance(error, Preempted))
+        """Blocks, where the run is well, until the chief needs nothing more."""
+        for remote in self._remote.values():
+            remote.release()
+        for client in self._clients.values():
+            client.close()
+        if self._arrays is not None:
+            if error is None or isinstance(error, Preempted):
+                self._arrays.wait_until_released()
+            self._server.close()

@@ -23,8 +23,8 @@ import numpy as np
 _MAGIC = b"jxd1"
 _PREFIX = struct.Struct("<4sIQ")
 _MAX_HEADER = 2**16
-_MAX_HELLO = 2**10
-_HELLO_SECONDS = 5.0
+_MAX_HANDSHAKE = 2**10
+_HANDSHAKE_SECONDS = 5.0
 _ALIGNMENT = 64  # XLA's CPU backend takes such a buffer over without copying it
 _WAITING = 64  # frames that may wait to be taken before the sender is slowed down
 
@@ -172,8 +172,12 @@ class ChannelListener:
         self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.port = self._listener.getsockname()[1]
 
-    def open(self, address: str, name: str, title: str, seconds: float) -> Channel:
-        """A channel to the door at `address` ('host:port'). `title` says there which one it is, `name` whose it is.
+    def open(self, address: str, name: str, label: str, seconds: float) -> Channel:
+        """A channel to the listener at `address` ('host:port'). Blocks until it listens.
+
+        Args:
+          name: of the other end, for messages.
+          label: which of the channels that it expects this one is.
 
         Raises:
           ChannelError: not within `seconds`.
@@ -184,8 +188,8 @@ class ChannelListener:
             try:
                 left = max(deadline - time.monotonic(), 0.1)
                 connection = socket.create_connection((host.strip("[]"), int(port)), left)
-                hello = json.dumps({"token": self._token, "title": title}).encode()
-                connection.sendall(_PREFIX.pack(_MAGIC, len(hello), 0) + hello)
+                handshake = json.dumps({"token": self._token, "label": label}).encode()
+                connection.sendall(_PREFIX.pack(_MAGIC, len(handshake), 0) + handshake)
                 return Channel(connection, name, self._max_bytes)
             except OSError as e:
                 if time.monotonic() > deadline:
@@ -193,7 +197,8 @@ class ChannelListener:
                 time.sleep(0.1)
 
     def accept(self, expected: Mapping[str, str], seconds: float) -> dict[str, Channel]:
-        """{title: channel} for every title of `expected`, whose values are the names of the other ends.
+        """{label: channel} for every label of `expected`, whose values are the names of the other ends. Blocks until
+        all have come; who makes no proper handshake is turned away.
 
         Raises:
           ChannelError: not all within `seconds`.
@@ -208,26 +213,26 @@ class ChannelListener:
                 self._listener.settimeout(left)
                 connection, _ = self._listener.accept()
             except TimeoutError:
-                absent = ", ".join(expected[title] for title in missing)
+                absent = ", ".join(expected[label] for label in missing)
                 raise ChannelError(f"no connection came from {absent} for {seconds:g} s") from None
             except OSError as e:
                 raise ChannelError(f"no connection could be taken: {e}") from None
-            title = self._title(connection, min(left, _HELLO_SECONDS))
-            if title in missing:
-                found[title] = Channel(connection, expected[title], self._max_bytes)
+            label = self._read_handshake(connection, min(left, _HANDSHAKE_SECONDS))
+            if label in missing:
+                found[label] = Channel(connection, expected[label], self._max_bytes)
             else:
                 connection.close()
         return found
 
-    def _title(self, connection: socket.socket, seconds: float) -> str:
-        """What the other end says that it is; '' for a stranger, or one that takes longer than `seconds`."""
+    def _read_handshake(self, connection: socket.socket, seconds: float) -> str:
+        """The label that the other end gives; '' from a stranger, or one that takes longer than `seconds`."""
         deadline = time.monotonic() + seconds
         try:
             magic, size, body = _PREFIX.unpack(_exactly(connection, _PREFIX.size, deadline))
-            if magic != _MAGIC or size > _MAX_HELLO or body:
+            if magic != _MAGIC or size > _MAX_HANDSHAKE or body:
                 return ""
-            hello = json.loads(_exactly(connection, size, deadline))
-            return hello["title"] if hello["token"] == self._token else ""
+            handshake = json.loads(_exactly(connection, size, deadline))
+            return handshake["label"] if handshake["token"] == self._token else ""
         except (OSError, ValueError, KeyError, TypeError, struct.error):
             return ""
 

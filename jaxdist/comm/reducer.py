@@ -2,7 +2,7 @@
 
     step that exchanges gradients      | gradients | statistics | metrics, stop |     one buffer, one round
     step that exchanges none           | metrics, stop |                              a channel of its own
-    gradients in shares                | vector | -> sum -> own share                 metrics, stop with what is not in shares
+    gradients in shares                | vector | -> sum -> own share
 
 Gradients, statistics, metrics and the flag that asks everybody to stop are fused (`fused.py`): each collective costs a
 round over the network, whatever its size.

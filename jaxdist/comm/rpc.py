@@ -65,7 +65,7 @@ class Client:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        # Back-off starts small: peers come up within seconds of each other.
+        # Back-off starts small: processes come up within seconds of each other.
         options = [*_OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
         self._channel = grpc.insecure_channel(address, options=options)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from jaxdist.config.defaults import all_knobs
-from jaxdist.errors import UsageError
 
 
 def describe() -> str:
@@ -17,7 +16,4 @@ def describe() -> str:
 
 
 if __name__ == "__main__":
-    try:
-        print(describe())
-    except (UsageError, BrokenPipeError):
-        pass
+    print(describe())

@@ -24,9 +24,7 @@ from jaxdist.train.setup import fingerprints, load_examples, make_task, total_ex
 _ASK_SECONDS = 0.5
 
 
-def evaluate_snapshots(
-    config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[Callback] = ()
-) -> int:
+def evaluate_snapshots(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[Callback] = ()) -> int:
     """Takes a consistent snapshot at each epoch's worth of examples, and tells the chief what it is worth.
 
     A snapshot is taken when the evaluation before it is done: a slow evaluator leaves epochs out, and says so. Returns

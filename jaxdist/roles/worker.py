@@ -73,9 +73,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
         return summary
 
 
-def _held_run_directory(
-    workdir: str, config: ConfigDict, cluster: Cluster
-) -> contextlib.AbstractContextManager[Any]:
+def _held_run_directory(workdir: str, config: ConfigDict, cluster: Cluster) -> contextlib.AbstractContextManager[Any]:
     """On the chief, which alone reads and writes it."""
     if not cluster.is_chief:
         return contextlib.nullcontext()
@@ -146,9 +144,7 @@ def _train(
         return loop.finish()
 
 
-def _context(
-    config: ConfigDict, cluster: Cluster, group: ProcessGroup, identity: Mapping[str, str]
-) -> dict[str, Any]:
+def _context(config: ConfigDict, cluster: Cluster, group: ProcessGroup, identity: Mapping[str, str]) -> dict[str, Any]:
     """Where strategies are built, as `BuildContext` takes it."""
     return {
         "global_batch_size": config.global_batch_size,

@@ -7,6 +7,7 @@ from jaxdist.state.position import Position as Position
 from jaxdist.state.position import Ranges as Ranges
 from jaxdist.state.train_state import TrainState as TrainState
 from jaxdist.state.train_state import arrays_of as arrays_of
+from jaxdist.state.train_state import state_of as state_of
 from jaxdist.state.tree import Tree as Tree
 from jaxdist.state.tree import flatten as flatten
 from jaxdist.state.tree import unflatten as unflatten

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 Select = Callable[[Any], Any]  # from an array to a part of it, e.g. `a[:3]`; for NumPy and JAX arrays alike
@@ -39,4 +38,6 @@ class LazyArray:
 
 def part_shape(leaf: Any, select: Select) -> tuple[int, ...]:
     """Of the part that `select` takes from such an array; takes nothing."""
+    import jax  # not above: `jaxdist.main` knows its cluster, and thus this module, before it may load JAX
+
     return tuple(jax.eval_shape(select, jax.ShapeDtypeStruct(leaf.shape, np.uint8)).shape)

@@ -17,7 +17,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdist.state.lazy_array import LazyArray, Select
@@ -54,6 +53,8 @@ class TrainState:
 
     def in_memory(self) -> TrainState:
         """The same with every leaf an array of this process."""
+        import jax  # not above: see `lazy_array.part_shape`
+
         arrays, own = jax.tree.map(np.asarray, (self.arrays(), self.strategy_state))
         return TrainState.of(arrays, self.updates, self.position, own)
 
@@ -85,7 +86,10 @@ def stored_arrays(state: TrainState) -> dict[str, Any]:
     return flatten(state.arrays()) | flatten({STRATEGY_STATE: state.strategy_state})
 
 
-def from_stored_arrays(leaves: Mapping[str, Any], updates: int, position: Position) -> TrainState:
-    """The inverse of `stored_arrays`; checkpoints of before there was a strategy state have none."""
+def state_of(leaves: Mapping[str, Any], progress: Mapping[str, Any]) -> TrainState:
+    """The inverse of `stored_arrays`, with a checkpoint's counts (updates, examples_seen, pending). Those of
+    before there was a strategy state have none."""
+    pending = tuple((start, stop) for start, stop in progress.get("pending", ()))  # absent in old ones
     trees = arrays_of(leaves)
-    return TrainState.of(trees, updates, position, trees.get(STRATEGY_STATE, {}))
+    position = Position(progress["examples_seen"], pending)
+    return TrainState.of(trees, progress["updates"], position, trees.get(STRATEGY_STATE, {}))

@@ -107,6 +107,6 @@ class Strategy(abc.ABC):
     def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:  # noqa: B027
         """Ends connections, telling others of `error` where they need to know; idempotent.
 
-        `run_goes_on`: under another strategy, once everything is applied and exported: what both share stays. Collective
-        then.
+        `run_goes_on`: under another strategy, once everything is applied and exported: what both share stays. Then it
+        is collective.
         """

@@ -15,7 +15,7 @@ class Positions(abc.ABC):
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields the positions of one step after the other: int64 [examples that this process must bring]. May block."""
+        """Yields the positions of one step after the other: int64 [examples this process must bring]. May block."""
 
     def close(self) -> None:  # noqa: B027 - most never wait
         """No more are wanted: the iteration must not go on waiting for some."""

@@ -2,9 +2,9 @@
 
     start ... logged logged evaluated saved ... phase_changed ... logged evaluated saved end
 
-Callbacks are called on the training thread of every process that has the moment: `logged` on all, `evaluated` and `saved`
-where evaluations and checkpoints are made. They must not exchange anything between processes. What one raises ends the
-run, as any other failure does.
+Callbacks are called on the training thread of every process that has the moment: `logged` on all, `evaluated` and
+`saved` where evaluations and checkpoints are made. They must not exchange anything between processes. What one raises
+ends the run, as any other failure does.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdist import data
-from jaxdist.strategies import Strategy
+from jaxdist.strategies.base import Strategy
 from jaxdist.train.metrics import Sums
 from jaxdist.train.setup import Examples
 

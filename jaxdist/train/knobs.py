@@ -13,7 +13,9 @@ KNOBS = (
     Knob("eval_every_epochs", 1.0, "between evaluations", above_zero),
     Knob("eval_batch_size", 0, "0 = global_batch_size", at_least_zero),
     Knob("log_every_steps", 50, "between train rows", above_zero),
-    Knob("early_stopping_patience", 0, "evaluations without a lower holdout loss before stopping; 0 = off", at_least_zero),
+    Knob(
+        "early_stopping_patience", 0, "evaluations without a lower holdout loss before stopping; 0 = off", at_least_zero
+    ),
 )
 
 

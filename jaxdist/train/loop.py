@@ -1,6 +1,6 @@
 """The training loop: steps, and what happens between them. Knows phases and their strategies, and no strategy's name.
 
-    phase 1: step step log evaluate step save ... | drain, save, next phase | phase 2: step ... | drain | evaluate, save, end
+phase 1: step step log evaluate step save ... | drain, save, next phase | phase 2: step ... | drain, evaluate, save
 """
 
 from __future__ import annotations

@@ -163,10 +163,10 @@ class Phases:
             momentum_ramp=ramp,
             **self._context,
         )
-        if before < number and self._group.is_chief and self._changes_pace(before, number):  # the servers have its state
-            canonical = momentum.handed_over(
-                canonical, self._settings["momentum_handover"], self._group.num_processes
-            )
+        if (
+            before < number and self._group.is_chief and self._changes_pace(before, number)
+        ):  # the servers have its state
+            canonical = momentum.handed_over(canonical, self._settings["momentum_handover"], self._group.num_processes)
         stored, self._stored = self._stored, None
         if stored is not None and before == number:
             strategy.load_state_dict(stored.strategy)
@@ -371,7 +371,9 @@ def _own_strategy_state(canonical: TrainState, name: str) -> TrainState:
     """Without what other strategies than `name` have kept; the log says what is dropped."""
     foreign = sorted(set(canonical.strategy_state) - {name})
     for owner in foreign:
-        logging.warning("What %s has kept besides the model (strategy_state) means nothing to %s: dropped.", owner, name)
+        logging.warning(
+            "What %s has kept besides the model (strategy_state) means nothing to %s: dropped.", owner, name
+        )
     if not foreign:
         return canonical
     kept = {owner: tree for owner, tree in canonical.strategy_state.items() if owner == name}

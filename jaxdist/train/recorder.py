@@ -105,6 +105,6 @@ class Recorder:
 
 
 def own_numbers(arrays: Mapping[str, Any]) -> list[Any]:
-    """Of this process: peak memory, programs compiled, bytes of parameters and of the optimizer's state on its devices."""
+    """Of this process: peak memory, programs compiled, bytes of parameters and of optimizer state on its devices."""
     held = [memory_use.bytes_here(arrays.get(tree, {})) for tree in ("params", "opt_state")]
     return [memory_use.peak_bytes(), compilation.counts()["compiled"], *held]

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from jaxdist.comm.security import OPEN, Security
-from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.errors import PeerError
 from jaxdist.optim import momentum
 from jaxdist.parallel.flat_layout import pack, unpack
 from jaxdist.ps import (
@@ -34,13 +34,14 @@ from jaxdist.ps import (
     Refused,
     largest_staleness,
 )
+from jaxdist.ps.reservation import ending
 from jaxdist.state import Position, TrainState, Tree, flatten
 from jaxdist.state import unflatten as unflatten_tree
 from jaxdist.state.position import indices
 from jaxdist.strategies.base import Strategy
-from jaxdist.strategies.positions import Positions
-from jaxdist.strategies.parameter_server.report import WorkerReport
 from jaxdist.strategies.parameter_server.flat_model import FlatModel
+from jaxdist.strategies.parameter_server.report import WorkerReport
+from jaxdist.strategies.positions import Positions
 from jaxdist.task import Batch, Metrics, Task
 
 

@@ -1,4 +1,4 @@
-"""How the stages of several processes find each other, and what all of them say to all."""
+"""How the stages of several processes find and connect to each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StageConnector:
     """Opens the channels between stages of different processes. Collective where it says so.
 
     Args:
-      name: of what is being built; its messages are told from others' by it.
+      name: of what is being built; makes the names of its gathers unique.
       seconds: how long a neighbour may be silent; `connect_seconds`: how long it may take to come.
     """
 
@@ -31,23 +31,24 @@ class StageConnector:
         self._seconds, self._connect = seconds, connect_seconds
         self.host = group.host
         self.token = self.gather("token", uuid.uuid4().hex if process_id == 0 else "")[0]
-        self._door = ChannelListener(self.token, _MAX_BYTES, group.host)
-        self._doors = self.gather_addresses("door", self._door.port)
+        self._listener = ChannelListener(self.token, _MAX_BYTES, group.host)
+        self._listeners = self.gather_addresses("channels", self._listener.port)
         self._channels: list[Any] = []
 
     def gather(self, what: str, value: Any) -> list[Any]:
-        """Collective: every process's value."""
+        """Collective: every process's value. Blocks until all have come."""
         return self._group.gather(f"{what} of {self._name}", value)
 
     def gather_addresses(self, what: str, port: int) -> list[str]:
-        """Collective: every process's 'host:port'."""
+        """Collective: every process's 'host:port'. Blocks until all have come."""
         return self.gather(f"the address ({what})", f"{self.host}:{port}")
 
     def open(
         self, wanted: Sequence[tuple[tuple[int, int], tuple[int, int], int, jax.Device]]
     ) -> dict[tuple[tuple[int, int], tuple[int, int]], RemoteLink]:
         """{(own, other): link} for (own (replica, stage), other (replica, stage), other's process, own device) as
-        wanted; the other side must want the same. The later stage's process knocks at the earlier's door.
+        wanted; the other side must want the same. The later stage's process opens the channel, at the earlier one's
+        listener. Blocks until all are open.
 
         Raises:
           ConnectionLost: one did not come in time.
@@ -56,16 +57,17 @@ class StageConnector:
         expected: dict[str, tuple[Any, ...]] = {}
         try:
             for own, other, process, device in wanted:
-                title = f"{min(own, other)}"
+                label = f"{min(own, other)}"
                 who = f"process {process} (stage {other[1]}, replica {other[0]})"
                 if own > other:
-                    channel = self._door.open(self._doors[process], who, title, self._connect)
+                    channel = self._listener.open(self._listeners[process], who, label, self._connect)
                     self._channels.append(channel)
                     found[own, other] = RemoteLink(channel, device, self._seconds)
                 else:
-                    expected[title] = (own, other, device, who)
-            for title, channel in self._door.accept({t: e[3] for t, e in expected.items()}, self._connect).items():
-                own, other, device, _ = expected[title]
+                    expected[label] = (own, other, device, who)
+            names = {label: ends[3] for label, ends in expected.items()}
+            for label, channel in self._listener.accept(names, self._connect).items():
+                own, other, device, _ = expected[label]
                 self._channels.append(channel)
                 found[own, other] = RemoteLink(channel, device, self._seconds)
         except ChannelError as e:
@@ -75,4 +77,4 @@ class StageConnector:
     def close(self) -> None:
         for channel in self._channels:
             channel.close()
-        self._door.close()
+        self._listener.close()

@@ -85,4 +85,4 @@ class RemoteLink(Link):
             raise ConnectionLost(str(e)) from None
 
     def fail(self, error: BaseException) -> None:
-        pass  # the watch tells the others
+        pass  # the watchdog tells the others

@@ -18,7 +18,7 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,7 +52,9 @@ class PipelineState:
 
     @property
     def arrays(self) -> Tree:
-        return {name: {str(i): worker[name] for i, worker in enumerate(self.workers)} for name in ("params", "opt_state")}
+        return {
+            name: {str(i): worker[name] for i, worker in enumerate(self.workers)} for name in ("params", "opt_state")
+        }
 
 
 class _Late:
@@ -232,7 +234,7 @@ class Pipeline(Strategy):
             for place in self._places:
                 if place.replica == 0 and place.process != 0:
                     for name, what in self._described(place.stage).items():
-                        own[name] = self._exchange.leaf(place.process, state.updates, name, *what)
+                        own[name] = self._exchange.lazy(place.process, state.updates, name, *what)
         return TrainState.of(arrays_of(own), state.updates, state.position)
 
     def _described(self, stage: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -264,7 +266,9 @@ class Pipeline(Strategy):
         """Blocks until this process's stages are done, but for the update."""
         jobs: list[Future[Step]] = [
             thread.submit(worker.train, arrays, microbatches, state.updates, stop)
-            for thread, worker, arrays, microbatches in zip(self._threads, self._workers, state.workers, batch, strict=True)
+            for thread, worker, arrays, microbatches in zip(
+                self._threads, self._workers, state.workers, batch, strict=True
+            )
         ]
         steps = _results(jobs)
         rate = np.asarray(self.task.learning_rate(state.position.seen), self.task.dtype)

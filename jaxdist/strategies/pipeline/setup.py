@@ -126,9 +126,7 @@ def _examples(settings: Settings, global_batch_size: int, replicas: int) -> int:
     return global_batch_size // (settings["num_microbatches"] * replicas)
 
 
-def _plan(
-    settings: Settings, costs: Sequence[blocks.BlockCost], balance: Sequence[int], stages: int
-) -> balancing.Plan:
+def _plan(settings: Settings, costs: Sequence[blocks.BlockCost], balance: Sequence[int], stages: int) -> balancing.Plan:
     return balancing.plan(
         costs,
         balance=balance,

@@ -8,8 +8,8 @@ from typing import Any
 from jaxdist.comm.array_server import ArrayExchange
 from jaxdist.state import TrainState, Tree
 from jaxdist.strategies.data_parallel.allreduce import AllReduce
-from jaxdist.strategies.sharded.export import export_arrays
 from jaxdist.strategies.placed_state import PlacedState
+from jaxdist.strategies.sharded.export import export_arrays
 from jaxdist.task import Task
 
 

@@ -1,4 +1,4 @@
-"""From arrays in shards over processes to arrays in host memory, or leaves that are put together when asked for."""
+"""From arrays in shards over processes to arrays in host memory, or lazy arrays that are put together on demand."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxdist.parallel.local_box import Box
 from jaxdist.state import LazyArray, Tree, arrays_of, flatten
 
 
-def export_arrays(arrays: Tree, generation: int, exchange: ArrayExchange | None) -> Tree:
+def export_arrays(arrays: Tree, version: int, exchange: ArrayExchange | None) -> Tree:
     """The same tree on the host, safe from later steps.
 
-    Where an array has shards on several processes, each keeps its own for the chief, under `generation`; the chief has
-    leaves that fetch them, the others the shape alone. Collective.
+    Where an array has shards on several processes, each keeps its own for the chief, as of update `version`; the
+    chief has lazy arrays that fetch them, the others the shape alone. Collective.
     """
     kept: dict[str, np.ndarray] = {}
     found: dict[str, Any] = {}
@@ -32,10 +32,10 @@ def export_arrays(arrays: Tree, generation: int, exchange: ArrayExchange | None)
             own = {s.device.id: np.array(s.data) for s in array.addressable_shards if s.replica_id == 0}
             kept |= {f"{path}@{device}": data for device, data in own.items()}
             assert exchange is not None
-            make = _maker(path, array, own, generation, exchange) if exchange.is_chief else _not_here
+            make = _maker(path, array, own, version, exchange) if exchange.is_chief else _not_here
             found[path] = LazyArray(tuple(array.shape), np.dtype(array.dtype), make)
     if exchange is not None:
-        exchange.keep(generation, kept)
+        exchange.keep(version, kept)
     return arrays_of(found)
 
 
@@ -44,7 +44,7 @@ def _not_here() -> np.ndarray:
 
 
 def _maker(
-    path: str, array: jax.Array, own: dict[int, np.ndarray], generation: int, exchange: ArrayExchange
+    path: str, array: jax.Array, own: dict[int, np.ndarray], version: int, exchange: ArrayExchange
 ) -> Callable[[], np.ndarray]:
     """What puts the array together on the chief. Holds no device array."""
     shape, dtype = tuple(array.shape), np.dtype(array.dtype)
@@ -56,7 +56,7 @@ def _maker(
         data: Any = own.get(device.id)
         if data is None:
             name = f"{path}@{device.id}"
-            data = exchange.leaf(device.process_index, generation, name, box.shape, dtype)
+            data = exchange.lazy(device.process_index, version, name, box.shape, dtype)
         parts.append((box.index, data))
 
     def make() -> np.ndarray:

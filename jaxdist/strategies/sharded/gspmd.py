@@ -29,8 +29,8 @@ from jaxdist.parallel.partition_rules import Partition
 from jaxdist.state import TrainState, Tree, arrays_of, flatten
 from jaxdist.strategies.data_parallel.allreduce import AllReduceReport
 from jaxdist.strategies.sharded.divided_state import DividedState
-from jaxdist.task.update import update
 from jaxdist.task import Batch, Metrics, Task
+from jaxdist.task.update import update
 
 
 class MeshReport(AllReduceReport):
@@ -106,7 +106,6 @@ class ModelParallel(DividedState):
         for axis in self._mesh.axis_names:
             add = jax.shard_map(partial(jax.lax.psum, axis_name=axis), mesh=self._mesh, in_specs=P(), out_specs=P())
             jax.block_until_ready(jax.jit(add)(np.zeros((), np.float32)))
-
 
 
 def _at(index: tuple[slice, ...], array: Any) -> Any:

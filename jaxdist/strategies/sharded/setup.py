@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,7 +25,11 @@ from jaxdist.strategies.spec import BuildContext, Resources, Settings
 from jaxdist.task import Task
 
 FAMILY = "family"  # the model's own rules
-STRATEGIES: dict[str, type[AllReduce]] = {"none": ModelParallel, "fsdp": FullySharded, "zero1": ShardedOptimizer}
+STRATEGIES: dict[str, Callable[..., AllReduce]] = {
+    "none": ModelParallel,
+    "fsdp": FullySharded,
+    "zero1": ShardedOptimizer,
+}
 _REMEDY = "A larger mesh, strategy.shard_params='fsdp' or smaller batches need less."
 
 

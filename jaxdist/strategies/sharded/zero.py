@@ -1,11 +1,11 @@
 """Data parallelism whose state is divided among the devices (ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054).
 
-    fsdp (stage 3)   each block    all-gather parameters - forward         ... and once more before its backward pass
-                     each block    backward - all-reduce gradients, keep the own share
-                     at the end    ONE fused all-reduce (small tensors, statistics, metrics) - update of the own share
+fsdp (stage 3)   each block    all-gather parameters - forward         ... and once more before its backward pass
+                 each block    backward - all-reduce gradients, keep the own share
+                 at the end    ONE fused all-reduce (small tensors, statistics, metrics) - update of the own share
 
-    zero1 (stage 1)  as `allreduce`, ONE fused all-reduce of everything; update of the own share with the own part of
-                     the optimizer's state; ONE all-gather of the new parameters
+zero1 (stage 1)  as `allreduce`, ONE fused all-reduce of everything; update of the own share with the own part of
+                 the optimizer's state; ONE all-gather of the new parameters
 """
 
 from __future__ import annotations
@@ -225,7 +225,8 @@ class ShardedOptimizer(ShardedState):
     def _shares(self, tree: Tree) -> Tree:
         stored = self._layout.store(tree)
         return {
-            block: {SHARDED: jax.tree.map(self._reducer.own_share, own[SHARDED]), WHOLE: own[WHOLE]} for block, own in stored.items()
+            block: {SHARDED: jax.tree.map(self._reducer.own_share, own[SHARDED]), WHOLE: own[WHOLE]}
+            for block, own in stored.items()
         }
 
     def _gathered(self, stored: Tree) -> Tree:

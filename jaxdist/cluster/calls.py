@@ -1,0 +1,67 @@
+"""Calls to the service of process 0: JSON both ways, and refusals that carry the exit code they are worth."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from jaxdist.comm.rpc import CallError, Client
+from jaxdist.errors import PeerError, Preempted
+
+HEARTBEAT_SECONDS = 0.5  # what process 0 has to say reaches everybody within two of them
+
+
+def refusal(text: str, code: int) -> ValueError:
+    """What a caller gets in place of a reply: the text, and the exit code it is worth."""
+    return ValueError(json.dumps({"text": text, "code": code}))
+
+
+class CoordinatorClient:
+    """This process's calls to the service of process 0. Thread-safe.
+
+    Attributes:
+      token: tells this process from another one that was started with the same id.
+      rpc: for calls whose failures mean something else than in `ask`.
+    """
+
+    def __init__(self, address: str, process_id: int) -> None:
+        self.address, self.process_id = address, process_id
+        self.token = uuid.uuid4().hex
+        self.rpc = Client(address)
+
+    @property
+    def is_chief(self) -> bool:
+        return self.process_id == 0
+
+    def ask(self, name: str, timeout: float, /, **request: Any) -> Any:
+        """The reply to a request in this process's name. Blocks for `timeout` seconds at most.
+
+        Raises:
+          PeerError: process 0 gives no answer, or refuses.
+          Preempted: it refuses, because it was stopped after saving.
+        """
+        try:
+            reply = self.rpc.call(name, self.payload(**request), timeout=timeout)
+        except CallError as e:
+            if e.late or e.lost:
+                raise self.lost(name) from None
+            text, code = self.refused(e)
+            raise (Preempted if code == 75 else PeerError)(text) from None
+        return json.loads(reply) if reply else None
+
+    def payload(self, **request: Any) -> bytes:
+        return json.dumps({"process": self.process_id, **request}).encode()
+
+    def lost(self, name: str) -> PeerError:
+        """What it means that a call is not answered."""
+        return PeerError(f"process 0 was lost: no answer from {self.address} to {name!r}")
+
+    @staticmethod
+    def refused(error: CallError) -> tuple[str, int]:
+        """(text, exit code) of a `refusal`."""
+        refused = json.loads(str(error))
+        return refused["text"], refused["code"]
+
+    def close(self) -> None:
+        self.rpc.close()

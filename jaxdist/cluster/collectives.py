@@ -1,0 +1,79 @@
+"""JAX's runtime for collectives between processes: started, connected, ended. Arrays on devices do not outlive it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxdist.cluster.detect import Cluster
+
+
+def start(cluster: Cluster, settings: Mapping[str, Any], from_chief: Callable[[str], str]) -> None:
+    """Collective: JAX sees all processes' devices from now on. Blocks until all have come.
+
+    Args:
+      settings: `config.cluster`.
+      from_chief: collective: process 0's text, on all.
+    """
+    import jax
+    from jax.extend.backend import clear_backends
+
+    clear_backends()  # those of this process alone, where it has used some
+    host = cluster.coordinator_address.rpartition(":")[0]
+    address = from_chief(f"{host}:{_free_port()}" if cluster.is_chief else "")
+    # Two things of JAX's that would race with ours: its own SIGTERM handler, and its heartbeats, which abort the
+    # process without a name for what went wrong. They stay as the last resort.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        address,
+        cluster.num_processes,
+        cluster.process_id,
+        initialization_timeout=int(settings["connect_timeout_seconds"]),
+        heartbeat_timeout_seconds=int(max(100, 3 * settings["timeout_seconds"])),
+    )
+    connect_devices()
+
+
+def connect_devices() -> None:
+    """Collective: one tiny sum over all devices, while all processes are at the same place. Blocks for it.
+
+    The first collective over a set of devices connects them, and gloo's members wait 30 seconds for each other, which
+    no setting changes. Processes that compile their first step may be further apart than that.
+    """
+    import jax
+    from jax.sharding import AxisType, NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    mesh = jax.make_mesh((jax.device_count(),), ("all",), axis_types=(AxisType.Auto,))
+    ones = jax.make_array_from_callback((mesh.size,), NamedSharding(mesh, P("all")), lambda index: np.ones(1, np.int32))
+    total = jax.shard_map(lambda x: jax.lax.psum(x, "all"), mesh=mesh, in_specs=P("all"), out_specs=P())
+    jax.block_until_ready(jax.jit(total)(ones))
+
+
+def stop() -> None:
+    """Collective: JAX sees this process's devices alone from now on. Blocks until all have come.
+
+    `jax.process_count()` stays what it was on the processes other than 0: ask `Cluster` for it.
+    """
+    import jax
+    from jax.extend.backend import clear_backends
+
+    jax.distributed.shutdown()
+    clear_backends()
+
+
+def stop_at_the_end() -> None:
+    """Collective: ends the runtime, where it was started, as the last thing that a process does with JAX."""
+    import jax
+
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]

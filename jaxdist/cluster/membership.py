@@ -1,0 +1,96 @@
+"""Who belongs to the run and in which state it is, as process 0 knows it: what the parts of its service share.
+
+fate-sharing on     phase -1      a process that fails or is lost ends the run; another one with its id is refused
+fate-sharing off    phase >= 0    a process that fails or is lost is missed by nobody; started again, it comes in,
+                                  asks which phase is under way, and takes part in it
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+from jaxdist.cluster.calls import refusal
+from jaxdist.comm.rpc import Method
+
+
+class Membership:
+    """The shared state of the service. Read and written while holding `change`, which is notified of every change.
+
+    Attributes:
+      failure, code: why the run ends, and the exit code it is worth; '' while it is well.
+      left: processes whose disappearance means nothing.
+      tokens: process -> the token with which it first came.
+      started: everybody has met once; from then on a stranger is refused alone.
+      phase: that is under way while fate-sharing is off, for processes that are started again; -1: it is on.
+    """
+
+    def __init__(self, num_processes: int) -> None:
+        self.num_processes = num_processes
+        self.change = threading.Condition()
+        self.failure = ""
+        self.code = 1
+        self.left: set[int] = set()
+        self.tokens: dict[int, str] = {}
+        self.started = False
+        self.phase = -1
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        return {"fail": self._fail, "leave": self._leave, "phase": self._phase_under_way}
+
+    def admit(self, process: int, token: str) -> str:
+        """What is wrong with a process that comes with that id and token; '' for nothing. Hold `change`."""
+        if not 0 <= process < self.num_processes:
+            return f"a process has the id {process}, but ids run from 0 to {self.num_processes - 1}"
+        if self.tokens.setdefault(process, token) != token:
+            if self.phase >= 0 and process in self.left:  # started again while fate-sharing is off
+                self.tokens[process] = token
+            else:
+                return f"two processes were started with --process_id={process}"
+        return ""
+
+    def set_failure(self, text: str, code: int = 1) -> None:
+        """The run ends for this reason, unless it already does for another. Hold `change`."""
+        if not self.failure:
+            self.failure, self.code = text, code
+        self.change.notify_all()
+
+    def raise_failure(self) -> None:
+        """Refuses a caller once the run has failed. Hold `change`."""
+        if self.failure:
+            raise refusal(self.failure, self.code)
+
+    def announce_phase(self, phase: int) -> None:
+        """What processes that are started again are answered; -1: fate-sharing is on, there is no coming back."""
+        with self.change:
+            self.phase = phase
+            if phase >= 0:  # all have met for it; what becomes of one of them is its own affair now
+                self.left, self.failure = set(range(self.num_processes)), ""
+
+    def wait_until_all_left(self, seconds: float) -> None:
+        """Blocks for `seconds` at most, and not after a failure."""
+        deadline = time.monotonic() + seconds
+        with self.change:
+            while len(self.left) < self.num_processes and not self.failure and time.monotonic() < deadline:
+                self.change.wait(0.2)
+
+    def _fail(self, payload: bytes) -> bytes:
+        request = json.loads(payload)
+        process = request["process"]
+        with self.change:
+            self.left.add(process)
+            if self.phase < 0 or process == 0:  # else fate-sharing is off
+                self.set_failure(f"process {process} failed: {request['text']}", request["code"])
+        return b""
+
+    def _leave(self, payload: bytes) -> bytes:
+        with self.change:
+            self.left.add(json.loads(payload)["process"])
+            self.change.notify_all()
+        return b""
+
+    def _phase_under_way(self, payload: bytes) -> bytes:
+        with self.change:
+            return json.dumps(self.phase).encode()
