@@ -1,64 +1,33 @@
-"""Model families: each a function that returns a chain of named Flax blocks."""
+"""Models as chains of named Flax blocks. Importing this room imports no flax: its names are loaded when asked for."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxdist.models import cnn, densenet, resnet
-from jaxdist.models.chain import PARAMS as PARAMS
-from jaxdist.models.chain import STATS as STATS
-from jaxdist.models.chain import Chain as Chain
-from jaxdist.models.context import Context as Context
-from jaxdist.models.layers import BatchNorm as BatchNorm
-from jaxdist.models.layers import Dropout as Dropout
+from jaxdist.models.families import FAMILIES as FAMILIES
+from jaxdist.models.families import build as build
 
-FAMILIES: dict[str, Callable[..., Sequence[tuple[str, Any]]]] = {
-    "cnn": cnn.build,
-    "resnet": resnet.build,
-    "densenet": densenet.build,
+if TYPE_CHECKING:
+    from jaxdist.models.chain import PARAMS as PARAMS
+    from jaxdist.models.chain import STATS as STATS
+    from jaxdist.models.chain import Chain as Chain
+    from jaxdist.models.context import Context as Context
+    from jaxdist.models.layers import BatchNorm as BatchNorm
+    from jaxdist.models.layers import Dropout as Dropout
+
+_WHERE = {
+    "PARAMS": "chain",
+    "STATS": "chain",
+    "Chain": "chain",
+    "Context": "context",
+    "BatchNorm": "layers",
+    "Dropout": "layers",
 }
 
 
-def build(
-    name: str,
-    *,
-    input_shape: tuple[int, ...],
-    num_classes: int,
-    settings: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> Chain:
-    """Builds a model.
-
-    Args:
-      name: a family of `FAMILIES`, or 'package.module:function' for a function `f(num_classes, **options)` of the
-        user's that returns [(block name, Flax module called as `module(x, context)`), ...]; its module may have
-        a function `partition_rules(**options)`, which gives the rules that `Chain` takes.
-      input_shape: shape of one example.
-      settings: values a family may ask for by name (depth, growth_rate, ...); those it does not know are left out.
-      options: keyword arguments passed on as they are, to families too.
-
-    Raises:
-      ValueError: unknown name, or the family refuses the values.
-    """
-    if ":" in name:
-        module, _, function = name.partition(":")
-        try:
-            family = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as e:
-            raise ValueError(f"model.name={name!r} cannot be imported: {e}.") from e
-        arguments = dict(options)
-    else:
-        family = FAMILIES[name]
-        known = inspect.signature(family).parameters
-        arguments = {k: v for k, v in settings.items() if k in known} | dict(options)
-    try:
-        blocks = family(num_classes, **arguments)
-    except TypeError as e:
-        raise ValueError(f"model.name={name!r} does not accept these options: {e}.") from e
-    where = sys.modules[name.partition(":")[0] if ":" in name else family.__module__]
-    rules = getattr(where, "partition_rules", lambda **_: ())
-    return Chain(tuple(blocks), tuple(input_shape), tuple(rules(**arguments)))
+def __getattr__(name: str) -> Any:
+    """PEP 562: a public name, from the module that it is in."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

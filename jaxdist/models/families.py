@@ -1,0 +1,52 @@
+"""The model families there are: a name and a 'module:function' each. Imports no flax until a model is built."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from jaxdist.dotted import asked_for, function_of
+
+if TYPE_CHECKING:
+    from jaxdist.models.chain import Chain
+
+FAMILIES: dict[str, str] = {
+    "cnn": "jaxdist.models.cnn:build",
+    "resnet": "jaxdist.models.resnet:build",
+    "densenet": "jaxdist.models.densenet:build",
+}
+
+
+def build(
+    name: str,
+    *,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Chain:
+    """Builds a model.
+
+    Args:
+      name: a family of `FAMILIES`, or 'package.module:function' for a function `f(num_classes, **options)` of the
+        user's that returns [(block name, Flax module called as `module(x, context)`), ...]; its module may have
+        a function `partition_rules(**options)`, which gives the rules that `Chain` takes.
+      input_shape: shape of one example.
+      settings: values a family may ask for by name (depth, growth_rate, ...); those it does not know are left out.
+      options: keyword arguments passed on as they are, to families too.
+
+    Raises:
+      ValueError: unknown name, or the family refuses the values.
+    """
+    from jaxdist.models.chain import Chain
+
+    where = FAMILIES.get(name, name)
+    family = function_of(where, "model.name")
+    arguments = (asked_for(family, settings) if name in FAMILIES else {}) | dict(options)
+    try:
+        blocks = family(num_classes, **arguments)
+    except TypeError as e:
+        raise ValueError(f"model.name={name!r} does not accept these options: {e}.") from e
+    rules = getattr(sys.modules[where.partition(":")[0]], "partition_rules", lambda **_: ())
+    return Chain(tuple(blocks), tuple(input_shape), tuple(rules(**arguments)))
