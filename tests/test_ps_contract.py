@@ -39,6 +39,7 @@ from jaxdist.ps import (
 )
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.claims import ClaimTable
+from jaxdist.ps.layout_header import layout_from_header, layout_header
 from jaxdist.ps.rpc import SERVICE, Lost, Stub
 from jaxdist.ps.shard import check_elementwise
 from jaxdist.ps.staleness import StalenessController, further_steps
@@ -113,8 +114,8 @@ class Servers:
 
 def buffers(client: Client, gradient: float, stats: float = 0.0) -> list[np.ndarray]:
     made = []
-    for piece in client.pieces:
-        parts = np.full(piece.num_params, gradient, np.float32), np.full(piece.num_stats, stats, np.float32)
+    for shard in client.flat_shards:
+        parts = np.full(shard.num_params, gradient, np.float32), np.full(shard.num_stats, stats, np.float32)
         made.append(np.concatenate(parts))
     return made
 
@@ -126,7 +127,7 @@ def push(client: Client, gradient: float = 1.0, version: int = 0, ahead: int = 0
 
 
 def values(pulled, client) -> np.ndarray:
-    return np.concatenate([p[: piece.num_params] for p, piece in zip(pulled.pieces, client.pieces, strict=True)])
+    return np.concatenate([p[: shard.num_params] for p, shard in zip(pulled.buffers, client.flat_shards, strict=True)])
 
 
 # The wire.
@@ -172,23 +173,23 @@ def test_stubs_match_the_proto(tmp_path):
 def test_servers_hold_equal_shares_and_everything_once(tensors, count):
     params = {f"{i}/{group}": struct(n) for i, (n, group) in enumerate(tensors)}
     layout = Layout.of(params, {})
-    pieces = [layout.piece(i, count) for i in range(count)]
-    sizes = [p.num_params for p in pieces]
+    shards = [layout.shard(i, count) for i in range(count)]
+    sizes = [p.num_params for p in shards]
     assert sum(sizes) == layout.num_params and max(sizes) - min(sizes) <= 1
-    assert all(sum(p.groups.values()) == p.num_params for p in pieces)
+    assert all(sum(p.groups.values()) == p.num_params for p in shards)
     vector = np.arange(layout.num_params)
     named = unpack(layout.params, vector)
     np.testing.assert_array_equal(pack(layout.params, named), vector)
     groups = np.concatenate([[t.group] * t.size for t in layout.params if t.size] or [[]])
-    for piece in pieces:
-        for group, part in piece.split(vector[piece.params]).items():
+    for shard in shards:
+        for group, part in shard.split(vector[shard.params]).items():
             assert set(groups[part]) == {group}
-    assert Layout.from_header(layout.header) == layout
+    assert layout_from_header(layout_header(layout)) == layout
 
 
 def test_a_tensor_larger_than_a_share_is_split():
     layout = Layout.of({"big/kernel": struct(1000), "small/bias": struct(2)}, {})
-    assert [layout.piece(i, 3).num_params for i in range(3)] == [334, 334, 334]
+    assert [layout.shard(i, 3).num_params for i in range(3)] == [334, 334, 334]
 
 
 def test_only_elementwise_rules_are_served():
@@ -474,14 +475,14 @@ def test_the_beginning_may_be_sent_again_at_any_time(tmp_path):
         (client,) = servers.begin()
         settings = client.join()
         push(client, 1.0, 0)
-        request = pb.BeginRequest(run=client.caller.run, header=LAYOUT.header, facts='{"optim.name": "sgd"}')
+        request = pb.BeginRequest(run=client.caller.run, header=layout_header(LAYOUT), facts='{"optim.name": "sgd"}')
         request.settings = json.dumps(settings)
         for ready in (False, True):
             request.ready = ready
             for server in range(2):
                 client._call(server, "Begin", request)
-        for server, piece in enumerate(client.pieces):
-            data = np.full(piece.num_params, 7.0, np.float32).view(np.uint8)
+        for server, shard in enumerate(client.flat_shards):
+            data = np.full(shard.num_params, 7.0, np.float32).view(np.uint8)
             load = pb.LoadRequest(run=client.caller.run, what="params", total=len(data), checksum=wire.checksum(data))
             client._call(server, "Load", load, data)
         pulled = push(client, 1.0, 1)
@@ -588,7 +589,7 @@ def test_a_wrong_push_names_the_tensor_and_both_shapes(tmp_path):
         ):
             stats = {"a/mean": struct(5, dtype=np.float64 if "a/bias" in change else np.float32)}
             other = Layout.of(PARAMS | change, stats)
-            request = pb.PushRequest(caller=client.caller, header=other.header, claim=1)
+            request = pb.PushRequest(caller=client.caller, header=layout_header(other), claim=1)
             with pytest.raises(Refused, match=words):
                 Stub(servers.addresses[0]).call("Push", request, b"1234", timeout=5)
         with pytest.raises(UsageError, match="a/kernel"):
@@ -717,7 +718,7 @@ def test_momentum_is_cut_before_an_update(tmp_path):
     with Servers(tmp_path, momentum=0.5) as servers:
         (client,) = servers.begin()
         cuts = enumerate((0.0, 0.0, 0.5, 1.0))
-        found = [push(client, version=k, learning_rate=1.0, momentum_cut=cut).pieces[0][0] for k, cut in cuts]
+        found = [push(client, version=k, learning_rate=1.0, momentum_cut=cut).buffers[0][0] for k, cut in cuts]
     # v = 1; 0.5 + 1; 0.5 * 0.5 * 1.5 + 1; 1
     assert np.allclose(-np.diff([0.0, *found]), [1.0, 1.5, 1.375, 1.0])
 
@@ -765,7 +766,7 @@ def test_ten_thousand_bad_frames_leave_the_server_serving(tmp_path):
             # One flipped bit can make a push into a well-formed Claim, Leave, Close or End of the same run.
             names = [n for n in calls if n not in ("Claim", "Leave", "Close", "End")]
             good = [wire.encode(r, p) for r, p in client._chunks(client.caller, 0, 12345, buffers(client, 1.0)[0])]
-            good.append(pb.JoinRequest(worker=5, facts="{}", header=LAYOUT.header).SerializeToString())
+            good.append(pb.JoinRequest(worker=5, facts="{}", header=layout_header(LAYOUT)).SerializeToString())
             good.append(pb.PullRequest(caller=client.caller).SerializeToString())
             waiting = []
             for i in range(10_000):
@@ -810,7 +811,7 @@ def test_a_model_of_many_chunks(tmp_path):
         client.begin(settings | {"examples_seen": 0, "pending": ()}, values)
         client.join()
         pulled = push(client, 2.0)
-        np.testing.assert_array_equal(np.concatenate(pulled.pieces), start - 2)
+        np.testing.assert_array_equal(np.concatenate(pulled.buffers), start - 2)
         held = client.read_one_version(lambda held: held.vector("params", np.dtype(np.float32)))
         np.testing.assert_array_equal(held, start - 2)
 
@@ -833,12 +834,12 @@ def test_a_gradient_that_is_not_finite_is_passed_over(tmp_path):
 def test_statistics_are_merged_by_staleness(tmp_path):
     with Servers(tmp_path) as servers:
         (client,) = servers.begin()
-        piece = client.pieces[0]
+        shard = client.flat_shards[0]
         for version, expected in ((0, 8.0), (0, 8.0)):  # fresh: as written; one version late: half of the way
             claim = client.claim()
             commit = {"pulled_version": version, "learning_rate": 0.0}
             pulled = client.push_pull(claim, buffers(client, 0.0, expected), commit, ahead=0)
-        np.testing.assert_array_equal(pulled.pieces[0][piece.num_params :], 8.0)
+        np.testing.assert_array_equal(pulled.buffers[0][shard.num_params :], 8.0)
         commit = {"pulled_version": 1, "learning_rate": 0.0}
         pulled = client.push_pull(client.claim(), buffers(client, 0.0, 0.0), commit, ahead=0)
-        np.testing.assert_array_equal(pulled.pieces[0][piece.num_params :], 4.0)
+        np.testing.assert_array_equal(pulled.buffers[0][shard.num_params :], 4.0)

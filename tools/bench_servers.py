@@ -160,7 +160,7 @@ def _push_pull(index: int, plan: dict[str, Any]) -> Callable[[], None]:
         values = {"params": np.ones(plan["floats"], np.float32), "stats": np.zeros(0, np.float32)}
         client.begin(settings | {"updates": 0, "examples_seen": 0, "pending": ()}, values)
     client.join()
-    gradient = [np.full(p.num_params, 1e-6, np.float32) for p in client.pieces]
+    gradient = [np.full(s.num_params, 1e-6, np.float32) for s in client.flat_shards]
     claims = [client.claim() for _ in range((plan["rounds"] + 1) * plan["calls"])]
     version = 0
 

@@ -29,10 +29,6 @@ What it promises (each held by tests/test_ps_contract.py):
 BatchNorm's statistics are merged as `shard.Shard._compute` says.
 """
 
-from jaxdist.parallel.flat_layout import Layout as Layout
-from jaxdist.parallel.flat_layout import Tensor as Tensor
-from jaxdist.parallel.flat_layout import pack as pack
-from jaxdist.parallel.flat_layout import unpack as unpack
 from jaxdist.ps.client import Claim as Claim
 from jaxdist.ps.client import Client as Client
 from jaxdist.ps.client import PinnedVersion as PinnedVersion

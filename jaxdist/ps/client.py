@@ -31,6 +31,7 @@ from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
+from jaxdist.ps.layout_header import layout_header
 from jaxdist.ps.reservation import check_server, end_server
 from jaxdist.ps.rpc import Lost, Refused, Stub, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced
@@ -65,7 +66,7 @@ class Progress:
 class Pulled:
     """Parameters and statistics: one buffer a server. `staleness` is that of the push that was answered, if any."""
 
-    pieces: list[np.ndarray]
+    buffers: list[np.ndarray]
     version: int
     progress: Progress
     caller: pb.Caller
@@ -102,8 +103,8 @@ class Client:
     ) -> None:
         self.worker = worker
         self._phase, self._reserve = phase, reserve
-        self.layout = layout
-        self.pieces = [layout.piece(i, len(addresses)) for i in range(len(addresses))]
+        self.layout, self._header = layout, layout_header(layout)
+        self.flat_shards = [layout.shard(i, len(addresses)) for i in range(len(addresses))]
         self._addresses = list(addresses)
         self._facts = json.dumps(dict(facts))
         self._timeout, self._connect = timeout_seconds, connect_seconds
@@ -202,7 +203,7 @@ class Client:
         settings = dict(settings) | {"phase": self._phase}
         request = pb.BeginRequest(
             run=run,
-            header=self.layout.header,
+            header=self._header,
             facts=self._facts,
             settings=json.dumps(settings),
             reserve=self._reserve,
@@ -219,9 +220,9 @@ class Client:
             raise UsageError(f"The parameter servers refuse the run: {e}.") from None
 
     def _load(self, server: int, run: str, what: str, vector: np.ndarray) -> None:
-        piece = self.pieces[server]
+        flat_shard = self.flat_shards[server]
         if vector.ndim:
-            vector = vector[piece.stats if what == "stats" else piece.params]
+            vector = vector[flat_shard.stats if what == "stats" else flat_shard.params]
         data = np.ascontiguousarray(vector).reshape(-1).view(np.uint8)
         for offset, part in wire.chunks(data):
             digest = wire.checksum(part)
@@ -237,7 +238,7 @@ class Client:
         request = pb.JoinRequest(
             worker=self.worker,
             facts=self._facts,
-            header=self.layout.header,
+            header=self._header,
             addresses=self._addresses,
             phase=self._phase,
         )
@@ -328,7 +329,7 @@ class Client:
     def push_pull(
         self,
         claim: Claim,
-        pieces: Sequence[np.ndarray],
+        buffers: Sequence[np.ndarray],
         commit: Mapping[str, Any],
         *,
         ahead: int,
@@ -337,7 +338,7 @@ class Client:
         pulls for the next step as soon as the dial allows it.
 
         Args:
-          pieces: none where `commit` says skip.
+          buffers: none where `commit` says skip.
           commit: the fields of `Commit` in `parameter_server.proto`.
           ahead: own steps under way when that step starts.
 
@@ -347,8 +348,8 @@ class Client:
         """
         caller = claim.caller
         staged: list[tuple[int, str, Any, Any]] = []
-        for server in reversed(range(len(pieces))):
-            for request, part in self._chunks(caller, server, claim.number, pieces[server]):
+        for server in reversed(range(len(buffers))):
+            for request, part in self._chunks(caller, server, claim.number, buffers[server]):
                 staged.append((server, "Push", request, part))
         last, last_part = pb.PushRequest(caller=caller, claim=claim.number), np.zeros((0,), np.uint8)
         if staged:
@@ -357,7 +358,7 @@ class Client:
         last.commit.CopyFrom(pb.Commit(**commit))
         last.then.CopyFrom(pb.Pulling(start=True, ahead=ahead))
         early: list[Any] = []
-        if pieces:  # asked for before it is known which version it will be
+        if buffers:  # asked for before it is known which version it will be
             asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(pushed=claim.number))
             early = [stub.send("Pull", asked, timeout=_CALL_SECONDS) for stub in self._stubs[1:]]
         reply, data = self._call(0, "PushPull", last, last_part)
@@ -370,15 +371,15 @@ class Client:
             again = pb.Pulling(start=True, ahead=ahead, pushed=claim.number)
             reply, data = self._call(0, "Pull", pb.PullRequest(caller=caller, pulling=again))
 
-    def _chunks(self, caller: pb.Caller, server: int, claim: int, piece: np.ndarray) -> list[tuple[Any, np.ndarray]]:
-        data = piece.view(np.uint8)
+    def _chunks(self, caller: pb.Caller, server: int, claim: int, buffer: np.ndarray) -> list[tuple[Any, np.ndarray]]:
+        data = buffer.view(np.uint8)
         chunks = []
         for offset, part in wire.chunks(data):
             request = pb.PushRequest(
                 caller=caller, claim=claim, offset=offset, total=len(data), checksum=wire.checksum(part, claim)
             )
             if offset == 0:
-                request.header = self.layout.header
+                request.header = self._header
             chunks.append((request, part))
         return chunks
 
@@ -389,7 +390,7 @@ class Client:
         """
         asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(min_version=reply.version))
         calls = early or [stub.send("Pull", asked, timeout=_CALL_SECONDS) for stub in self._stubs[1:]]
-        pieces = [self._whole(caller, 0, reply, data)]
+        buffers = [self._whole(caller, 0, reply, data)]
         for server, call in enumerate(calls, 1):
             try:
                 part, more = self._stubs[server].receive("Pull", call)
@@ -400,10 +401,10 @@ class Client:
                 raise _as_error(e) from None
             while not (part.granted and part.version >= reply.version):
                 part, more = self._call(server, "Pull", asked)
-            pieces.append(self._whole(caller, server, part, more))
+            buffers.append(self._whole(caller, server, part, more))
         staleness = reply.push.staleness if reply.HasField("push") else None
         self.progress = _progress(reply.progress)
-        return Pulled(pieces, reply.version, self.progress, caller, reply.clock_lead, staleness)
+        return Pulled(buffers, reply.version, self.progress, caller, reply.clock_lead, staleness)
 
     def _whole(
         self, caller: pb.Caller, server: int, reply: pb.PullReply, data: memoryview, **pulling: Any
@@ -566,10 +567,10 @@ class PinnedVersion:
     slots: list[str]
 
     def _parts(self, what: str, dtype: np.dtype) -> list[np.ndarray]:
-        version, servers = self.progress.version, range(len(self.client.pieces))
+        version, servers = self.progress.version, range(len(self.client.flat_shards))
         return [self.client.read(self.caller, self.name, version, what, i).view(dtype) for i in servers]
 
-    def pieces(self) -> list[np.ndarray]:
+    def buffers(self) -> list[np.ndarray]:
         """Parameters and statistics, one buffer a server, as a pull gives them."""
         return self._parts("", self.client.layout.dtype)
 

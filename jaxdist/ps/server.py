@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from jaxdist.comm.security import OPEN, Security
-from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
+from jaxdist.ps.layout_header import layout_from_header
 from jaxdist.ps.replication import OperationReplicator
 from jaxdist.ps.rpc import Handler, Lost, Payload, Refused, Service, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced, NotNow, Sequencer, Settings
@@ -274,7 +274,7 @@ class ParameterServer:
             self._check_reservation(request.reserve)
             if self._sequencer is not None and request.run != self._run and self._sequencer.chief_lives:
                 raise ValueError(f"server {self.index} serves another run, whose chief is alive")
-        layout = Layout.from_header(request.header)
+        layout = layout_from_header(request.header)
         settings = Settings(**json.loads(request.settings))
         if not request.ready:
             if request.run == self._run:  # sent again
@@ -340,8 +340,8 @@ class ParameterServer:
         return outcome, b""
 
     def _stage(self, shard: Shard, request: pb.PushRequest, data: memoryview) -> None:
-        if request.header and request.header != shard.layout.header:
-            difference = shard.layout.difference(Layout.from_header(request.header))
+        if request.header and request.header != shard.header:
+            difference = shard.layout.difference(layout_from_header(request.header))
             raise ValueError(f"the push does not fit: {difference or 'its header differs'}")
         if wire.checksum(data, request.claim) != request.checksum:
             raise ValueError("the push was damaged on its way (its checksum differs)")
@@ -447,8 +447,8 @@ class ParameterServer:
             differing = differences(self._facts, json.loads(request.facts))
             if differing:
                 raise ValueError(f"worker {request.worker} and the servers do not agree on {differing}")
-            if request.header != shard.layout.header:
-                raise ValueError(shard.layout.difference(Layout.from_header(request.header)))
+            if request.header != shard.header:
+                raise ValueError(shard.layout.difference(layout_from_header(request.header)))
             member = sequencer.join(request.worker)
             session = member.session if member is not None else 0
             caller = pb.Caller(run=self._run, incarnation=self._incarnation, session=session)
@@ -592,7 +592,7 @@ class ParameterServer:
         self._writer.submit(lambda: None).result()  # nothing of the incarnation before is written after this
         vectors = self._snapshots.load(run, version)
         self._snapshots.drop([v for v in self._snapshots.versions() if v > version])
-        shard = Shard(Layout.from_header(header), self.index, len(self.addresses), self._rule)
+        shard = Shard(layout_from_header(header), self.index, len(self.addresses), self._rule)
         shard.restore(version, vectors)
         with self._applying, self._changed:
             if self._run not in ("", run) or stays != self._stays:  # meanwhile the chief has begun another
@@ -747,7 +747,7 @@ class ParameterServer:
         with self._changed:
             if self._sequencer is None or self._shard is None:  # another run is beginning
                 return
-            settings, header = self._sequencer.settings, self._shard.layout.header
+            settings, header = self._sequencer.settings, self._shard.header
             run = {"run": self._run, "servers": len(self.addresses), "incarnation": self._incarnation}
             run |= {"settings": dataclasses.asdict(settings)}
         self._snapshots.save_run(run | {"header": base64.b64encode(header).decode(), "sequencer": facts})

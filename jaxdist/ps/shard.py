@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import wire
+from jaxdist.ps.layout_header import layout_header
 
 Vector = np.ndarray
 
@@ -59,7 +60,8 @@ class Shard:
     def __init__(self, layout: Layout, index: int, count: int, rule: UpdateRule) -> None:
         check_elementwise(rule)
         self.layout = layout
-        self.piece = layout.piece(index, count)
+        self.header = layout_header(layout)
+        self.flat_shard = layout.shard(index, count)
         self._rule = rule
         self._update = jax.jit(self._compute)
         self._lock = threading.Lock()
@@ -75,9 +77,9 @@ class Shard:
 
     def initial(self) -> Values:
         """Zeros, at version 0: what `load` fills."""
-        params = jnp.zeros((self.piece.num_params,), self.piece.dtype)
-        stats = jnp.zeros((self.piece.num_stats,), self.piece.dtype)
-        return Values(0, params, stats, self._rule.init(self.piece.split(params)))
+        params = jnp.zeros((self.flat_shard.num_params,), self.flat_shard.dtype)
+        stats = jnp.zeros((self.flat_shard.num_stats,), self.flat_shard.dtype)
+        return Values(0, params, stats, self._rule.init(self.flat_shard.split(params)))
 
     # Values from outside.
 
@@ -99,8 +101,8 @@ class Shard:
             raise ValueError(f"the rule has no slot {name!r}, but {', '.join(sorted(now.state)) or 'none'}")
         slot = now.state[name]
         if isinstance(slot, dict):
-            self._same_size(what, vectors.size, self.piece.num_params)
-            loaded: Any = {g: jnp.array(v) for g, v in self.piece.split(vectors).items()}
+            self._same_size(what, vectors.size, self.flat_shard.num_params)
+            loaded: Any = {g: jnp.array(v) for g, v in self.flat_shard.split(vectors).items()}
         else:
             self._same_size(what, vectors.size, 1)
             loaded = jnp.array(vectors.reshape(()), np.asarray(slot).dtype)
@@ -108,7 +110,7 @@ class Shard:
 
     def load_part(self, what: str, offset: int, total: int, data: memoryview) -> None:
         """`load` in chunks, each once; takes effect with the last."""
-        limit = 8 * max(self.piece.num_params, self.piece.num_stats, 8)
+        limit = 8 * max(self.flat_shard.num_params, self.flat_shard.num_stats, 8)
         if total > limit or not wire.Arriving.fits(offset, total, data):
             raise ValueError(f"{what!r}: {len(data)} bytes at {offset} of {total} do not fit this server")
         if what not in ("params", "stats") and what.removeprefix("slot/") not in self.values.state:
@@ -140,7 +142,7 @@ class Shard:
         """The dtype in which `what` travels."""
         slot = self.values.state.get(what.removeprefix("slot/"))
         if what in ("params", "stats") or isinstance(slot, dict) or slot is None:
-            return self.piece.dtype
+            return self.flat_shard.dtype
         return np.asarray(slot).dtype
 
     def begin(self, version: int) -> None:
@@ -160,10 +162,11 @@ class Shard:
         Raises:
           ValueError: sizes that do not fit.
         """
-        if total != self.piece.num_bytes or not wire.Arriving.fits(offset, total, data):
+        mine = self.flat_shard
+        if total != mine.num_bytes or not wire.Arriving.fits(offset, total, data):
             raise ValueError(
-                f"{len(data)} bytes at {offset} of {total} do not fit this server's {self.piece.num_bytes} "
-                f"({self.piece.num_params} parameters and {self.piece.num_stats} statistics of {self.piece.dtype})"
+                f"{len(data)} bytes at {offset} of {total} do not fit this server's {mine.num_bytes} "
+                f"({mine.num_params} parameters and {mine.num_stats} statistics of {mine.dtype})"
             )
         with self._lock:
             if claim in self._done:  # sent again, or too late
@@ -211,17 +214,17 @@ class Shard:
             for claim in claims:  # from now on a push that is sent again is not staged again
                 self._note_done(claim, False)
             buffers = [s.buffer if isinstance(s, wire.Arriving) else s for s in staged]
-        arrived = [np.frombuffer(b, self.piece.dtype) for b in buffers]
-        now, cut = self.values, self.piece.num_params
+        arrived = [np.frombuffer(b, self.flat_shard.dtype) for b in buffers]
+        now, cut = self.values, self.flat_shard.num_params
         params, stats, state = self._update(
             now.params,
             now.stats,
             now.state,
             tuple(a[:cut] for a in arrived),
             tuple(a[cut:] for a in arrived),
-            np.asarray(learning_rate, self.piece.dtype),
-            np.asarray(stats_weight, self.piece.dtype),
-            np.asarray(1.0 - momentum_cut, self.piece.dtype),
+            np.asarray(learning_rate, self.flat_shard.dtype),
+            np.asarray(stats_weight, self.flat_shard.dtype),
+            np.asarray(1.0 - momentum_cut, self.flat_shard.dtype),
         )
         jax.block_until_ready(params)
         self.values = Values(version, params, stats, state)
@@ -242,7 +245,7 @@ class Shard:
         weight: Any,
         momentum_scale: Any,
     ) -> tuple[Any, Any, Any]:
-        """One update of this piece. The statistics move `weight` of the way to the mean of the workers' new ones.
+        """One update of this flat shard. The statistics move `weight` of the way to the mean of the workers' new ones.
 
         With weight 1 / (1 + staleness) a worker alone writes exactly its own, N workers in turn keep the pace of one
         (each of N pushes moves 1/N of the way), and one that is very late hardly moves them; they stay a convex
@@ -252,10 +255,10 @@ class Shard:
         mean = sum(grads[1:], grads[0]) / count
         state = scale_momentum(state, momentum_scale)
         new_params, state = self._rule.update(
-            self.piece.split(mean), state, self.piece.split(params), jnp.asarray(learning_rate)
+            self.flat_shard.split(mean), state, self.flat_shard.split(params), jnp.asarray(learning_rate)
         )
         merged = (1 - weight) * stats + weight * (sum(new_stats[1:], new_stats[0]) / count)
-        parts = [new_params[g] for g in self.piece.groups]
+        parts = [new_params[g] for g in self.flat_shard.groups]
         return jnp.concatenate(parts) if parts else params, merged, state
 
     # Values to the outside.

@@ -61,7 +61,7 @@ class Observer(Strategy):
         return snapshot(self._client, self._model)
 
     def eval_step(self, state: PulledState, batch: Batch) -> Metrics:
-        return self._model.evaluate(state.pieces, batch)
+        return self._model.evaluate(state.buffers, batch)
 
     def progress(self, state: PulledState) -> tuple[int, int]:
         return state.version, state.progress.examples_seen

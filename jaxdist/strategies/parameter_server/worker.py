@@ -46,21 +46,21 @@ from jaxdist.task import Batch, Metrics, Task
 class PulledState:
     """Parameters and statistics as they were pulled, one device array a server, and what the servers had applied."""
 
-    pieces: tuple[jax.Array, ...]
+    buffers: tuple[jax.Array, ...]
     version: int
     progress: Progress
     caller: Any  # the session in which it was pulled
 
     @property
     def arrays(self) -> Tree:
-        return {"params": self.pieces}
+        return {"params": self.buffers}
 
 
 def snapshot(client: Client, model: FlatModel) -> PulledState:
     """One and the same version of all servers, to evaluate; stops nobody."""
 
     def read(held: PinnedVersion) -> PulledState:
-        return PulledState(model.put(held.pieces()), held.progress.version, held.progress, held.caller)
+        return PulledState(model.put(held.buffers()), held.progress.version, held.progress, held.caller)
 
     return client.read_one_version(read)
 
@@ -211,7 +211,7 @@ class ParameterServer(Strategy):
         return pack(tensors, {n: np.asarray(leaf) for n, leaf in flatten(tree).items()})
 
     def _placed(self, pulled: Pulled) -> PulledState:
-        return PulledState(self._model.put(pulled.pieces), pulled.version, pulled.progress, pulled.caller)
+        return PulledState(self._model.put(pulled.buffers), pulled.version, pulled.progress, pulled.caller)
 
     def export_state(self, state: PulledState) -> TrainState:
         """One version of all servers; nobody stops. For the chief."""
@@ -268,7 +268,7 @@ class ParameterServer(Strategy):
             elsewhere = max(state.progress.examples_seen - self._away_since.examples_seen, 0)
             self._refresh, self._job = False, None
         dispatched = time.perf_counter()
-        parts, metrics = self._model.gradient(state.pieces, batch)
+        parts, metrics = self._model.gradient(state.buffers, batch)
         job = self._network.submit(self._exchange, state, claim, parts, metrics, dispatched)
         before, self._job = self._job, job
         if not self._overlap:
@@ -360,7 +360,7 @@ class ParameterServer(Strategy):
         return snapshot(self._client, self._model)
 
     def eval_step(self, state: PulledState, batch: Batch) -> Metrics:
-        return self._model.evaluate(state.pieces, batch)
+        return self._model.evaluate(state.buffers, batch)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
