@@ -35,7 +35,7 @@ from jaxdist.ps.layout_header import layout_header
 from jaxdist.ps.reservation import check_server, end_server
 from jaxdist.ps.rpc import Lost, Refused, Stub, Superseded
 from jaxdist.ps.sequencer import Ended, Fenced
-from jaxdist.ps.server import BEAT_SECONDS, LONG_POLL_SECONDS
+from jaxdist.ps.server import HEARTBEAT_SECONDS, LONG_POLL_SECONDS
 from jaxdist.state.position import Ranges, from_bounds
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class Client:
       addresses: of all servers, in order.
       worker: its number; -1 for an evaluator.
       layout: of the model.
-      facts: what must be the same on servers and workers.
+      signature: the run signature, the same on servers and workers.
       timeout_seconds: how long a server may give no answer before it is given up.
       connect_seconds: the same at the start.
       phase: of a run in phases: which this connection is for.
@@ -94,7 +94,7 @@ class Client:
         worker: int,
         layout: Layout,
         *,
-        facts: Mapping[str, Any],
+        signature: Mapping[str, Any],
         security: Security = OPEN,
         timeout_seconds: float = 60.0,
         connect_seconds: float = 300.0,
@@ -106,23 +106,23 @@ class Client:
         self.layout, self._header = layout, layout_header(layout)
         self.flat_shards = [layout.shard(i, len(addresses)) for i in range(len(addresses))]
         self._addresses = list(addresses)
-        self._facts = json.dumps(dict(facts))
+        self._signature = json.dumps(dict(signature))
         self._timeout, self._connect = timeout_seconds, connect_seconds
         self._stubs = [Stub(a, security) for a in addresses]
         self.caller = pb.Caller()
         self._joining = threading.Lock()
         self._claims = 0
         self._claiming_over = threading.Event()
-        self._beating = threading.Lock()
+        self._heartbeat_lock = threading.Lock()
         self._away = False
         self._closing = threading.Event()
         self._silent = threading.Event()
-        self._beat_thread: threading.Thread | None = None
+        self._heartbeat_thread: threading.Thread | None = None
         self.progress = Progress()
         self.evaluator = False
         self.report: dict[str, Any] = {}
         self._events_from = self._evaluations_from = 0
-        self._told: set[str] = set()  # servers that have gone back say some things twice
+        self._reported: set[str] = set()  # servers that have gone back report some things twice
         self._events: list[dict[str, Any]] = []
         self._evaluations: list[dict[str, Any]] = []
         self.retries = 0
@@ -147,7 +147,7 @@ class Client:
           PeerError: no answer for `patience` seconds, or the run failed.
           UsageError, Preempted: the run has ended with that code.
           Fenced: join again.
-          Refused: the server says what does not fit.
+          Refused: the values do not fit; the text says why.
         """
         patience = self._timeout if patience is None else patience
         begin, pause = time.monotonic(), 0.05
@@ -157,8 +157,8 @@ class Client:
             except Ended as e:
                 raise _as_error(e) from None
             except Lost as e:
-                if self._trouble is not None and threading.current_thread() is not self._beat_thread:
-                    raise self._trouble from None  # server 0 has said why nobody answers
+                if self._trouble is not None and threading.current_thread() is not self._heartbeat_thread:
+                    raise self._trouble from None  # server 0 has given the reason why nobody answers
                 silent = time.monotonic() - begin
                 if silent + pause > patience or self._closing.is_set():
                     where = f"the parameter server {server} at {self._addresses[server]}"
@@ -204,7 +204,7 @@ class Client:
         request = pb.BeginRequest(
             run=run,
             header=self._header,
-            facts=self._facts,
+            signature=self._signature,
             settings=json.dumps(settings),
             reserve=self._reserve,
         )
@@ -237,7 +237,7 @@ class Client:
         """
         request = pb.JoinRequest(
             worker=self.worker,
-            facts=self._facts,
+            signature=self._signature,
             header=self._header,
             addresses=self._addresses,
             phase=self._phase,
@@ -249,9 +249,9 @@ class Client:
         self._claims = 0
         self.caller = reply.caller
         self.progress = _progress(reply.progress)
-        if self._beat_thread is None:
-            self._beat_thread = threading.Thread(target=self._beat_forever, name="beat", daemon=True)
-            self._beat_thread.start()
+        if self._heartbeat_thread is None:
+            self._heartbeat_thread = threading.Thread(target=self._heartbeat_forever, name="heartbeat", daemon=True)
+            self._heartbeat_thread.start()
         return json.loads(reply.settings)
 
     def rejoin(self, session_over: pb.Caller) -> None:
@@ -287,7 +287,7 @@ class Client:
         lost = max(known - self.progress.version, 0)
         words = "The servers went back from version %d to %d: %d updates were lost."
         logging.warning(words, known, self.progress.version, lost)
-        with self._beating:
+        with self._heartbeat_lock:
             self._events_from = self._evaluations_from = 0
             self._events.append({"event": "updates_lost", "lost_updates": lost, "incarnation": self.caller.incarnation})
 
@@ -312,8 +312,8 @@ class Client:
         self._claiming_over.set()
 
     def pull(self, *, start: bool, ahead: int = 0, claim: int = 0, min_version: int = 0) -> Pulled:
-        """The newest values, in the present session or a new one. With `start`: for a step, as soon as the dial allows
-        it; `ahead` and `claim` as in `Pulling`."""
+        """The newest values, in the present session or a new one. With `start`: for a step, as soon as the staleness
+        controller allows it; `ahead` and `claim` as in `Pulling`."""
         pulling = pb.Pulling(start=start, ahead=ahead, claim=claim, min_version=min_version)
 
         def pull(caller: pb.Caller) -> Pulled:
@@ -335,10 +335,10 @@ class Client:
         ahead: int,
     ) -> Pulled:
         """Pushes the gradient and new statistics of a claim (one buffer a server: gradient, then statistics), and
-        pulls for the next step as soon as the dial allows it.
+        pulls for the next step as soon as the staleness controller allows it.
 
         Args:
-          buffers: none where `commit` says skip.
+          buffers: none where `commit` has skip.
           commit: the fields of `Commit` in `parameter_server.proto`.
           ahead: own steps under way when that step starts.
 
@@ -435,52 +435,52 @@ class Client:
         """What `read` makes of one version of all shards, which stays readable meanwhile; nobody is stopped. Read
         again, from another version, where the servers went back in between."""
 
-        def hold_and_read(caller: pb.Caller) -> T:
+        def pin_and_read(caller: pb.Caller) -> T:
             name = uuid.uuid4().hex
-            reply, _ = self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name))
+            reply, _ = self._call(0, "Pin", pb.PinRequest(caller=caller, name=name))
             progress, pending = _progress(reply.progress), from_bounds(reply.pending)
             found = read(PinnedVersion(self, caller, name, progress, pending, list(reply.slots)))
-            self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name, release=True))
+            self._call(0, "Pin", pb.PinRequest(caller=caller, name=name, unpin=True))
             return found
 
-        return self.in_session(hold_and_read)
+        return self.in_session(pin_and_read)
 
-    def read(self, caller: pb.Caller, hold: str, version: int, what: str, server: int) -> np.ndarray:
-        """Bytes (uint8) of one server's part of a hold; `what` as in `Pulling`."""
-        pulling: dict[str, Any] = {"hold": hold, "what": what, "version": version}
+    def read(self, caller: pb.Caller, pin: str, version: int, what: str, server: int) -> np.ndarray:
+        """Bytes (uint8) of one server's part of a pinned version; `what` as in `Pulling`."""
+        pulling: dict[str, Any] = {"pin": pin, "what": what, "version": version}
         request = pb.PullRequest(caller=caller, pulling=pb.Pulling(**pulling))
         reply, data = self._call(server, "Pull", request)
         return self._whole(caller, server, reply, data, **pulling)
 
     # Signs of life.
 
-    def beat(self, away: bool | None = None) -> None:
-        """Gives a sign of life, and hears the news; `away`: whether this worker is away from training from now on."""
-        with self._beating:
+    def heartbeat(self, away: bool | None = None) -> None:
+        """Sends a sign of life and takes what server 0 reports; `away`: whether this worker is away from now on."""
+        with self._heartbeat_lock:
             if away is not None:
                 self._away = away
-            request = pb.BeatRequest(
+            request = pb.HeartbeatRequest(
                 caller=self.caller,
                 away=self._away,
                 events_from=self._events_from,
                 evaluations_from=self._evaluations_from,
             )
-            reply, _ = self._call(0, "Beat", request)
+            reply, _ = self._call(0, "Heartbeat", request)
             self.progress = _progress(reply.progress)
             self.evaluator = reply.evaluator
             self._events_from += len(reply.events)
             self._evaluations_from += len(reply.evaluations)
-            self._events += [json.loads(e) for e in reply.events if e not in self._told]
-            self._evaluations += [json.loads(e) for e in reply.evaluations if e not in self._told]
-            self._told |= {*reply.events, *reply.evaluations}
+            self._events += [json.loads(e) for e in reply.events if e not in self._reported]
+            self._evaluations += [json.loads(e) for e in reply.evaluations if e not in self._reported]
+            self._reported |= {*reply.events, *reply.evaluations}
             if reply.reports:
                 self.report = json.loads(reply.reports)
 
-    def _beat_forever(self) -> None:
-        while not self._silent.wait(BEAT_SECONDS):
+    def _heartbeat_forever(self) -> None:
+        while not self._silent.wait(HEARTBEAT_SECONDS):
             caller = self.caller
             try:
-                self.beat()
+                self.heartbeat()
             except Fenced:  # workers join again when they push; an evaluator has nothing else to hear it by
                 if self.worker < 0:
                     with contextlib.suppress(Exception):
@@ -494,12 +494,12 @@ class Client:
             raise self._trouble
 
     def take_events(self) -> list[dict[str, Any]]:
-        with self._beating:
+        with self._heartbeat_lock:
             taken, self._events = self._events, []
             return taken
 
     def take_evaluations(self) -> list[dict[str, Any]]:
-        with self._beating:
+        with self._heartbeat_lock:
             taken, self._evaluations = self._evaluations, []
             return taken
 
@@ -532,25 +532,25 @@ class Client:
             end_server(stub, self.caller.run, code, text, self._reserve)
 
     def end_phase(self) -> None:
-        """From the chief, after everything is applied and read: the servers forget it and stay for a later phase.
+        """From the chief, after everything is applied and read: the servers forget it and wait for a later phase.
 
         Raises:
           PeerError: a server gave no answer.
         """
-        self._stop_beating()
+        self._stop_heartbeats()
         for server in range(len(self._stubs)):
             with contextlib.suppress(Fenced):  # sent again
-                self._call(server, "End", pb.EndRequest(run=self.caller.run, stay=True, reserve=self._reserve))
+                self._call(server, "End", pb.EndRequest(run=self.caller.run, phase_over=True, reserve=self._reserve))
 
-    def _stop_beating(self) -> None:
+    def _stop_heartbeats(self) -> None:
         self._silent.set()
-        if self._beat_thread is not None and self._beat_thread is not threading.current_thread():
-            self._beat_thread.join(timeout=2 * BEAT_SECONDS)
+        if self._heartbeat_thread is not None and self._heartbeat_thread is not threading.current_thread():
+            self._heartbeat_thread.join(timeout=2 * HEARTBEAT_SECONDS)
 
     def close(self) -> None:
         """Closes the connections; idempotent."""
         self._closing.set()
-        self._stop_beating()
+        self._stop_heartbeats()
         for stub in self._stubs:
             stub.close()
 

@@ -2,7 +2,7 @@
 
 RPC threads     decode, check, stage; wait on one condition
     applier         applies operations to the shard, one at a time, in their order, where no RPC thread waits for them
-forwarders      server 0 alone, one for each other server: send it the operations
+replicators     server 0 alone, one for each other server: send it the operations
 monitor         server 0 alone: leases, snapshots, restarted servers
 snapshot        writes files
 """
@@ -38,7 +38,7 @@ from jaxdist.ps.snapshots import Snapshots
 from jaxdist.state.position import bounds
 
 LONG_POLL_SECONDS = 2.0
-BEAT_SECONDS = 0.5
+HEARTBEAT_SECONDS = 0.5
 RESERVED_SECONDS = 15.0
 EMPTY: Payload = (pb.Empty(), b"")
 
@@ -49,7 +49,7 @@ class ParameterServer:
     Args:
       index, addresses: which of the servers this is.
       rule: the optimizer; elementwise.
-      facts: what every process of the run must have alike.
+      signature: the run signature: what every process of the run must have alike.
       folder: for snapshots, on this host's own disk.
       security: what callers must have.
       idle_seconds: without a run, or without a word from server 0, it gives up after this.
@@ -67,7 +67,7 @@ class ParameterServer:
         addresses: Sequence[str],
         rule: UpdateRule,
         *,
-        facts: Mapping[str, Any],
+        signature: Mapping[str, Any],
         folder: str | pathlib.Path,
         security: Security = OPEN,
         idle_seconds: float = 300.0,
@@ -76,7 +76,7 @@ class ParameterServer:
     ) -> None:
         self.index, self.addresses = index, list(addresses)
         self._rule = rule
-        self._facts = json.loads(json.dumps(dict(facts)))  # as the others' will look when they have been sent
+        self._signature = json.loads(json.dumps(dict(signature)))  # as the others' will look when they have been sent
         self._idle_seconds, self._on_update, self._drop_reply = idle_seconds, on_update, drop_reply
         self._snapshots = Snapshots(folder)
         self._boot = uuid.uuid4().hex
@@ -87,7 +87,7 @@ class ParameterServer:
         self._shard: Shard | None = None
         self._sequencer: Sequencer | None = None
         self._reserved, self._reserved_at = "", -RESERVED_SECONDS
-        self._stays = 0  # phases that were forgotten
+        self._runs_forgotten = 0  # how many
         self._begun = False
         self._committed = 0  # the version to go back to
         self._draining = False  # the thread that emits operations is about to apply them
@@ -102,7 +102,7 @@ class ParameterServer:
         self._closing = threading.Event()
         self._writer = ThreadPoolExecutor(1, "snapshot")
         self._others: list[OperationReplicator] = []
-        self._snapshot_facts: tuple[int, dict[str, Any], float] | None = None  # asked for, not yet on every disk
+        self._snapshot_asked: tuple[int, dict[str, Any], float] | None = None  # asked for, not yet on every disk
         handlers: dict[str, Handler] = {
             "Status": self._status,
             "Begin": self._begin,
@@ -112,8 +112,8 @@ class ParameterServer:
             "Join": self._join,
             "Claim": self._claim,
             "PushPull": self._push_pull,
-            "Beat": self._beat,
-            "Hold": self._hold,
+            "Heartbeat": self._heartbeat,
+            "Pin": self._pin,
             "Post": self._post,
             "Leave": self._leave,
             "Close": self._close,
@@ -147,7 +147,7 @@ class ParameterServer:
         """
         while True:
             with self._changed:
-                self._changed.wait(BEAT_SECONDS)
+                self._changed.wait(HEARTBEAT_SECONDS)
                 ended, quiet = self._ended, time.monotonic() - self._heard
             if ended is not None:
                 break
@@ -165,7 +165,7 @@ class ParameterServer:
         if self.index == 0:
             lives = self._sequencer is not None and self._sequencer.chief_lives
         else:
-            lives = bool(self._run) and time.monotonic() - self._heard < 10 * BEAT_SECONDS
+            lives = bool(self._run) and time.monotonic() - self._heard < 10 * HEARTBEAT_SECONDS
         if not (lives or self._is_reserved()):
             self._ended = Ended(75, "stopped while no run went on")
 
@@ -184,7 +184,7 @@ class ParameterServer:
         if reserve != self._reserved and self._run:  # left by a run that was killed, or gone back to by this server
             if self._sequencer is not None and self._sequencer.chief_lives:
                 raise ValueError(f"server {self.index} serves another run, whose chief is alive")
-            self._stay()
+            self._forget_run()
         self._reserved, self._reserved_at = reserve, time.monotonic()
 
     def close(self) -> None:
@@ -241,7 +241,7 @@ class ParameterServer:
 
     def _values(self) -> Shard:
         if self._shard is None:
-            raise Fenced("this server holds nothing: it was started again")
+            raise Fenced("this server has no values: it was started again")
         return self._shard
 
     # Any server.
@@ -261,13 +261,13 @@ class ParameterServer:
                 version=version,
                 boot=self._boot,
                 failure=self._failure,
-                facts=json.dumps(self._facts),
+                signature=json.dumps(self._signature),
             )
         reply.snapshots.extend(self._snapshots.versions())
         return reply, b""
 
     def _begin(self, request: pb.BeginRequest, data: memoryview) -> Payload:
-        differing = differences(self._facts, json.loads(request.facts))
+        differing = differences(self._signature, json.loads(request.signature))
         if differing:
             raise ValueError(f"server {self.index} and the chief do not agree on {differing}")
         with self._changed:
@@ -287,7 +287,7 @@ class ParameterServer:
                 self._rolling = self._rollback_asked = self._begun = False
                 self._queue.clear()
                 self._received, self._heard = 0, time.monotonic()
-                self._snapshot_facts, self._committed = None, 0
+                self._snapshot_asked, self._committed = None, 0
                 for other in self._others:
                     other.reset(self._run, self._incarnation)
             return EMPTY
@@ -350,7 +350,7 @@ class ParameterServer:
     def _pull(self, request: pb.PullRequest, data: memoryview) -> Payload:
         pulling = request.pulling
         deadline = time.monotonic() + LONG_POLL_SECONDS
-        if pulling.hold or pulling.offset:
+        if pulling.pin or pulling.offset:
             return self._pull_part(request.caller, pulling, deadline)
         return self._wait_and_reply(request.caller, pulling, deadline)
 
@@ -362,7 +362,7 @@ class ParameterServer:
         return self._wait_and_reply(request.caller, request.then, time.monotonic() + LONG_POLL_SECONDS)
 
     def _wait_and_reply(self, caller: pb.Caller, pulling: pb.Pulling, deadline: float) -> Payload:
-        """Parameters and statistics, once the version and the dial allow it; else `granted` is False."""
+        """Parameters and statistics, once version and staleness controller allow it; else `granted` is False."""
         start = _Start()
         with self._changed:
             while True:
@@ -384,7 +384,7 @@ class ParameterServer:
     def _may_have(
         self, caller: pb.Caller, pulling: pb.Pulling, shard: Shard, reply: pb.PullReply, start: _Start
     ) -> bool:
-        """Whether a pull may be answered; fills in what the reply says besides the values. With the lock."""
+        """Whether a pull may be answered; fills in the reply but for the values. With the lock."""
         needed = pulling.min_version
         if self.index != 0:
             return shard.values.version >= needed and (not pulling.pushed or shard.is_applied(pulling.pushed))
@@ -407,21 +407,21 @@ class ParameterServer:
         return shard.values.version >= max(needed, start.version or 0)
 
     def _pull_part(self, caller: pb.Caller, pulling: pb.Pulling, deadline: float) -> Payload:
-        """A chunk: of something that is held, or of a version whose beginning was pulled just before."""
+        """A chunk: of a pinned version, or of a version whose beginning was pulled just before."""
         with self._changed:
             while True:
                 self._check(caller)
                 shard = self._values()
-                held = shard.held(pulling.hold) if pulling.hold else None
-                if held is not None and held.version != pulling.version:
-                    held = None  # the hold was sent again, and is on its way with a later version
-                if held is not None or not pulling.hold:
+                pinned = shard.pinned(pulling.pin) if pulling.pin else None
+                if pinned is not None and pinned.version != pulling.version:
+                    pinned = None  # the request to pin was sent again, and is on its way with a later version
+                if pinned is not None or not pulling.pin:
                     break
                 if time.monotonic() > deadline:
-                    raise NotNow(f"{pulling.hold!r} is not held (yet)")
+                    raise NotNow(f"{pulling.pin!r} is not pinned (yet)")
                 self._changed.wait(0.1)
-        if held is not None:
-            version, whole = held.version, shard_bytes(held, pulling.what)
+        if pinned is not None:
+            version, whole = pinned.version, shard_bytes(pinned, pulling.what)
         else:
             try:
                 version, whole = pulling.version, shard.recent(pulling.version)
@@ -444,7 +444,7 @@ class ParameterServer:
                     f"the servers are {', '.join(self.addresses)} in this order, but worker {request.worker} was given "
                     f"{', '.join(request.addresses)}"
                 )
-            differing = differences(self._facts, json.loads(request.facts))
+            differing = differences(self._signature, json.loads(request.signature))
             if differing:
                 raise ValueError(f"worker {request.worker} and the servers do not agree on {differing}")
             if request.header != shard.header:
@@ -473,16 +473,16 @@ class ParameterServer:
                     return pb.ClaimReply(outcome=pb.ClaimReply.WAIT), b""
                 self._changed.wait(left)
 
-    def _beat(self, request: pb.BeatRequest, data: memoryview) -> Payload:
+    def _heartbeat(self, request: pb.HeartbeatRequest, data: memoryview) -> Payload:
         with self._changed:
             self._check(request.caller)
             sequencer, _ = self._ready()
             if not request.caller.session:
-                sequencer.evaluator_beats()
-                return pb.BeatReply(progress=sequencer.progress()), b""
+                sequencer.evaluator_heartbeat()
+                return pb.HeartbeatReply(progress=sequencer.progress()), b""
             member = sequencer.member(request.caller.session)
             sequencer.set_away(member, request.away)
-            reply = pb.BeatReply(
+            reply = pb.HeartbeatReply(
                 progress=sequencer.progress(),
                 events=sequencer.events[request.events_from :],
                 evaluator=sequencer.has_evaluator,
@@ -492,11 +492,11 @@ class ParameterServer:
                 reply.reports = json.dumps(sequencer.report())
             return reply, b""
 
-    def _hold(self, request: pb.HoldRequest, data: memoryview) -> Payload:
+    def _pin(self, request: pb.PinRequest, data: memoryview) -> Payload:
         with self._changed:
             self._check(request.caller)
             sequencer, shard = self._ready()
-            reply = sequencer.hold(request.name, request.release)
+            reply = sequencer.pin(request.name, request.unpin)
             reply.slots.extend(shard.values.state)
             return reply, b""
 
@@ -526,25 +526,25 @@ class ParameterServer:
             if request.run != self._run and (request.run or lives):
                 raise Fenced("another run has begun here")
             self._check_reservation(request.reserve)
-            if request.stay:
+            if request.phase_over:
                 logging.info("A phase is over; waiting for the next.")
-                self._stay()
+                self._forget_run()
                 return EMPTY
             if self.index == 0 and self._run:
-                self._end_asked = Ended(request.code, request.text)  # the monitor tells the others
+                self._end_asked = Ended(request.code, request.text)  # the monitor ends the others
                 if self._sequencer is not None:
                     self._sequencer.end(request.code, request.text)
             else:
                 self._finish(request.code, request.text)
         return EMPTY
 
-    def _stay(self) -> None:
+    def _forget_run(self) -> None:
         """Forgets the run and waits for another. Called with the lock."""
-        self._stays += 1
+        self._runs_forgotten += 1
         self._run, self._shard, self._sequencer = "", None, None
         self._begun = self._rolling = self._rollback_asked = False
         self._queue.clear()
-        self._received, self._committed, self._snapshot_facts = 0, 0, None
+        self._received, self._committed, self._snapshot_asked = 0, 0, None
         for other in self._others:
             other.reset("", 0)
             other.boot = ""
@@ -584,18 +584,18 @@ class ParameterServer:
         with self._changed:
             if self._run not in ("", request.run):
                 raise Fenced("another run has begun here")
-            stays = self._stays
-        self._restore_shard(request.run, request.incarnation, request.version, request.header, stays)
+            forgotten = self._runs_forgotten
+        self._restore_shard(request.run, request.incarnation, request.version, request.header, forgotten)
         return EMPTY
 
-    def _restore_shard(self, run: str, incarnation: int, version: int, header: bytes, stays: int) -> None:
+    def _restore_shard(self, run: str, incarnation: int, version: int, header: bytes, forgotten: int) -> None:
         self._writer.submit(lambda: None).result()  # nothing of the incarnation before is written after this
         vectors = self._snapshots.load(run, version)
         self._snapshots.drop([v for v in self._snapshots.versions() if v > version])
         shard = Shard(layout_from_header(header), self.index, len(self.addresses), self._rule)
         shard.restore(version, vectors)
         with self._applying, self._changed:
-            if self._run not in ("", run) or stays != self._stays:  # meanwhile the chief has begun another
+            if self._run not in ("", run) or forgotten != self._runs_forgotten:  # meanwhile the chief has begun another
                 raise Fenced("another run has begun here")
             self._begun, self._committed = True, version
             self._queue.clear()
@@ -638,10 +638,10 @@ class ParameterServer:
                 weights = operation.learning_rate, operation.stats_weight, operation.momentum_cut
                 shard.update(operation.version, operation.claims, *weights)
                 self._on_update(operation.version)
-            case pb.Operation.HOLD:
-                shard.hold(operation.hold)
-            case pb.Operation.RELEASE:
-                shard.release(operation.hold)
+            case pb.Operation.PIN:
+                shard.pin(operation.pin)
+            case pb.Operation.UNPIN:
+                shard.unpin(operation.pin)
             case pb.Operation.FORGET:
                 shard.forget(operation.claims)
             case pb.Operation.SNAPSHOT:
@@ -654,7 +654,7 @@ class ParameterServer:
             logging.error("The snapshot of version %d could not be written: %s", values.version, e)
 
     def _monitor(self) -> None:
-        """Leases, restarted servers, snapshots, and the end; every BEAT_SECONDS."""
+        """Leases, restarted servers, snapshots, and the end; every HEARTBEAT_SECONDS."""
         snapshot_at = 0.0
         while not self._closing.is_set():
             with self._changed:
@@ -674,21 +674,23 @@ class ParameterServer:
                 if time.monotonic() >= snapshot_at and self._ask_snapshot(sequencer):
                     snapshot_at = time.monotonic() + sequencer.settings.snapshot_seconds
                 self._commit_snapshot()
-            self._closing.wait(BEAT_SECONDS / 5 if sequencer is None or self._snapshot_facts else BEAT_SECONDS)
+            self._closing.wait(
+                HEARTBEAT_SECONDS / 5 if sequencer is None or self._snapshot_asked else HEARTBEAT_SECONDS
+            )
         else:
             return
-        self._say_the_end(ended)
+        self._announce_end(ended)
 
     def _asked_to_end(self) -> Ended | None:
         """Called with the lock."""
         ended = self._sequencer.ended if self._sequencer is not None else None
         return ended or self._end_asked
 
-    def _say_the_end(self, ended: Ended) -> None:
-        """Stays until the workers have asked, then tells the other servers."""
+    def _announce_end(self, ended: Ended) -> None:
+        """Waits until the workers have asked, then ends the other servers."""
         sequencer = self._sequencer
-        if sequencer is not None and (sequencer.dial.members.keys() - {0} or sequencer.has_evaluator):
-            self._closing.wait(6 * BEAT_SECONDS)  # each asks at least once a beat
+        if sequencer is not None and (sequencer.controller.members.keys() - {0} or sequencer.has_evaluator):
+            self._closing.wait(6 * HEARTBEAT_SECONDS)  # each asks at least once a heartbeat
         for other in self._others:
             with contextlib.suppress(Lost, Fenced, Ended):
                 request = pb.EndRequest(run=self._run, code=ended.code, text=ended.text)
@@ -722,11 +724,11 @@ class ParameterServer:
             now = time.monotonic()
             if sequencer is not self._sequencer:
                 return False
-            if self._snapshot_facts is not None:
-                if now - self._snapshot_facts[2] < max(3 * sequencer.settings.snapshot_seconds, 30.0):
+            if self._snapshot_asked is not None:
+                if now - self._snapshot_asked[2] < max(3 * sequencer.settings.snapshot_seconds, 30.0):
                     return False
                 logging.error("A snapshot has not reached the disk of every server; trying another.")
-            self._snapshot_facts = (sequencer.version, sequencer.snapshot_facts(), now)
+            self._snapshot_asked = (sequencer.version, sequencer.snapshot_record(), now)
             snapshot = pb.Operation(kind=pb.Operation.SNAPSHOT, version=sequencer.version, committed=self._committed)
             self._emit(snapshot)
             return True
@@ -734,23 +736,23 @@ class ParameterServer:
     def _commit_snapshot(self) -> None:
         """Once every server has a version on disk, it is the one to go back to."""
         with self._changed:
-            if self._snapshot_facts is None:
+            if self._snapshot_asked is None:
                 return
-            version, facts, _ = self._snapshot_facts
+            version, record, _ = self._snapshot_asked
         on_disk = [self._snapshots.versions(), *(o.status.snapshots for o in self._others if o.status is not None)]
         if len(on_disk) == len(self.addresses) and all(version in versions for versions in on_disk):
-            self._save_run(facts)
+            self._save_run(record)
             with self._changed:
-                self._snapshot_facts, self._committed = None, version
+                self._snapshot_asked, self._committed = None, version
 
-    def _save_run(self, facts: dict[str, Any]) -> None:
+    def _save_run(self, record: dict[str, Any]) -> None:
         with self._changed:
             if self._sequencer is None or self._shard is None:  # another run is beginning
                 return
             settings, header = self._sequencer.settings, self._shard.header
             run = {"run": self._run, "servers": len(self.addresses), "incarnation": self._incarnation}
             run |= {"settings": dataclasses.asdict(settings)}
-        self._snapshots.save_run(run | {"header": base64.b64encode(header).decode(), "sequencer": facts})
+        self._snapshots.save_run(run | {"header": base64.b64encode(header).decode(), "sequencer": record})
 
     def _cannot_roll_back(self, before: Sequencer | None, why: str) -> None:
         """Ends the run; or, where no run went on here, forgets the snapshot and waits for a chief."""
@@ -775,11 +777,11 @@ class ParameterServer:
                 self._rollback_asked = False
                 return
             self._rolling = True
-            stays = self._stays
+            forgotten = self._runs_forgotten
             self._incarnation = max(self._incarnation, stored["incarnation"]) + 1
             self._changed.notify_all()
-        run, facts, header = stored["run"], Sequencer.beyond(stored["sequencer"]), base64.b64decode(stored["header"])
-        request = pb.RestoreRequest(run=run, incarnation=self._incarnation, version=facts["version"], header=header)
+        run, record, header = stored["run"], Sequencer.beyond(stored["sequencer"]), base64.b64decode(stored["header"])
+        request = pb.RestoreRequest(run=run, incarnation=self._incarnation, version=record["version"], header=header)
         for other in self._others:
             while not self._closing.is_set():
                 if run != self._run or self._asked_to_end() is not None:  # the chief has begun another, or given up
@@ -792,9 +794,9 @@ class ParameterServer:
                     return self._cannot_roll_back(before, f"the server at {other.stub.address} says: {e}")
                 except (Lost, Fenced) as e:
                     logging.warning("Waiting for a server to go back with: %s", e)
-                    self._closing.wait(BEAT_SECONDS)
+                    self._closing.wait(HEARTBEAT_SECONDS)
         try:
-            self._restore_shard(run, self._incarnation, facts["version"], header, stays)
+            self._restore_shard(run, self._incarnation, record["version"], header, forgotten)
         except Fenced:
             return
         except ValueError as e:
@@ -804,29 +806,29 @@ class ParameterServer:
                 return
             for other in self._others:
                 other.reset(run, self._incarnation)
-            self._sequencer = Sequencer(Settings(**stored["settings"]), self._emit, self._changed, facts)
+            self._sequencer = Sequencer(Settings(**stored["settings"]), self._emit, self._changed, record)
             known = before.version if before is not None else None
             self._sequencer.note("servers_rolled_back", incarnation=self._incarnation, version_before=known)
-            self._snapshot_facts = None
-        self._save_run(facts)
+            self._snapshot_asked = None
+        self._save_run(record)
         with self._changed:
             if run != self._run:
                 return
             self._rolling = self._rollback_asked = False
             self._changed.notify_all()
-        logging.warning("All servers are at version %d, incarnation %d.", facts["version"], self._incarnation)
+        logging.warning("All servers are at version %d, incarnation %d.", record["version"], self._incarnation)
 
 
 @dataclasses.dataclass
 class _Start:
-    """A step that the dial has let start while its pull waits for the values: taken once."""
+    """A step that the staleness controller has let start while its pull waits for the values: taken once."""
 
     version: int | None = None
     lead: int = 0
 
 
 def shard_bytes(values: Values, what: str) -> Any:
-    """What a hold is asked for, as a buffer: 'params', 'stats', 'slot/NAME', or params and stats together."""
+    """What is asked of a pinned version, as a buffer: 'params', 'stats', 'slot/NAME', or params and stats together."""
     if what:
         return values.flat(what).view(np.uint8)
     return both(values)

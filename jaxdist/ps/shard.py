@@ -1,7 +1,7 @@
 """One server's part of the model: arrays, a version, and an update rule that it does not look into.
 
 Operations come in one order, the same on all shards, and are applied one at a time. Arrays are never changed in place:
-an update makes new ones, so a pull, a hold or a snapshot keeps what it refers to and waits for nobody.
+an update makes new ones, so a pull, a pinned version or a snapshot keeps what it refers to and waits for nobody.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class UpdateRule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-    """What a shard holds at one version. `state` is the rule's: {slot: {group: vector} or one number}."""
+    """The arrays of a shard at one version. `state` is the rule's: {slot: {group: vector} or one number}."""
 
     version: int
     params: jax.Array
@@ -66,7 +66,7 @@ class Shard:
         self._update = jax.jit(self._compute)
         self._lock = threading.Lock()
         self._staged: dict[int, wire.Arriving | memoryview] = {}
-        self._holds: dict[str, Values] = {}
+        self._pinned: dict[str, Values] = {}
         self._done: collections.OrderedDict[int, bool] = collections.OrderedDict()  # claim -> applied, or forgotten
         self._loading: dict[str, wire.Arriving] = {}
         self._loaded: set[str] = set()
@@ -84,7 +84,7 @@ class Shard:
     # Values from outside.
 
     def load(self, what: str, vectors: Vector) -> None:
-        """Replaces 'params', 'stats' or 'slot/NAME'; the version stays.
+        """Replaces 'params', 'stats' or 'slot/NAME'; the version does not change.
 
         Raises:
           ValueError: unknown, or of another size.
@@ -151,7 +151,7 @@ class Shard:
             self.values = dataclasses.replace(self.values, version=version)
             self._staged.clear()
             self._done.clear()
-            self._holds.clear()
+            self._pinned.clear()
             self._replies.clear()
 
     # Gradients.
@@ -177,7 +177,7 @@ class Shard:
                 self._staged[claim] = data
                 return
             entry = self._staged.setdefault(claim, wire.Arriving(total))
-            assert isinstance(entry, wire.Arriving)  # chunks of one total are all of the size that it says
+            assert isinstance(entry, wire.Arriving)  # chunks of one total are all of the size that it implies
             entry.add(offset, data)
 
     def is_staged(self, claim: int) -> bool:
@@ -263,18 +263,18 @@ class Shard:
 
     # Values to the outside.
 
-    def hold(self, name: str) -> None:
-        """Keeps the present values for a reader, in place of an earlier hold of that name."""
+    def pin(self, name: str) -> None:
+        """Keeps the present values for a reader, in place of those pinned under that name before."""
         with self._lock:
-            self._holds[name] = self.values
+            self._pinned[name] = self.values
 
-    def release(self, name: str) -> None:
+    def unpin(self, name: str) -> None:
         with self._lock:
-            self._holds.pop(name, None)
+            self._pinned.pop(name, None)
 
-    def held(self, name: str) -> Values | None:
+    def pinned(self, name: str) -> Values | None:
         with self._lock:
-            return self._holds.get(name)
+            return self._pinned.get(name)
 
     def reply_of(self, values: Values) -> tuple[bytes, int]:
         """(parameters and statistics as bytes, their checksum); made once a version, for all who pull it."""
@@ -301,7 +301,7 @@ class Shard:
             return self._replies[version][0]
 
     def restore(self, version: int, vectors: Mapping[str, Vector]) -> None:
-        """Goes back to a snapshot; everything staged or held is forgotten."""
+        """Goes back to a snapshot; everything staged or pinned is forgotten."""
         self.values = self.initial()
         for what, vector in vectors.items():
             self.load(what, vector)

@@ -39,7 +39,7 @@ def evaluate_snapshots(config: ConfigDict, workdir: str, cluster: Cluster) -> in
         config.strategy,
         task,
         server_addresses=cluster.server_addresses,
-        facts=cluster_lib.shared_facts(config_lib.comparable(config)) | fingerprints(examples, task),
+        signature=cluster_lib.shared_facts(config_lib.comparable(config)) | fingerprints(examples, task),
         timeouts=config.cluster,
         security=cluster.security,
     )

@@ -188,7 +188,7 @@ def build(
     process_id: int,
     num_processes: int,
     server_addresses: Sequence[str] = (),
-    facts: Mapping[str, Any] | None = None,
+    signature: Mapping[str, Any] | None = None,
     timeouts: Mapping[str, float] | None = None,
     security: Security = OPEN,
     meeting: ProcessGroup | None = None,
@@ -202,7 +202,7 @@ def build(
 
     Args:
       server_addresses: of the parameter servers, in order.
-      facts: what all processes must have alike, for strategies whose processes do not meet before.
+      signature: the run signature, alike on all processes; for strategies whose processes do not meet before.
       timeouts: `config.cluster`.
       security: what parameter servers ask for.
       meeting: how all processes do something together, for strategies that need it.
@@ -212,14 +212,14 @@ def build(
     if settings["name"] == "switch":
         assert meeting is not None
         common: dict[str, Any] = {"global_batch_size": global_batch_size, "process_id": process_id}
-        common |= {"num_processes": num_processes, "server_addresses": server_addresses, "facts": facts or {}}
+        common |= {"num_processes": num_processes, "server_addresses": server_addresses, "signature": signature or {}}
         common |= {"timeouts": timeouts or {}, "security": security, "meeting": meeting}
         phases = _phases(settings)
         keeper = None
         if process_id == 0 and server_addresses:
             connect_seconds = common["timeouts"]["connect_timeout_seconds"]
             keeper = ServerReservation(
-                server_addresses, security, facts=common["facts"], connect_seconds=connect_seconds
+                server_addresses, security, signature=common["signature"], connect_seconds=connect_seconds
             )
         whole = run_examples // global_batch_size
         return Switch(
@@ -277,7 +277,7 @@ def build(
             process_id=process_id,
             num_processes=num_processes,
             server_addresses=server_addresses,
-            facts=facts or {},
+            signature=signature or {},
             timeouts=timeouts or {},
             settings=settings,
             security=security,

@@ -119,7 +119,7 @@ def _train(
         num_processes=cluster.num_processes,
         server_addresses=cluster.server_addresses,
         security=cluster.security,
-        facts=cluster_lib.shared_facts(config_lib.comparable(config)) | identity,
+        signature=cluster_lib.shared_facts(config_lib.comparable(config)) | identity,
         timeouts=config.cluster,
         meeting=ProcessGroup(cluster, peers, task, config.cluster),
         run_examples=run_examples(config, len(examples.train)),

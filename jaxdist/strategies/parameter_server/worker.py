@@ -59,8 +59,8 @@ class PulledState:
 def snapshot(client: Client, model: FlatModel) -> PulledState:
     """One and the same version of all servers, to evaluate; stops nobody."""
 
-    def read(held: PinnedVersion) -> PulledState:
-        return PulledState(model.put(held.buffers()), held.progress.version, held.progress, held.caller)
+    def read(pinned: PinnedVersion) -> PulledState:
+        return PulledState(model.put(pinned.buffers()), pinned.progress.version, pinned.progress, pinned.caller)
 
     return client.read_one_version(read)
 
@@ -86,7 +86,7 @@ def is_asynchronous(settings: Mapping[str, Any]) -> bool:
 
 
 class ParameterServer(Strategy):
-    """Each worker takes gradients on its own devices and talks to servers alone.
+    """Each worker takes gradients on its own devices and exchanges them with servers alone.
 
     Args:
       global_batch_size: divided by the number of workers: the examples of one push.
@@ -109,7 +109,7 @@ class ParameterServer(Strategy):
         process_id: int,
         num_processes: int,
         server_addresses: Sequence[str],
-        facts: Mapping[str, Any],
+        signature: Mapping[str, Any],
         timeouts: Mapping[str, float],
         settings: Mapping[str, Any],
         security: Security = OPEN,
@@ -137,7 +137,7 @@ class ParameterServer(Strategy):
             server_addresses,
             process_id,
             self._layout,
-            facts=facts,
+            signature=signature,
             security=security,
             timeout_seconds=timeouts["timeout_seconds"],
             connect_seconds=timeouts["connect_timeout_seconds"],
@@ -218,21 +218,21 @@ class ParameterServer(Strategy):
         self._wait_for_network()
         return self._client.read_one_version(self._canonical)
 
-    def _canonical(self, held: PinnedVersion) -> TrainState:
+    def _canonical(self, pinned: PinnedVersion) -> TrainState:
         dtype = self._layout.dtype
         opt_state: Tree = {}
         like = self.task.optimizer.init({"kernel": np.zeros((1,), dtype)})
-        for slot in held.slots:
+        for slot in pinned.slots:
             if isinstance(like[slot], dict):
-                opt_state[slot] = self._tree(self._layout.params, held.vector(f"slot/{slot}", dtype))
+                opt_state[slot] = self._tree(self._layout.params, pinned.vector(f"slot/{slot}", dtype))
             else:  # a number is the same on all servers
-                opt_state[slot] = held.vector(f"slot/{slot}", like[slot].dtype)[0:1].reshape(()).copy()
+                opt_state[slot] = pinned.vector(f"slot/{slot}", like[slot].dtype)[0:1].reshape(()).copy()
         arrays = {
-            "params": self._tree(self._layout.params, held.vector("params", dtype)),
-            "model_state": self._tree(self._layout.stats, held.vector("stats", dtype)),
+            "params": self._tree(self._layout.params, pinned.vector("params", dtype)),
+            "model_state": self._tree(self._layout.stats, pinned.vector("stats", dtype)),
             "opt_state": opt_state,
         }
-        return TrainState.of(arrays, held.progress.version, Position(held.progress.examples_seen, held.pending))
+        return TrainState.of(arrays, pinned.progress.version, Position(pinned.progress.examples_seen, pinned.pending))
 
     @staticmethod
     def _tree(tensors: Any, vector: np.ndarray) -> Tree:
@@ -370,15 +370,15 @@ class ParameterServer(Strategy):
             return
         self._wait_for_network()
         self._leave_off()
-        self._beat(away=True)
+        self._heartbeat(away=True)
         try:
             yield
         finally:
             if not self._left:
-                self._beat(away=False)
+                self._heartbeat(away=False)
 
-    def _beat(self, away: bool) -> None:
-        self._client.in_session(lambda _: self._client.beat(away))
+    def _heartbeat(self, away: bool) -> None:
+        self._client.in_session(lambda _: self._client.heartbeat(away))
 
     def row(self) -> dict[str, Any]:
         window, self._window = self._window, _Window()
@@ -410,7 +410,7 @@ class ParameterServer(Strategy):
             return [report]
         deadline = time.monotonic() + self._timeouts["timeout_seconds"]
         while time.monotonic() < deadline:
-            self._beat(away=True)
+            self._heartbeat(away=True)
             if self._client.report.get("live", []) in ([], [0]):
                 break
             time.sleep(0.1)
@@ -431,7 +431,7 @@ class ParameterServer(Strategy):
         }
 
     def end_phase(self) -> dict[str, Any]:
-        """The chief waits until the others have left; then the servers forget the phase, and stay."""
+        """The chief waits until the others have left; then the servers forget the phase, and wait for the next."""
         self.gather([])
         found = self.summary()
         if self.is_chief:
