@@ -39,8 +39,9 @@ from jaxdist.ps import (
 )
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.claims import ClaimTable
+from jaxdist.ps.errors import Lost
 from jaxdist.ps.layout_header import layout_from_header, layout_header
-from jaxdist.ps.rpc import SERVICE, Lost, Stub
+from jaxdist.ps.rpc import SERVICE, Stub
 from jaxdist.ps.shard import check_elementwise
 from jaxdist.ps.staleness import StalenessController, further_steps
 from jaxdist.state import Position
@@ -689,13 +690,13 @@ def test_reserved_servers_are_kept_for_their_run(tmp_path):
             end_run(address, Security(), 2, "a mistake")
         for server in servers.servers:
             server.stop_if_idle()
-            assert server._ended is None
+            assert server._state.ended is None
         reservation.close()
 
 
 def test_what_a_killed_run_has_left_is_forgotten(tmp_path, monkeypatch):
     """Servers that would go back to a snapshot, while the run goes on in another phase, must not wait for its chief."""
-    monkeypatch.setattr("jaxdist.ps.server.RESERVED_SECONDS", 0.5)
+    monkeypatch.setattr("jaxdist.ps.served_run.RESERVED_SECONDS", 0.5)
     with Servers(tmp_path, 2) as servers:
         (client,) = servers.begin(lease_seconds=1.0, snapshot_seconds=0.1)
         push(client)

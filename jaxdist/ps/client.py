@@ -27,15 +27,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxdist.comm.security import OPEN, Security
-from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.errors import PeerError, UsageError
 from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
+from jaxdist.ps.errors import Ended, Fenced, Lost, Refused, Superseded, as_process_error
 from jaxdist.ps.layout_header import layout_header
 from jaxdist.ps.reservation import check_server, end_server
-from jaxdist.ps.rpc import Lost, Refused, Stub, Superseded
-from jaxdist.ps.sequencer import Ended, Fenced
-from jaxdist.ps.server import HEARTBEAT_SECONDS, LONG_POLL_SECONDS
+from jaxdist.ps.rpc import Stub
+from jaxdist.ps.timing import HEARTBEAT_SECONDS, LONG_POLL_SECONDS
 from jaxdist.state.position import Ranges, from_bounds
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ class Client:
             try:
                 return self._stubs[server].call(name, message, data, timeout=min(_CALL_SECONDS, patience))
             except Ended as e:
-                raise _as_error(e) from None
+                raise as_process_error(e) from None
             except Lost as e:
                 if self._trouble is not None and threading.current_thread() is not self._heartbeat_thread:
                     raise self._trouble from None  # server 0 has given the reason why nobody answers
@@ -178,7 +178,7 @@ class Client:
                 self.retries += 1
                 replies.append(self._call(server, name, message, data))
             except Ended as e:
-                raise _as_error(e) from None
+                raise as_process_error(e) from None
         return replies
 
     # The run.
@@ -398,7 +398,7 @@ class Client:
                 self.retries += 1
                 part, more = pb.PullReply(), memoryview(b"")
             except Ended as e:
-                raise _as_error(e) from None
+                raise as_process_error(e) from None
             while not (part.granted and part.version >= reply.version):
                 part, more = self._call(server, "Pull", asked)
             buffers.append(self._whole(caller, server, part, more))
@@ -581,17 +581,3 @@ class PinnedVersion:
 
 def _progress(message: pb.Progress) -> Progress:
     return Progress(message.version, message.examples_seen, message.loss_sum, message.correct, message.count)
-
-
-class RunFinished(PeerError):
-    """The run has come to its good end, without this process."""
-
-
-def _as_error(ended: Ended) -> Exception:
-    if ended.code == 0:
-        return RunFinished("the run has come to its end without this process")
-    if ended.code == 75:
-        return Preempted(f"The run was stopped after saving: {ended.text}")
-    if ended.code == 2:
-        return UsageError(ended.text)
-    return PeerError(ended.text or "the run has ended")

@@ -13,8 +13,8 @@ from typing import Any
 from jaxdist.comm.security import Security
 from jaxdist.errors import UsageError
 from jaxdist.ps import parameter_server_pb2 as pb
-from jaxdist.ps.rpc import Lost, Refused, Stub
-from jaxdist.ps.sequencer import Ended, Fenced
+from jaxdist.ps.errors import Ended, Fenced, Lost, Refused
+from jaxdist.ps.rpc import Stub
 from jaxdist.ps.signature import differences
 
 RENEWAL_SECONDS = 4.0

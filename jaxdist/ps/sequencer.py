@@ -20,25 +20,10 @@ from typing import Any
 
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.claims import Claim, ClaimTable
+from jaxdist.ps.errors import Ended, Fenced
 from jaxdist.ps.staleness import Member, StalenessController
 from jaxdist.state import Position
 from jaxdist.state.position import bounds
-
-
-class Fenced(Exception):
-    """The caller's session or incarnation is over: it must join again."""
-
-
-class NotNow(Exception):
-    """Starting, or rolling back: try again."""
-
-
-class Ended(Exception):
-    """The run has ended, with an exit code and a reason."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code, self.text = code, text
 
 
 @dataclasses.dataclass(frozen=True)
