@@ -1,4 +1,4 @@
-"""The parameter server with real processes: transparency, resuming, and training at every setting of the dial."""
+"""The parameter server with real processes: transparency, resuming, and training at every staleness bound."""
 
 from __future__ import annotations
 

@@ -39,13 +39,15 @@ from jaxdist.ps import (
 )
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.claims import ClaimTable
-from jaxdist.ps.rpc import SERVICE, Lost, Stub
+from jaxdist.ps.errors import Lost
+from jaxdist.ps.layout_header import layout_from_header, layout_header
+from jaxdist.ps.rpc import SERVICE, Stub
 from jaxdist.ps.shard import check_elementwise
 from jaxdist.ps.staleness import StalenessController, further_steps
 from jaxdist.state import Position
 from jaxdist.state.position import indices, size
 
-FACTS = {"optim.name": "sgd"}
+SIGNATURE = {"optim.name": "sgd"}
 
 
 def struct(*shape, dtype=np.float32):
@@ -86,11 +88,11 @@ class Servers:
 
     def start(self, index):
         folder = pathlib.Path(self.folder) / str(index)
-        return ParameterServer(index, self.addresses, self.rule, facts=FACTS, folder=folder, **self.options)
+        return ParameterServer(index, self.addresses, self.rule, signature=SIGNATURE, folder=folder, **self.options)
 
-    def client(self, worker=0, layout=LAYOUT, addresses=None, facts=FACTS, **options) -> Client:
+    def client(self, worker=0, layout=LAYOUT, addresses=None, signature=SIGNATURE, **options) -> Client:
         options = {"timeout_seconds": 10.0, "connect_seconds": 10.0, "security": self.client_security} | options
-        client = Client(addresses or self.addresses, worker, layout, facts=facts, **options)
+        client = Client(addresses or self.addresses, worker, layout, signature=signature, **options)
         self.clients.append(client)
         return client
 
@@ -113,8 +115,8 @@ class Servers:
 
 def buffers(client: Client, gradient: float, stats: float = 0.0) -> list[np.ndarray]:
     made = []
-    for piece in client.pieces:
-        parts = np.full(piece.num_params, gradient, np.float32), np.full(piece.num_stats, stats, np.float32)
+    for shard in client.flat_shards:
+        parts = np.full(shard.num_params, gradient, np.float32), np.full(shard.num_stats, stats, np.float32)
         made.append(np.concatenate(parts))
     return made
 
@@ -126,7 +128,7 @@ def push(client: Client, gradient: float = 1.0, version: int = 0, ahead: int = 0
 
 
 def values(pulled, client) -> np.ndarray:
-    return np.concatenate([p[: piece.num_params] for p, piece in zip(pulled.pieces, client.pieces, strict=True)])
+    return np.concatenate([p[: shard.num_params] for p, shard in zip(pulled.buffers, client.flat_shards, strict=True)])
 
 
 # The wire.
@@ -172,23 +174,23 @@ def test_stubs_match_the_proto(tmp_path):
 def test_servers_hold_equal_shares_and_everything_once(tensors, count):
     params = {f"{i}/{group}": struct(n) for i, (n, group) in enumerate(tensors)}
     layout = Layout.of(params, {})
-    pieces = [layout.piece(i, count) for i in range(count)]
-    sizes = [p.num_params for p in pieces]
+    shards = [layout.shard(i, count) for i in range(count)]
+    sizes = [p.num_params for p in shards]
     assert sum(sizes) == layout.num_params and max(sizes) - min(sizes) <= 1
-    assert all(sum(p.groups.values()) == p.num_params for p in pieces)
+    assert all(sum(p.groups.values()) == p.num_params for p in shards)
     vector = np.arange(layout.num_params)
     named = unpack(layout.params, vector)
     np.testing.assert_array_equal(pack(layout.params, named), vector)
     groups = np.concatenate([[t.group] * t.size for t in layout.params if t.size] or [[]])
-    for piece in pieces:
-        for group, part in piece.split(vector[piece.params]).items():
+    for shard in shards:
+        for group, part in shard.split(vector[shard.params]).items():
             assert set(groups[part]) == {group}
-    assert Layout.from_header(layout.header) == layout
+    assert layout_from_header(layout_header(layout)) == layout
 
 
 def test_a_tensor_larger_than_a_share_is_split():
     layout = Layout.of({"big/kernel": struct(1000), "small/bias": struct(2)}, {})
-    assert [layout.piece(i, 3).num_params for i in range(3)] == [334, 334, 334]
+    assert [layout.shard(i, 3).num_params for i in range(3)] == [334, 334, 334]
 
 
 def test_only_elementwise_rules_are_served():
@@ -208,7 +210,7 @@ def test_every_example_is_applied_exactly_once_whoever_is_lost(drawn):
     """Workers take, apply, die and come back in any order: what is applied is each position once."""
     in_rounds = drawn.draw(st.booleans())
     share, budget = drawn.draw(st.integers(1, 4)), drawn.draw(st.integers(4, 40))
-    ledger = ClaimTable(Position(), budget, share, in_rounds)
+    table = ClaimTable(Position(), budget, share, in_rounds)
     sessions = {w: w for w in range(drawn.draw(st.integers(1, 4)))}
     held: dict[int, list] = {s: [] for s in sessions.values()}
     applied: list[int] = []
@@ -217,26 +219,26 @@ def test_every_example_is_applied_exactly_once_whoever_is_lost(drawn):
         worker = drawn.draw(st.sampled_from(sorted(sessions)))
         session = sessions[worker]
         action = drawn.draw(st.sampled_from(["take", "take", "apply", "apply", "die"]))
-        if action == "take" and (claim := ledger.take(worker, session, dict(sessions))) is not None:
+        if action == "take" and (claim := table.take(worker, session, dict(sessions))) is not None:
             held[session].append(claim)
         if action == "apply" and held[session]:
             claim = held[session].pop(0)
             applied += list(indices(claim.ranges))
-            ledger.retire(claim.number)
+            table.retire(claim.number)
         if action == "die":
-            ledger.drop(session)
+            table.drop(session)
             held[session] = []
             newest += 1
             sessions[worker] = newest
             held[newest] = []
-        assert ledger.applied == len(applied)
+        assert table.applied == len(applied)
     for session in list(held):
-        ledger.drop(session)
-    while (claim := ledger.take(0, sessions[0], {0: sessions[0]})) is not None:
+        table.drop(session)
+    while (claim := table.take(0, sessions[0], {0: sessions[0]})) is not None:
         applied += list(indices(claim.ranges))
-        ledger.retire(claim.number)
+        table.retire(claim.number)
     assert sorted(applied) == list(range(budget - budget % share))
-    assert ledger.finished
+    assert table.finished
 
 
 @given(st.lists(st.integers(1, 9), max_size=20), st.data())
@@ -253,29 +255,29 @@ def test_positions_come_back(counts, drawn):
     assert not after.pending
 
 
-# The dial.
+# The staleness controller.
 
 
 @settings(max_examples=60)
 @given(st.integers(2, 5), st.sampled_from([1, 2, 3, 10]), st.booleans(), st.randoms(use_true_random=False))
 def test_clock_lead_and_staleness_keep_their_bounds(workers, bound, overlap, rng):
-    """A simulation of the dial with workers of any speed: pulls are granted, pushes applied, in random order."""
-    dial = StalenessController(bound)
-    members = [dial.join(w, w, 0.0) for w in range(workers)]
+    """A simulation of the controller with workers of any speed: pulls are granted, pushes applied, in random order."""
+    controller = StalenessController(bound)
+    members = [controller.join(w, w, 0.0) for w in range(workers)]
     ahead = int(overlap)
     version, worst = 0, 0
     queue: list[list[int]] = [[] for _ in members]  # versions pulled for steps not pushed yet
     waiting = [True] * workers  # for a pull to be granted
     speed = [rng.choice([1, 1, 5, 20]) for _ in members]
     for w in range(workers):  # the first pull serves as many steps as may be under way
-        if dial.may_start(members[w], ahead):
+        if controller.may_start(members[w], ahead):
             queue[w] += [version] * (1 + ahead)
             waiting[w] = False
     for _ in range(600):
         w = rng.choices(range(workers), weights=[1 / s for s in speed])[0]
         if waiting[w]:
-            if dial.may_start(members[w], ahead):
-                assert dial.lead(members[w], ahead) <= bound
+            if controller.may_start(members[w], ahead):
+                assert controller.lead(members[w], ahead) <= bound
                 queue[w].append(version)
                 waiting[w] = False
         elif queue[w]:
@@ -298,18 +300,18 @@ def test_dssp_lets_a_fast_worker_run_until_the_slow_one_is_about_to_push():
 @given(st.integers(1, 4), st.integers(0, 8), st.floats(1.0, 9.0))
 def test_dssp_stays_inside_its_range(low, width, slowness):
     """Two workers in simulated time; the fast one's lead is above the low bound only as far as the range allows."""
-    dial = StalenessController(low, low + width)
-    fast, slow = dial.join(0, 0, 0.0), dial.join(1, 1, 0.0)
+    controller = StalenessController(low, low + width)
+    fast, slow = controller.join(0, 0, 0.0), controller.join(1, 1, 0.0)
     ends = {0: 1.0, 1: slowness}
     leads = []
     for _ in range(200):
         w = min(ends, key=lambda k: ends[k])
         now, member = ends[w], (fast, slow)[w]
-        dial.pushed(member, now)
+        controller.pushed(member, now)
         ends[w] = float("inf")
         for other, m, pace in ((0, fast, 1.0), (1, slow, slowness)):
-            if ends[other] == float("inf") and dial.may_start(m, 0):
-                leads.append(dial.lead(m, 0))
+            if ends[other] == float("inf") and controller.may_start(m, 0):
+                leads.append(controller.lead(m, 0))
                 ends[other] = now + pace
     assert max(leads) <= low + width
 
@@ -348,7 +350,7 @@ def test_a_recorded_history_keeps_the_contract(tmp_path, bound, count):
     with Servers(tmp_path, count) as servers:
         history = record_on(servers, servers.begin(3, bound, total=60))
         client = servers.clients[0]
-        client.beat()
+        client.heartbeat()
         updates = 20 if bound == 0 else 60
         assert client.progress.version == updates and client.progress.examples_seen == 60
         assert sum(c["pushes"] for c in client.report["counted"].values()) == 60
@@ -372,7 +374,7 @@ def test_a_recorded_history_keeps_the_contract(tmp_path, bound, count):
         assert made == list(range(1, 61)), "the version grows by one with each accepted push"
 
 
-def test_a_hold_is_one_version_on_all_servers_while_pushes_go_on(tmp_path):
+def test_a_pinned_version_is_one_on_all_servers_while_pushes_go_on(tmp_path):
     with Servers(tmp_path, 3) as servers:
         writer, reader = servers.begin(2, total=100000)
         stop = threading.Event()
@@ -386,10 +388,10 @@ def test_a_hold_is_one_version_on_all_servers_while_pushes_go_on(tmp_path):
         try:
             for _ in range(20):
 
-                def read(held) -> None:
+                def read(pinned) -> None:
                     time.sleep(0.005)
-                    vector = held.vector("params", np.dtype(np.float32))
-                    np.testing.assert_array_equal(vector, -held.progress.version)
+                    vector = pinned.vector("params", np.dtype(np.float32))
+                    np.testing.assert_array_equal(vector, -pinned.progress.version)
 
                 reader.read_one_version(read)
         finally:
@@ -452,7 +454,7 @@ def test_a_chief_that_is_lost_ends_the_run(tmp_path):
         first._silent.set()
         with pytest.raises(PeerError, match=r"worker 0 \(the chief\) was lost"):
             for _ in range(100):
-                second.beat()
+                second.heartbeat()
                 time.sleep(0.1)
         assert servers.servers[0].wait().code == 1
 
@@ -469,28 +471,30 @@ def test_a_second_chief_disturbs_nobody(tmp_path, count):
 
 
 def test_the_beginning_may_be_sent_again_at_any_time(tmp_path):
-    """Begin, Load and Hold whose replies were lost are repeated while the run goes on."""
+    """Begin, Load and Pin whose replies were lost are repeated while the run goes on."""
     with Servers(tmp_path, 2) as servers:
         (client,) = servers.begin()
         settings = client.join()
         push(client, 1.0, 0)
-        request = pb.BeginRequest(run=client.caller.run, header=LAYOUT.header, facts='{"optim.name": "sgd"}')
+        request = pb.BeginRequest(
+            run=client.caller.run, header=layout_header(LAYOUT), signature='{"optim.name": "sgd"}'
+        )
         request.settings = json.dumps(settings)
         for ready in (False, True):
             request.ready = ready
             for server in range(2):
                 client._call(server, "Begin", request)
-        for server, piece in enumerate(client.pieces):
-            data = np.full(piece.num_params, 7.0, np.float32).view(np.uint8)
+        for server, shard in enumerate(client.flat_shards):
+            data = np.full(shard.num_params, 7.0, np.float32).view(np.uint8)
             load = pb.LoadRequest(run=client.caller.run, what="params", total=len(data), checksum=wire.checksum(data))
             client._call(server, "Load", load, data)
         pulled = push(client, 1.0, 1)
         assert pulled.version == 2
         np.testing.assert_array_equal(values(pulled, client), -2.0)
-        hold = pb.HoldRequest(caller=client.caller, name="twice")
-        client._call(0, "Hold", hold)
+        pin = pb.PinRequest(caller=client.caller, name="twice")
+        client._call(0, "Pin", pin)
         push(client, 1.0, 2)
-        reply, _ = client._call(0, "Hold", hold)
+        reply, _ = client._call(0, "Pin", pin)
         parts = [client.read(client.caller, "twice", reply.progress.version, "params", i) for i in range(2)]
         np.testing.assert_array_equal(np.concatenate(parts).view(np.float32), -3.0)
 
@@ -588,7 +592,7 @@ def test_a_wrong_push_names_the_tensor_and_both_shapes(tmp_path):
         ):
             stats = {"a/mean": struct(5, dtype=np.float64 if "a/bias" in change else np.float32)}
             other = Layout.of(PARAMS | change, stats)
-            request = pb.PushRequest(caller=client.caller, header=other.header, claim=1)
+            request = pb.PushRequest(caller=client.caller, header=layout_header(other), claim=1)
             with pytest.raises(Refused, match=words):
                 Stub(servers.addresses[0]).call("Push", request, b"1234", timeout=5)
         with pytest.raises(UsageError, match="a/kernel"):
@@ -620,12 +624,12 @@ def test_server_lists_that_differ_are_refused(tmp_path):
         with pytest.raises(UsageError, match=r"cannot take part.*in this order"):
             servers.client(0, addresses=servers.addresses[:1]).join()
         with pytest.raises(UsageError, match=r"do not agree on optim.name \('sgd' here, 'adam' there\)"):
-            servers.client(0, facts={"optim.name": "adam"}).join()
+            servers.client(0, signature={"optim.name": "adam"}).join()
 
 
 def test_a_server_that_is_not_there_is_named():
     address = f"127.0.0.1:{free_port()}"
-    client = Client([address], 0, LAYOUT, facts=FACTS, connect_seconds=1.5)
+    client = Client([address], 0, LAYOUT, signature=SIGNATURE, connect_seconds=1.5)
     with pytest.raises(UsageError, match=f"server 0 could not be reached.*{address}"):
         client.check_servers()
     client.close()
@@ -647,9 +651,9 @@ def test_the_token_is_asked_for(tmp_path):
 @pytest.mark.parametrize("count", [1, 2])
 def test_servers_stay_for_the_next_phase(tmp_path, count):
     with Servers(tmp_path, count) as servers:
-        keeper = ServerReservation(servers.addresses, Security(), facts=FACTS, connect_seconds=5.0)
+        reservation = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=5.0)
         for phase in range(3):
-            client = servers.client(0, phase=phase, reserve=keeper.reserve)
+            client = servers.client(0, phase=phase, reserve=reservation.reserve)
             client.begin(settings_of_a_run(), VALUES)
             client.join()
             assert push(client).version == 1  # nothing of the phase before is left
@@ -657,9 +661,9 @@ def test_servers_stay_for_the_next_phase(tmp_path, count):
             client.end_phase()
             client.close()
             assert all(Stub(a).call("Status", pb.StatusRequest(), timeout=5)[0].run == "" for a in servers.addresses)
-        keeper.end(0, "")
+        reservation.end(0, "")
         assert all(server.wait().code == 0 for server in servers.servers)
-        keeper.close()
+        reservation.close()
 
 
 def test_a_worker_joins_the_phase_that_it_has_come_to(tmp_path):
@@ -677,22 +681,22 @@ def test_a_worker_joins_the_phase_that_it_has_come_to(tmp_path):
 def test_reserved_servers_are_kept_for_their_run(tmp_path):
     """A second start of the same command must not end the servers that a run will need."""
     with Servers(tmp_path, 2) as servers:
-        keeper = ServerReservation(servers.addresses, Security(), facts=FACTS, connect_seconds=5.0)
+        reservation = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=5.0)
         with pytest.raises(UsageError, match="reserved by another run"):
-            ServerReservation(servers.addresses, Security(), facts=FACTS, connect_seconds=1.0)
+            ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=1.0)
         with pytest.raises(UsageError, match="reserved by another run"):
             servers.client(0).begin(settings_of_a_run(), VALUES)
         for address in servers.addresses:
             end_run(address, Security(), 2, "a mistake")
         for server in servers.servers:
             server.stop_if_idle()
-            assert server._ended is None
-        keeper.close()
+            assert server._state.ended is None
+        reservation.close()
 
 
 def test_what_a_killed_run_has_left_is_forgotten(tmp_path, monkeypatch):
     """Servers that would go back to a snapshot, while the run goes on in another phase, must not wait for its chief."""
-    monkeypatch.setattr("jaxdist.ps.server.RESERVED_SECONDS", 0.5)
+    monkeypatch.setattr("jaxdist.ps.served_run.RESERVED_SECONDS", 0.5)
     with Servers(tmp_path, 2) as servers:
         (client,) = servers.begin(lease_seconds=1.0, snapshot_seconds=0.1)
         push(client)
@@ -703,21 +707,21 @@ def test_what_a_killed_run_has_left_is_forgotten(tmp_path, monkeypatch):
         for index, server in enumerate(servers.servers):
             server.close()
             servers.servers[index] = servers.start(index)
-        keeper = ServerReservation(servers.addresses, Security(), facts=FACTS, connect_seconds=10.0)
-        again = servers.client(0, reserve=keeper.reserve)
+        reservation = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=10.0)
+        again = servers.client(0, reserve=reservation.reserve)
         time.sleep(1.0)
         assert all(Stub(a).call("Status", pb.StatusRequest(), timeout=5)[0].run == "" for a in servers.addresses)
         again.begin(settings_of_a_run(), VALUES)
         again.join()
         assert push(again).version == 1
-        keeper.close()
+        reservation.close()
 
 
 def test_momentum_is_cut_before_an_update(tmp_path):
     with Servers(tmp_path, momentum=0.5) as servers:
         (client,) = servers.begin()
         cuts = enumerate((0.0, 0.0, 0.5, 1.0))
-        found = [push(client, version=k, learning_rate=1.0, momentum_cut=cut).pieces[0][0] for k, cut in cuts]
+        found = [push(client, version=k, learning_rate=1.0, momentum_cut=cut).buffers[0][0] for k, cut in cuts]
     # v = 1; 0.5 + 1; 0.5 * 0.5 * 1.5 + 1; 1
     assert np.allclose(-np.diff([0.0, *found]), [1.0, 1.5, 1.375, 1.0])
 
@@ -765,7 +769,7 @@ def test_ten_thousand_bad_frames_leave_the_server_serving(tmp_path):
             # One flipped bit can make a push into a well-formed Claim, Leave, Close or End of the same run.
             names = [n for n in calls if n not in ("Claim", "Leave", "Close", "End")]
             good = [wire.encode(r, p) for r, p in client._chunks(client.caller, 0, 12345, buffers(client, 1.0)[0])]
-            good.append(pb.JoinRequest(worker=5, facts="{}", header=LAYOUT.header).SerializeToString())
+            good.append(pb.JoinRequest(worker=5, signature="{}", header=layout_header(LAYOUT)).SerializeToString())
             good.append(pb.PullRequest(caller=client.caller).SerializeToString())
             waiting = []
             for i in range(10_000):
@@ -810,9 +814,9 @@ def test_a_model_of_many_chunks(tmp_path):
         client.begin(settings | {"examples_seen": 0, "pending": ()}, values)
         client.join()
         pulled = push(client, 2.0)
-        np.testing.assert_array_equal(np.concatenate(pulled.pieces), start - 2)
-        held = client.read_one_version(lambda held: held.vector("params", np.dtype(np.float32)))
-        np.testing.assert_array_equal(held, start - 2)
+        np.testing.assert_array_equal(np.concatenate(pulled.buffers), start - 2)
+        read = client.read_one_version(lambda pinned: pinned.vector("params", np.dtype(np.float32)))
+        np.testing.assert_array_equal(read, start - 2)
 
 
 def test_a_gradient_that_is_not_finite_is_passed_over(tmp_path):
@@ -826,19 +830,19 @@ def test_a_gradient_that_is_not_finite_is_passed_over(tmp_path):
         thread.join(10)
         assert pulled.version == done[0].version == 1
         np.testing.assert_array_equal(values(pulled, first), -3.0)
-        first.beat()
+        first.heartbeat()
         assert first.report["counted"]["1"]["not_finite"] == 1
 
 
 def test_statistics_are_merged_by_staleness(tmp_path):
     with Servers(tmp_path) as servers:
         (client,) = servers.begin()
-        piece = client.pieces[0]
+        shard = client.flat_shards[0]
         for version, expected in ((0, 8.0), (0, 8.0)):  # fresh: as written; one version late: half of the way
             claim = client.claim()
             commit = {"pulled_version": version, "learning_rate": 0.0}
             pulled = client.push_pull(claim, buffers(client, 0.0, expected), commit, ahead=0)
-        np.testing.assert_array_equal(pulled.pieces[0][piece.num_params :], 8.0)
+        np.testing.assert_array_equal(pulled.buffers[0][shard.num_params :], 8.0)
         commit = {"pulled_version": 1, "learning_rate": 0.0}
         pulled = client.push_pull(client.claim(), buffers(client, 0.0, 0.0), commit, ahead=0)
-        np.testing.assert_array_equal(pulled.pieces[0][piece.num_params :], 4.0)
+        np.testing.assert_array_equal(pulled.buffers[0][shard.num_params :], 4.0)

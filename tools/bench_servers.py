@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 SECONDS = 60.0
-FACTS: dict[str, Any] = {"bench": "parameter_server"}
+SIGNATURE: dict[str, Any] = {"bench": "parameter_server"}
 
 
 def measure(megabytes: float, servers: int, workers: int, rounds: int, calls: int) -> dict[str, Any]:
@@ -78,7 +78,9 @@ def serve(index: int, plan: dict[str, Any]) -> None:
     from jaxdist.ps import ParameterServer
 
     folder = pathlib.Path(plan["folder"])
-    server = ParameterServer(index, plan["servers"], optimizers.build("sgd"), facts=FACTS, folder=folder / str(index))
+    server = ParameterServer(
+        index, plan["servers"], optimizers.build("sgd"), signature=SIGNATURE, folder=folder / str(index)
+    )
     server.wait()
     (folder / f"updates-{index}.json").write_text(json.dumps(server.update_seconds()[-500:]))
 
@@ -152,7 +154,7 @@ def _push_pull(index: int, plan: dict[str, Any]) -> Callable[[], None]:
     from jaxdist.ps import Client
 
     layout = Layout.of({"all/kernel": np.zeros((plan["floats"],), np.float32)}, {})
-    client = Client(plan["servers"], index, layout, facts=FACTS)
+    client = Client(plan["servers"], index, layout, signature=SIGNATURE)
     client.check_servers()
     total = 10**9
     settings = {"max_staleness": -1, "num_workers": plan["workers"], "share": 1, "total_examples": total}
@@ -160,7 +162,7 @@ def _push_pull(index: int, plan: dict[str, Any]) -> Callable[[], None]:
         values = {"params": np.ones(plan["floats"], np.float32), "stats": np.zeros(0, np.float32)}
         client.begin(settings | {"updates": 0, "examples_seen": 0, "pending": ()}, values)
     client.join()
-    gradient = [np.full(p.num_params, 1e-6, np.float32) for p in client.pieces]
+    gradient = [np.full(s.num_params, 1e-6, np.float32) for s in client.flat_shards]
     claims = [client.claim() for _ in range((plan["rounds"] + 1) * plan["calls"])]
     version = 0
 

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxdist.ps import parameter_server_pb2 as pb
-
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
@@ -73,22 +71,6 @@ class Layout:
     def num_stats(self) -> int:
         return sum(t.size for t in self.stats)
 
-    @functools.cached_property
-    def header(self) -> bytes:
-        """What every message with values carries."""
-        message = pb.Layout(params=map(_message, self.params), stats=map(_message, self.stats))
-        return message.SerializeToString(deterministic=True)
-
-    @classmethod
-    def from_header(cls, header: bytes) -> Layout:
-        """Raises `ValueError` for bytes that are no layout."""
-        try:
-            message = pb.Layout.FromString(header)
-        except Exception as e:
-            raise ValueError(f"the header cannot be read: {e}") from None
-        read = [tuple(Tensor(t.name, tuple(t.shape), t.dtype) for t in ts) for ts in (message.params, message.stats)]
-        return cls(*read)
-
     def difference(self, other: Layout) -> str:
         """Names the first tensor in which `other` differs from this layout; '' where they are the same."""
         for mine, theirs in ((self.params, other.params), (self.stats, other.stats)):
@@ -98,8 +80,8 @@ class Layout:
                     return f"the server has {known.get(name, f'no {name!r}')}, the caller {given.get(name, 'does not')}"
         return "" if self == other else "the same tensors in another order"
 
-    def piece(self, index: int, count: int) -> Piece:
-        """The part of server `index` of `count`."""
+    def shard(self, index: int, count: int) -> FlatShard:
+        """What server `index` of `count` holds."""
         bounds = [_share(total, index, count) for total in (self.num_params, self.num_stats)]
         groups: dict[str, int] = {}
         at = 0
@@ -108,11 +90,11 @@ class Layout:
             if inside > 0:
                 groups[tensor.group] = groups.get(tensor.group, 0) + inside
             at += tensor.size
-        return Piece(bounds[0], bounds[1], groups, self.dtype)
+        return FlatShard(bounds[0], bounds[1], groups, self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class FlatShard:
     """One server's part: slices of the two flat vectors, and the sizes of the groups inside the first, in order.
 
     On the wire its parameters come first, then its statistics.
@@ -136,7 +118,7 @@ class Piece:
         return (self.num_params + self.num_stats) * self.dtype.itemsize
 
     def split(self, vector: Any) -> dict[str, Any]:
-        """A vector of this piece's parameters as {group: vector}."""
+        """A vector of this flat shard's parameters as {group: vector}."""
         edges = [0, *itertools.accumulate(self.groups.values())]
         return {g: vector[a:b] for g, (a, b) in zip(self.groups, itertools.pairwise(edges), strict=True)}
 
@@ -144,10 +126,6 @@ class Piece:
 def _in_order(tensors: Mapping[str, Any]) -> tuple[Tensor, ...]:
     found = [Tensor(name, tuple(t.shape), str(np.dtype(t.dtype))) for name, t in tensors.items()]
     return tuple(sorted(found, key=lambda t: (t.group, t.name)))
-
-
-def _message(tensor: Tensor) -> pb.Tensor:
-    return pb.Tensor(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
 
 
 def _share(total: int, index: int, count: int) -> slice:

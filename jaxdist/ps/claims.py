@@ -131,6 +131,6 @@ class ClaimTable:
         self._claimed -= size(ranges)
         self.cursor = self.cursor.give_back(ranges)
 
-    def holds(self, session: int) -> bool:
+    def has_outstanding(self, session: int) -> bool:
         """Whether a session has claims that are not applied."""
         return any(c.session == session for c in self.outstanding.values())

@@ -27,14 +27,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxdist.comm.security import OPEN, Security
-from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.errors import PeerError, UsageError
 from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
+from jaxdist.ps.errors import Ended, Fenced, Lost, Refused, Superseded, as_process_error
+from jaxdist.ps.layout_header import layout_header
 from jaxdist.ps.reservation import check_server, end_server
-from jaxdist.ps.rpc import Lost, Refused, Stub, Superseded
-from jaxdist.ps.sequencer import Ended, Fenced
-from jaxdist.ps.server import BEAT_SECONDS, LONG_POLL_SECONDS
+from jaxdist.ps.rpc import Stub
+from jaxdist.ps.timing import HEARTBEAT_SECONDS, LONG_POLL_SECONDS
 from jaxdist.state.position import Ranges, from_bounds
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class Progress:
 class Pulled:
     """Parameters and statistics: one buffer a server. `staleness` is that of the push that was answered, if any."""
 
-    pieces: list[np.ndarray]
+    buffers: list[np.ndarray]
     version: int
     progress: Progress
     caller: pb.Caller
@@ -80,7 +81,7 @@ class Client:
       addresses: of all servers, in order.
       worker: its number; -1 for an evaluator.
       layout: of the model.
-      facts: what must be the same on servers and workers.
+      signature: the run signature, the same on servers and workers.
       timeout_seconds: how long a server may give no answer before it is given up.
       connect_seconds: the same at the start.
       phase: of a run in phases: which this connection is for.
@@ -93,7 +94,7 @@ class Client:
         worker: int,
         layout: Layout,
         *,
-        facts: Mapping[str, Any],
+        signature: Mapping[str, Any],
         security: Security = OPEN,
         timeout_seconds: float = 60.0,
         connect_seconds: float = 300.0,
@@ -102,26 +103,26 @@ class Client:
     ) -> None:
         self.worker = worker
         self._phase, self._reserve = phase, reserve
-        self.layout = layout
-        self.pieces = [layout.piece(i, len(addresses)) for i in range(len(addresses))]
+        self.layout, self._header = layout, layout_header(layout)
+        self.flat_shards = [layout.shard(i, len(addresses)) for i in range(len(addresses))]
         self._addresses = list(addresses)
-        self._facts = json.dumps(dict(facts))
+        self._signature = json.dumps(dict(signature))
         self._timeout, self._connect = timeout_seconds, connect_seconds
         self._stubs = [Stub(a, security) for a in addresses]
         self.caller = pb.Caller()
         self._joining = threading.Lock()
         self._claims = 0
         self._claiming_over = threading.Event()
-        self._beating = threading.Lock()
+        self._heartbeat_lock = threading.Lock()
         self._away = False
         self._closing = threading.Event()
         self._silent = threading.Event()
-        self._beat_thread: threading.Thread | None = None
+        self._heartbeat_thread: threading.Thread | None = None
         self.progress = Progress()
         self.evaluator = False
         self.report: dict[str, Any] = {}
         self._events_from = self._evaluations_from = 0
-        self._told: set[str] = set()  # servers that have gone back say some things twice
+        self._reported: set[str] = set()  # servers that have gone back report some things twice
         self._events: list[dict[str, Any]] = []
         self._evaluations: list[dict[str, Any]] = []
         self.retries = 0
@@ -146,7 +147,7 @@ class Client:
           PeerError: no answer for `patience` seconds, or the run failed.
           UsageError, Preempted: the run has ended with that code.
           Fenced: join again.
-          Refused: the server says what does not fit.
+          Refused: the values do not fit; the text says why.
         """
         patience = self._timeout if patience is None else patience
         begin, pause = time.monotonic(), 0.05
@@ -154,10 +155,10 @@ class Client:
             try:
                 return self._stubs[server].call(name, message, data, timeout=min(_CALL_SECONDS, patience))
             except Ended as e:
-                raise _as_error(e) from None
+                raise as_process_error(e) from None
             except Lost as e:
-                if self._trouble is not None and threading.current_thread() is not self._beat_thread:
-                    raise self._trouble from None  # server 0 has said why nobody answers
+                if self._trouble is not None and threading.current_thread() is not self._heartbeat_thread:
+                    raise self._trouble from None  # server 0 has given the reason why nobody answers
                 silent = time.monotonic() - begin
                 if silent + pause > patience or self._closing.is_set():
                     where = f"the parameter server {server} at {self._addresses[server]}"
@@ -177,7 +178,7 @@ class Client:
                 self.retries += 1
                 replies.append(self._call(server, name, message, data))
             except Ended as e:
-                raise _as_error(e) from None
+                raise as_process_error(e) from None
         return replies
 
     # The run.
@@ -202,8 +203,8 @@ class Client:
         settings = dict(settings) | {"phase": self._phase}
         request = pb.BeginRequest(
             run=run,
-            header=self.layout.header,
-            facts=self._facts,
+            header=self._header,
+            signature=self._signature,
             settings=json.dumps(settings),
             reserve=self._reserve,
         )
@@ -219,9 +220,9 @@ class Client:
             raise UsageError(f"The parameter servers refuse the run: {e}.") from None
 
     def _load(self, server: int, run: str, what: str, vector: np.ndarray) -> None:
-        piece = self.pieces[server]
+        flat_shard = self.flat_shards[server]
         if vector.ndim:
-            vector = vector[piece.stats if what == "stats" else piece.params]
+            vector = vector[flat_shard.stats if what == "stats" else flat_shard.params]
         data = np.ascontiguousarray(vector).reshape(-1).view(np.uint8)
         for offset, part in wire.chunks(data):
             digest = wire.checksum(part)
@@ -236,8 +237,8 @@ class Client:
         """
         request = pb.JoinRequest(
             worker=self.worker,
-            facts=self._facts,
-            header=self.layout.header,
+            signature=self._signature,
+            header=self._header,
             addresses=self._addresses,
             phase=self._phase,
         )
@@ -248,9 +249,9 @@ class Client:
         self._claims = 0
         self.caller = reply.caller
         self.progress = _progress(reply.progress)
-        if self._beat_thread is None:
-            self._beat_thread = threading.Thread(target=self._beat_forever, name="beat", daemon=True)
-            self._beat_thread.start()
+        if self._heartbeat_thread is None:
+            self._heartbeat_thread = threading.Thread(target=self._heartbeat_forever, name="heartbeat", daemon=True)
+            self._heartbeat_thread.start()
         return json.loads(reply.settings)
 
     def rejoin(self, session_over: pb.Caller) -> None:
@@ -286,7 +287,7 @@ class Client:
         lost = max(known - self.progress.version, 0)
         words = "The servers went back from version %d to %d: %d updates were lost."
         logging.warning(words, known, self.progress.version, lost)
-        with self._beating:
+        with self._heartbeat_lock:
             self._events_from = self._evaluations_from = 0
             self._events.append({"event": "updates_lost", "lost_updates": lost, "incarnation": self.caller.incarnation})
 
@@ -311,8 +312,8 @@ class Client:
         self._claiming_over.set()
 
     def pull(self, *, start: bool, ahead: int = 0, claim: int = 0, min_version: int = 0) -> Pulled:
-        """The newest values, in the present session or a new one. With `start`: for a step, as soon as the dial allows
-        it; `ahead` and `claim` as in `Pulling`."""
+        """The newest values, in the present session or a new one. With `start`: for a step, as soon as the staleness
+        controller allows it; `ahead` and `claim` as in `Pulling`."""
         pulling = pb.Pulling(start=start, ahead=ahead, claim=claim, min_version=min_version)
 
         def pull(caller: pb.Caller) -> Pulled:
@@ -328,16 +329,16 @@ class Client:
     def push_pull(
         self,
         claim: Claim,
-        pieces: Sequence[np.ndarray],
+        buffers: Sequence[np.ndarray],
         commit: Mapping[str, Any],
         *,
         ahead: int,
     ) -> Pulled:
         """Pushes the gradient and new statistics of a claim (one buffer a server: gradient, then statistics), and
-        pulls for the next step as soon as the dial allows it.
+        pulls for the next step as soon as the staleness controller allows it.
 
         Args:
-          pieces: none where `commit` says skip.
+          buffers: none where `commit` has skip.
           commit: the fields of `Commit` in `parameter_server.proto`.
           ahead: own steps under way when that step starts.
 
@@ -347,8 +348,8 @@ class Client:
         """
         caller = claim.caller
         staged: list[tuple[int, str, Any, Any]] = []
-        for server in reversed(range(len(pieces))):
-            for request, part in self._chunks(caller, server, claim.number, pieces[server]):
+        for server in reversed(range(len(buffers))):
+            for request, part in self._chunks(caller, server, claim.number, buffers[server]):
                 staged.append((server, "Push", request, part))
         last, last_part = pb.PushRequest(caller=caller, claim=claim.number), np.zeros((0,), np.uint8)
         if staged:
@@ -357,7 +358,7 @@ class Client:
         last.commit.CopyFrom(pb.Commit(**commit))
         last.then.CopyFrom(pb.Pulling(start=True, ahead=ahead))
         early: list[Any] = []
-        if pieces:  # asked for before it is known which version it will be
+        if buffers:  # asked for before it is known which version it will be
             asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(pushed=claim.number))
             early = [stub.send("Pull", asked, timeout=_CALL_SECONDS) for stub in self._stubs[1:]]
         reply, data = self._call(0, "PushPull", last, last_part)
@@ -370,15 +371,15 @@ class Client:
             again = pb.Pulling(start=True, ahead=ahead, pushed=claim.number)
             reply, data = self._call(0, "Pull", pb.PullRequest(caller=caller, pulling=again))
 
-    def _chunks(self, caller: pb.Caller, server: int, claim: int, piece: np.ndarray) -> list[tuple[Any, np.ndarray]]:
-        data = piece.view(np.uint8)
+    def _chunks(self, caller: pb.Caller, server: int, claim: int, buffer: np.ndarray) -> list[tuple[Any, np.ndarray]]:
+        data = buffer.view(np.uint8)
         chunks = []
         for offset, part in wire.chunks(data):
             request = pb.PushRequest(
                 caller=caller, claim=claim, offset=offset, total=len(data), checksum=wire.checksum(part, claim)
             )
             if offset == 0:
-                request.header = self.layout.header
+                request.header = self._header
             chunks.append((request, part))
         return chunks
 
@@ -389,7 +390,7 @@ class Client:
         """
         asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(min_version=reply.version))
         calls = early or [stub.send("Pull", asked, timeout=_CALL_SECONDS) for stub in self._stubs[1:]]
-        pieces = [self._whole(caller, 0, reply, data)]
+        buffers = [self._whole(caller, 0, reply, data)]
         for server, call in enumerate(calls, 1):
             try:
                 part, more = self._stubs[server].receive("Pull", call)
@@ -397,13 +398,13 @@ class Client:
                 self.retries += 1
                 part, more = pb.PullReply(), memoryview(b"")
             except Ended as e:
-                raise _as_error(e) from None
+                raise as_process_error(e) from None
             while not (part.granted and part.version >= reply.version):
                 part, more = self._call(server, "Pull", asked)
-            pieces.append(self._whole(caller, server, part, more))
+            buffers.append(self._whole(caller, server, part, more))
         staleness = reply.push.staleness if reply.HasField("push") else None
         self.progress = _progress(reply.progress)
-        return Pulled(pieces, reply.version, self.progress, caller, reply.clock_lead, staleness)
+        return Pulled(buffers, reply.version, self.progress, caller, reply.clock_lead, staleness)
 
     def _whole(
         self, caller: pb.Caller, server: int, reply: pb.PullReply, data: memoryview, **pulling: Any
@@ -434,56 +435,56 @@ class Client:
         """What `read` makes of one version of all shards, which stays readable meanwhile; nobody is stopped. Read
         again, from another version, where the servers went back in between."""
 
-        def hold_and_read(caller: pb.Caller) -> T:
+        def pin_and_read(caller: pb.Caller) -> T:
             name = uuid.uuid4().hex
-            reply, _ = self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name))
+            reply, _ = self._call(0, "Pin", pb.PinRequest(caller=caller, name=name))
             progress, pending = _progress(reply.progress), from_bounds(reply.pending)
             found = read(PinnedVersion(self, caller, name, progress, pending, list(reply.slots)))
-            self._call(0, "Hold", pb.HoldRequest(caller=caller, name=name, release=True))
+            self._call(0, "Pin", pb.PinRequest(caller=caller, name=name, unpin=True))
             return found
 
-        return self.in_session(hold_and_read)
+        return self.in_session(pin_and_read)
 
-    def read(self, caller: pb.Caller, hold: str, version: int, what: str, server: int) -> np.ndarray:
-        """Bytes (uint8) of one server's part of a hold; `what` as in `Pulling`."""
-        pulling: dict[str, Any] = {"hold": hold, "what": what, "version": version}
+    def read(self, caller: pb.Caller, pin: str, version: int, what: str, server: int) -> np.ndarray:
+        """Bytes (uint8) of one server's part of a pinned version; `what` as in `Pulling`."""
+        pulling: dict[str, Any] = {"pin": pin, "what": what, "version": version}
         request = pb.PullRequest(caller=caller, pulling=pb.Pulling(**pulling))
         reply, data = self._call(server, "Pull", request)
         return self._whole(caller, server, reply, data, **pulling)
 
     # Signs of life.
 
-    def beat(self, away: bool | None = None) -> None:
-        """Gives a sign of life, and hears the news; `away`: whether this worker is away from training from now on."""
-        with self._beating:
+    def heartbeat(self, away: bool | None = None) -> None:
+        """Sends a sign of life and takes what server 0 reports; `away`: whether this worker is away from now on."""
+        with self._heartbeat_lock:
             if away is not None:
                 self._away = away
-            request = pb.BeatRequest(
+            request = pb.HeartbeatRequest(
                 caller=self.caller,
                 away=self._away,
                 events_from=self._events_from,
                 evaluations_from=self._evaluations_from,
             )
-            reply, _ = self._call(0, "Beat", request)
+            reply, _ = self._call(0, "Heartbeat", request)
             self.progress = _progress(reply.progress)
             self.evaluator = reply.evaluator
             self._events_from += len(reply.events)
             self._evaluations_from += len(reply.evaluations)
-            self._events += [json.loads(e) for e in reply.events if e not in self._told]
-            self._evaluations += [json.loads(e) for e in reply.evaluations if e not in self._told]
-            self._told |= {*reply.events, *reply.evaluations}
+            self._events += [json.loads(e) for e in reply.events if e not in self._reported]
+            self._evaluations += [json.loads(e) for e in reply.evaluations if e not in self._reported]
+            self._reported |= {*reply.events, *reply.evaluations}
             if reply.reports:
                 self.report = json.loads(reply.reports)
 
     def heartbeat_away(self, away: bool) -> None:
         """A sign of life in the present session or a new one: whether this worker is away from training from now on."""
-        self.in_session(lambda _: self.beat(away))
+        self.in_session(lambda _: self.heartbeat(away))
 
-    def _beat_forever(self) -> None:
-        while not self._silent.wait(BEAT_SECONDS):
+    def _heartbeat_forever(self) -> None:
+        while not self._silent.wait(HEARTBEAT_SECONDS):
             caller = self.caller
             try:
-                self.beat()
+                self.heartbeat()
             except Fenced:  # workers join again when they push; an evaluator has nothing else to hear it by
                 if self.worker < 0:
                     with contextlib.suppress(Exception):
@@ -497,12 +498,12 @@ class Client:
             raise self._trouble
 
     def take_events(self) -> list[dict[str, Any]]:
-        with self._beating:
+        with self._heartbeat_lock:
             taken, self._events = self._events, []
             return taken
 
     def take_evaluations(self) -> list[dict[str, Any]]:
-        with self._beating:
+        with self._heartbeat_lock:
             taken, self._evaluations = self._evaluations, []
             return taken
 
@@ -535,25 +536,25 @@ class Client:
             end_server(stub, self.caller.run, code, text, self._reserve)
 
     def end_phase(self) -> None:
-        """From the chief, after everything is applied and read: the servers forget it and stay for a later phase.
+        """From the chief, after everything is applied and read: the servers forget it and wait for a later phase.
 
         Raises:
           PeerError: a server gave no answer.
         """
-        self._stop_beating()
+        self._stop_heartbeats()
         for server in range(len(self._stubs)):
             with contextlib.suppress(Fenced):  # sent again
-                self._call(server, "End", pb.EndRequest(run=self.caller.run, stay=True, reserve=self._reserve))
+                self._call(server, "End", pb.EndRequest(run=self.caller.run, phase_over=True, reserve=self._reserve))
 
-    def _stop_beating(self) -> None:
+    def _stop_heartbeats(self) -> None:
         self._silent.set()
-        if self._beat_thread is not None and self._beat_thread is not threading.current_thread():
-            self._beat_thread.join(timeout=2 * BEAT_SECONDS)
+        if self._heartbeat_thread is not None and self._heartbeat_thread is not threading.current_thread():
+            self._heartbeat_thread.join(timeout=2 * HEARTBEAT_SECONDS)
 
     def close(self) -> None:
         """Closes the connections; idempotent."""
         self._closing.set()
-        self._stop_beating()
+        self._stop_heartbeats()
         for stub in self._stubs:
             stub.close()
 
@@ -570,10 +571,10 @@ class PinnedVersion:
     slots: list[str]
 
     def _parts(self, what: str, dtype: np.dtype) -> list[np.ndarray]:
-        version, servers = self.progress.version, range(len(self.client.pieces))
+        version, servers = self.progress.version, range(len(self.client.flat_shards))
         return [self.client.read(self.caller, self.name, version, what, i).view(dtype) for i in servers]
 
-    def pieces(self) -> list[np.ndarray]:
+    def buffers(self) -> list[np.ndarray]:
         """Parameters and statistics, one buffer a server, as a pull gives them."""
         return self._parts("", self.client.layout.dtype)
 
@@ -584,17 +585,3 @@ class PinnedVersion:
 
 def _progress(message: pb.Progress) -> Progress:
     return Progress(message.version, message.examples_seen, message.loss_sum, message.correct, message.count)
-
-
-class RunFinished(PeerError):
-    """The run has come to its good end, without this process."""
-
-
-def _as_error(ended: Ended) -> Exception:
-    if ended.code == 0:
-        return RunFinished("the run has come to its end without this process")
-    if ended.code == 75:
-        return Preempted(f"The run was stopped after saving: {ended.text}")
-    if ended.code == 2:
-        return UsageError(ended.text)
-    return PeerError(ended.text or "the run has ended")

@@ -46,7 +46,7 @@ class StatusRequest(_message.Message):
     def __init__(self, reserve: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("index", "addresses", "run", "incarnation", "version", "boot", "snapshots", "failure", "facts")
+    __slots__ = ("index", "addresses", "run", "incarnation", "version", "boot", "snapshots", "failure", "signature")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -55,7 +55,7 @@ class StatusReply(_message.Message):
     BOOT_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
-    FACTS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     index: int
     addresses: _containers.RepeatedScalarFieldContainer[str]
     run: str
@@ -64,24 +64,24 @@ class StatusReply(_message.Message):
     boot: str
     snapshots: _containers.RepeatedScalarFieldContainer[int]
     failure: str
-    facts: str
-    def __init__(self, index: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., boot: _Optional[str] = ..., snapshots: _Optional[_Iterable[int]] = ..., failure: _Optional[str] = ..., facts: _Optional[str] = ...) -> None: ...
+    signature: str
+    def __init__(self, index: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., run: _Optional[str] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., boot: _Optional[str] = ..., snapshots: _Optional[_Iterable[int]] = ..., failure: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class BeginRequest(_message.Message):
-    __slots__ = ("run", "header", "facts", "settings", "ready", "reserve")
+    __slots__ = ("run", "header", "signature", "settings", "ready", "reserve")
     RUN_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
-    FACTS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     RESERVE_FIELD_NUMBER: _ClassVar[int]
     run: str
     header: bytes
-    facts: str
+    signature: str
     settings: str
     ready: bool
     reserve: str
-    def __init__(self, run: _Optional[str] = ..., header: _Optional[bytes] = ..., facts: _Optional[str] = ..., settings: _Optional[str] = ..., ready: _Optional[bool] = ..., reserve: _Optional[str] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., header: _Optional[bytes] = ..., signature: _Optional[str] = ..., settings: _Optional[str] = ..., ready: _Optional[bool] = ..., reserve: _Optional[str] = ...) -> None: ...
 
 class LoadRequest(_message.Message):
     __slots__ = ("run", "what", "offset", "total", "checksum", "data")
@@ -100,18 +100,18 @@ class LoadRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., what: _Optional[str] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ..., checksum: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("worker", "facts", "header", "addresses", "phase")
+    __slots__ = ("worker", "signature", "header", "addresses", "phase")
     WORKER_FIELD_NUMBER: _ClassVar[int]
-    FACTS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     worker: int
-    facts: str
+    signature: str
     header: bytes
     addresses: _containers.RepeatedScalarFieldContainer[str]
     phase: int
-    def __init__(self, worker: _Optional[int] = ..., facts: _Optional[str] = ..., header: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., phase: _Optional[int] = ...) -> None: ...
+    def __init__(self, worker: _Optional[int] = ..., signature: _Optional[str] = ..., header: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., phase: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("caller", "settings", "progress")
@@ -212,12 +212,12 @@ class PushReply(_message.Message):
     def __init__(self, version: _Optional[int] = ..., staleness: _Optional[int] = ...) -> None: ...
 
 class Pulling(_message.Message):
-    __slots__ = ("min_version", "start", "ahead", "claim", "hold", "what", "offset", "version", "pushed")
+    __slots__ = ("min_version", "start", "ahead", "claim", "pin", "what", "offset", "version", "pushed")
     MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     AHEAD_FIELD_NUMBER: _ClassVar[int]
     CLAIM_FIELD_NUMBER: _ClassVar[int]
-    HOLD_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
     WHAT_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -226,12 +226,12 @@ class Pulling(_message.Message):
     start: bool
     ahead: int
     claim: int
-    hold: str
+    pin: str
     what: str
     offset: int
     version: int
     pushed: int
-    def __init__(self, min_version: _Optional[int] = ..., start: _Optional[bool] = ..., ahead: _Optional[int] = ..., claim: _Optional[int] = ..., hold: _Optional[str] = ..., what: _Optional[str] = ..., offset: _Optional[int] = ..., version: _Optional[int] = ..., pushed: _Optional[int] = ...) -> None: ...
+    def __init__(self, min_version: _Optional[int] = ..., start: _Optional[bool] = ..., ahead: _Optional[int] = ..., claim: _Optional[int] = ..., pin: _Optional[str] = ..., what: _Optional[str] = ..., offset: _Optional[int] = ..., version: _Optional[int] = ..., pushed: _Optional[int] = ...) -> None: ...
 
 class PullRequest(_message.Message):
     __slots__ = ("caller", "pulling")
@@ -263,7 +263,7 @@ class PullReply(_message.Message):
     data: bytes
     def __init__(self, granted: _Optional[bool] = ..., version: _Optional[int] = ..., total: _Optional[int] = ..., checksum: _Optional[int] = ..., clock_lead: _Optional[int] = ..., push: _Optional[_Union[PushReply, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., header: _Optional[bytes] = ..., data: _Optional[bytes] = ...) -> None: ...
 
-class BeatRequest(_message.Message):
+class HeartbeatRequest(_message.Message):
     __slots__ = ("caller", "away", "events_from", "evaluations_from")
     CALLER_FIELD_NUMBER: _ClassVar[int]
     AWAY_FIELD_NUMBER: _ClassVar[int]
@@ -275,7 +275,7 @@ class BeatRequest(_message.Message):
     evaluations_from: int
     def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ..., away: _Optional[bool] = ..., events_from: _Optional[int] = ..., evaluations_from: _Optional[int] = ...) -> None: ...
 
-class BeatReply(_message.Message):
+class HeartbeatReply(_message.Message):
     __slots__ = ("progress", "events", "evaluations", "evaluator", "reports")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
@@ -289,17 +289,17 @@ class BeatReply(_message.Message):
     reports: str
     def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., events: _Optional[_Iterable[str]] = ..., evaluations: _Optional[_Iterable[str]] = ..., evaluator: _Optional[bool] = ..., reports: _Optional[str] = ...) -> None: ...
 
-class HoldRequest(_message.Message):
-    __slots__ = ("caller", "name", "release")
+class PinRequest(_message.Message):
+    __slots__ = ("caller", "name", "unpin")
     CALLER_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
-    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    UNPIN_FIELD_NUMBER: _ClassVar[int]
     caller: Caller
     name: str
-    release: bool
-    def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ..., name: _Optional[str] = ..., release: _Optional[bool] = ...) -> None: ...
+    unpin: bool
+    def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ..., name: _Optional[str] = ..., unpin: _Optional[bool] = ...) -> None: ...
 
-class HoldReply(_message.Message):
+class PinReply(_message.Message):
     __slots__ = ("progress", "pending", "slots")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     PENDING_FIELD_NUMBER: _ClassVar[int]
@@ -324,31 +324,31 @@ class CloseRequest(_message.Message):
     def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ...) -> None: ...
 
 class EndRequest(_message.Message):
-    __slots__ = ("run", "code", "text", "stay", "reserve")
+    __slots__ = ("run", "code", "text", "phase_over", "reserve")
     RUN_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
-    STAY_FIELD_NUMBER: _ClassVar[int]
+    PHASE_OVER_FIELD_NUMBER: _ClassVar[int]
     RESERVE_FIELD_NUMBER: _ClassVar[int]
     run: str
     code: int
     text: str
-    stay: bool
+    phase_over: bool
     reserve: str
-    def __init__(self, run: _Optional[str] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., stay: _Optional[bool] = ..., reserve: _Optional[str] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., phase_over: _Optional[bool] = ..., reserve: _Optional[str] = ...) -> None: ...
 
 class Operation(_message.Message):
-    __slots__ = ("kind", "version", "claims", "learning_rate", "stats_weight", "momentum_cut", "hold", "committed")
+    __slots__ = ("kind", "version", "claims", "learning_rate", "stats_weight", "momentum_cut", "pin", "committed")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UPDATE: _ClassVar[Operation.Kind]
-        HOLD: _ClassVar[Operation.Kind]
-        RELEASE: _ClassVar[Operation.Kind]
+        PIN: _ClassVar[Operation.Kind]
+        UNPIN: _ClassVar[Operation.Kind]
         SNAPSHOT: _ClassVar[Operation.Kind]
         FORGET: _ClassVar[Operation.Kind]
     UPDATE: Operation.Kind
-    HOLD: Operation.Kind
-    RELEASE: Operation.Kind
+    PIN: Operation.Kind
+    UNPIN: Operation.Kind
     SNAPSHOT: Operation.Kind
     FORGET: Operation.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -357,7 +357,7 @@ class Operation(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     STATS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     MOMENTUM_CUT_FIELD_NUMBER: _ClassVar[int]
-    HOLD_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     kind: Operation.Kind
     version: int
@@ -365,9 +365,9 @@ class Operation(_message.Message):
     learning_rate: float
     stats_weight: float
     momentum_cut: float
-    hold: str
+    pin: str
     committed: int
-    def __init__(self, kind: _Optional[_Union[Operation.Kind, str]] = ..., version: _Optional[int] = ..., claims: _Optional[_Iterable[int]] = ..., learning_rate: _Optional[float] = ..., stats_weight: _Optional[float] = ..., momentum_cut: _Optional[float] = ..., hold: _Optional[str] = ..., committed: _Optional[int] = ...) -> None: ...
+    def __init__(self, kind: _Optional[_Union[Operation.Kind, str]] = ..., version: _Optional[int] = ..., claims: _Optional[_Iterable[int]] = ..., learning_rate: _Optional[float] = ..., stats_weight: _Optional[float] = ..., momentum_cut: _Optional[float] = ..., pin: _Optional[str] = ..., committed: _Optional[int] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
     __slots__ = ("run", "incarnation", "first", "operations")

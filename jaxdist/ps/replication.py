@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from jaxdist.comm.security import Security
 from jaxdist.ps import parameter_server_pb2 as pb
-from jaxdist.ps.rpc import Lost, Stub
-from jaxdist.ps.sequencer import Ended, Fenced
+from jaxdist.ps.errors import Ended, Fenced, Lost
+from jaxdist.ps.rpc import Stub
 
 
 class OperationReplicator:

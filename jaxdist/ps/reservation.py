@@ -1,4 +1,4 @@
-"""Servers that a run will need later: met at its start, and kept waiting until then."""
+"""Servers that a run will need later: met at its start, and reserved until then."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 from jaxdist.comm.security import Security
 from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.ps import parameter_server_pb2 as pb
-from jaxdist.ps.rpc import Lost, Refused, Stub
-from jaxdist.ps.sequencer import Ended, Fenced
+from jaxdist.ps.errors import Ended, Fenced, Lost, Refused
+from jaxdist.ps.rpc import Stub
 from jaxdist.ps.signature import differences
 
-KEEP_SECONDS = 4.0
+RENEWAL_SECONDS = 4.0
 
 
 class ServerReservation:
     """Reserves each server again and again: others are kept off, and servers that hear nothing give up after a while.
 
     Attributes:
-      reserve: what the servers are reserved by; `Begin` and `End` have to say it.
+      reserve: what the servers are reserved by; `Begin` and `End` have to name it.
 
     Args:
       addresses: of all servers, in order.
-      facts: what must be the same on servers and workers.
+      signature: the run signature, the same on servers and workers.
       connect_seconds: for the servers to come.
 
     Raises:
@@ -36,27 +36,27 @@ class ServerReservation:
     """
 
     def __init__(
-        self, addresses: Sequence[str], security: Security, *, facts: Mapping[str, Any], connect_seconds: float
+        self, addresses: Sequence[str], security: Security, *, signature: Mapping[str, Any], connect_seconds: float
     ) -> None:
         self.reserve = uuid.uuid4().hex
         self._addresses, self._security = list(addresses), security
-        self._pause = min(KEEP_SECONDS, connect_seconds / 3)
+        self._pause = min(RENEWAL_SECONDS, connect_seconds / 3)
         self._stubs = [Stub(a, security) for a in addresses]
         self._closing = threading.Event()
         try:
             deadline = time.monotonic() + connect_seconds
             for i, stub in enumerate(self._stubs):
-                check_server(i, addresses, stub, json.loads(json.dumps(dict(facts))), deadline, self.reserve)
+                check_server(i, addresses, stub, json.loads(json.dumps(dict(signature))), deadline, self.reserve)
         except BaseException:
             self.close()
             raise
-        threading.Thread(target=self._keep, name="keeper", daemon=True).start()
+        threading.Thread(target=self._renew, name="reservation", daemon=True).start()
 
-    def _keep(self) -> None:
+    def _renew(self) -> None:
         while not self._closing.wait(self._pause):
             for stub in self._stubs:
-                with contextlib.suppress(Exception):  # the phase that needs the server will say what is wrong
-                    stub.call("Status", pb.StatusRequest(reserve=self.reserve), timeout=KEEP_SECONDS)
+                with contextlib.suppress(Exception):  # the phase that needs the server will report what is wrong
+                    stub.call("Status", pb.StatusRequest(reserve=self.reserve), timeout=RENEWAL_SECONDS)
 
     def end(self, code: int, text: str) -> None:
         """Ends the servers that wait, with an exit code and its reason; they do not listen while a phase goes on."""
@@ -71,7 +71,7 @@ class ServerReservation:
 
 
 def check_server(
-    index: int, addresses: Sequence[str], stub: Stub, facts: Mapping[str, Any], deadline: float, reserve: str = ""
+    index: int, addresses: Sequence[str], stub: Stub, signature: Mapping[str, Any], deadline: float, reserve: str = ""
 ) -> None:
     """Meets one server, waiting for it until `deadline` (of `time.monotonic`), and reserves it.
 
@@ -98,14 +98,14 @@ def check_server(
             f"--server_addresses={','.join(addresses)} says that server {index} is at {addresses[index]}, but there "
             f"is server {status.index} of {','.join(status.addresses)}: give all processes the same list."
         )
-    differing = differences(facts, json.loads(status.facts))
+    differing = differences(signature, json.loads(status.signature))
     if differing:
         raise UsageError(f"This process and the parameter server {index} do not agree on {differing}.")
 
 
 def end_run(address: str, security: Security, code: int, text: str, reserve: str = "") -> None:
-    """Tells a server that waits for a run that none will begin; a server whose run goes on does not listen, nor does
-    one that another run has reserved."""
+    """Ends a server that waits for a run, since none will begin; it goes on where it serves another run or is reserved
+    by one."""
     stub = Stub(address, security)
     end_server(stub, "", code, text, reserve)
     stub.close()

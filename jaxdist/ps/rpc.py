@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
-from jaxdist.ps.sequencer import Ended, Fenced, NotNow
+from jaxdist.ps.errors import Ended, Fenced, Lost, NotNow, Refused, Superseded
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ParameterServer"]
 _TOKEN = "jaxdist-token"
@@ -30,18 +30,6 @@ _OPTIONS = [
 
 Payload = tuple[Message, Any]  # the message, and its bulk data as a buffer
 Handler = Callable[[Any, memoryview], Payload]
-
-
-class Refused(Exception):
-    """The server refuses the values: they do not fit, or are damaged."""
-
-
-class Superseded(Exception):
-    """The version whose chunks are being taken is gone: pull again."""
-
-
-class Lost(Exception):
-    """No answer: not reachable, or not in time."""
 
 
 def is_loopback(address: str) -> bool:

@@ -3,7 +3,7 @@
     worker                          server 0                                  every shard, in this order
     Push (gradient) ----> stage     accept: known session? new claim?
     commit          ----> accept -> version 7, staleness 1     ----->         7: UPDATE claim 31
-    Pull            <---- may_start, and version 7 applied     ----->         7: HOLD 'chief'  ...
+    Pull            <---- may_start, and version 7 applied     ----->         7: PIN 'chief'  ...
 
 One lock, no I/O: every method returns at once, or waits on `changed` for something that another thread will do.
 """
@@ -20,30 +20,15 @@ from typing import Any
 
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.claims import Claim, ClaimTable
+from jaxdist.ps.errors import Ended, Fenced
 from jaxdist.ps.staleness import Member, StalenessController
 from jaxdist.state import Position
 from jaxdist.state.position import bounds
 
 
-class Fenced(Exception):
-    """The caller's session or incarnation is over: it must join again."""
-
-
-class NotNow(Exception):
-    """Starting, or rolling back: try again."""
-
-
-class Ended(Exception):
-    """The run has ended, with an exit code and a reason."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code, self.text = code, text
-
-
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the chief says about the run.
+    """What the chief decides about the run.
 
     Attributes:
       max_staleness: the bound; -1 for none.
@@ -89,7 +74,7 @@ class Sequencer:
     Args:
       emit: called, under the lock, with each operation that all shards are to apply.
       changed: the lock, notified whenever somebody may have waited for what happened.
-      restored: what `snapshot_facts` said, for a run that goes on from a snapshot.
+      restored: what `snapshot_record` returned, for a run that goes on from a snapshot.
     """
 
     def __init__(
@@ -103,19 +88,21 @@ class Sequencer:
         self.changed = changed
         self._emit = emit
         self._begun = time.monotonic()
-        facts = restored or {}
+        record = restored or {}
         start = Position(settings.examples_seen, tuple((a, b) for a, b in settings.pending))
         if restored:
-            start = Position(facts["examples_seen"], tuple((a, b) for a, b in facts["pending"]))
-        self.version: int = facts.get("version", settings.updates)
-        self.sums: list[float] = facts.get("sums", [0.0, 0.0, 0.0])
-        self.counted: dict[int, Counted] = {int(w): _counted(c) for w, c in facts.get("counted", {}).items()}
-        self.reports: dict[str, Any] = facts.get("reports", {})
-        self.events: list[str] = facts.get("events", [])
-        self._next_session: int = facts.get("next_session", 1)
+            start = Position(record["examples_seen"], tuple((a, b) for a, b in record["pending"]))
+        self.version: int = record.get("version", settings.updates)
+        self.sums: list[float] = record.get("sums", [0.0, 0.0, 0.0])
+        self.counted: dict[int, Counted] = {int(w): _counted(c) for w, c in record.get("counted", {}).items()}
+        self.reports: dict[str, Any] = record.get("reports", {})
+        self.events: list[str] = record.get("events", [])
+        self._next_session: int = record.get("next_session", 1)
         in_rounds = settings.max_staleness == 0
-        self.ledger = ClaimTable(start, settings.total_examples, settings.share, in_rounds, facts.get("next_claim", 1))
-        self.dial = StalenessController(settings.max_staleness, settings.staleness_high)
+        self.claim_table = ClaimTable(
+            start, settings.total_examples, settings.share, in_rounds, record.get("next_claim", 1)
+        )
+        self.controller = StalenessController(settings.max_staleness, settings.staleness_high)
         self._sessions: dict[int, Member] = {}
         self._accepted: collections.OrderedDict[int, pb.PushReply | None] = collections.OrderedDict()
         self._round: dict[int, tuple[Claim, pb.Commit]] = {}  # pushed, and waiting for the rest of the round
@@ -132,7 +119,7 @@ class Sequencer:
         loss_sum, correct, count = self.sums
         return pb.Progress(
             version=self.version,
-            examples_seen=self.ledger.applied,
+            examples_seen=self.claim_table.applied,
             loss_sum=loss_sum,
             correct=correct,
             count=count,
@@ -159,16 +146,16 @@ class Sequencer:
                 f"a worker has the number {worker}, but the run was started for {self.settings.num_workers} "
                 f"(0 to {self.settings.num_workers - 1})"
             )
-        before = self.dial.members.get(worker)
+        before = self.controller.members.get(worker)
         if before is not None:
             self._drop(before, "it joined again")
-        member = self.dial.join(worker, self._next_session, time.monotonic())
+        member = self.controller.join(worker, self._next_session, time.monotonic())
         self._sessions[member.session] = member
         self._next_session += 1
         if worker in self.counted:
             self.note("worker_joined_again", worker=worker)
         self.counted.setdefault(worker, Counted())
-        self._met = self._met or len(self.dial.members) == self.settings.num_workers
+        self._met = self._met or len(self.controller.members) == self.settings.num_workers
         self.changed.notify_all()
         return member
 
@@ -185,14 +172,14 @@ class Sequencer:
         member.heard = time.monotonic()
         return member
 
-    def evaluator_beats(self) -> None:
+    def evaluator_heartbeat(self) -> None:
         self._check_alive()
         self._evaluator_heard = time.monotonic()
 
     @property
     def chief_lives(self) -> bool:
         """Whether the run goes on, as far as is known."""
-        chief = self.dial.members.get(0)
+        chief = self.controller.members.get(0)
         alive = chief is not None and time.monotonic() - chief.heard < self.settings.lease_seconds
         return self.ended is None and alive
 
@@ -208,57 +195,57 @@ class Sequencer:
         """The claim of a session's request `number`; the same request again gets the same. None: nothing now."""
         known = member.claims.get(number)
         if known is not None:
-            return self.ledger.outstanding.get(known)
+            return self.claim_table.outstanding.get(known)
         if not self._met:  # rounds begin when all are there; after a restart, those that come within their lease
             waited = time.monotonic() - self._begun
             if self._restored and waited > self.settings.lease_seconds:
                 self._met = True
             elif waited > self.settings.connect_seconds:
-                absent = sorted(set(range(self.settings.num_workers)) - set(self.dial.members))
+                absent = sorted(set(range(self.settings.num_workers)) - set(self.controller.members))
                 text = f"worker {', '.join(map(str, absent))} of {self.settings.num_workers} did not come within "
                 self.end(2, f"{text}{self.settings.connect_seconds:g} s")
             if not self._met:
                 return None
-        live = {w: m.session for w, m in self.dial.members.items()}
-        claim = self.ledger.take(member.worker, member.session, live)
+        live = {w: m.session for w, m in self.controller.members.items()}
+        claim = self.claim_table.take(member.worker, member.session, live)
         if claim is None:
-            starved = not self.ledger.holds(member.session)
+            starved = not self.claim_table.has_outstanding(member.session)
             if starved != member.starved:
                 member.starved = starved
                 self.changed.notify_all()
             return None
         if member.starved:
             member.starved = False
-            self.dial.level(member)
+            self.controller.level(member)
         member.claims = {number: claim.number} | {n: c for n, c in member.claims.items() if n > number - 4}
         return claim
 
     @staticmethod
-    def beyond(facts: dict[str, Any]) -> dict[str, Any]:
-        """`snapshot_facts` for a new incarnation: with numbers that no session and no claim of before can have."""
-        beyond = {"next_session": facts["next_session"] + 10**6, "next_claim": facts["next_claim"] + 10**9}
-        return facts | beyond
+    def beyond(record: dict[str, Any]) -> dict[str, Any]:
+        """`snapshot_record` for a new incarnation: with numbers that no session and no claim of before can have."""
+        beyond = {"next_session": record["next_session"] + 10**6, "next_claim": record["next_claim"] + 10**9}
+        return record | beyond
 
     @property
     def finished(self) -> bool:
-        return self.ledger.finished
+        return self.claim_table.finished
 
     def close(self, member: Member) -> None:
         """Hands out no more examples, and takes back those of the caller; what others have may still be pushed."""
-        self.ledger.close()
+        self.claim_table.close()
         self._forget_claims(member)
         self._complete_rounds()
         self.changed.notify_all()
 
     def accept(self, member: Member, number: int, commit: pb.Commit) -> None:
-        """Takes a push into the order, once; `outcome` tells what became of it.
+        """Takes a push into the order, once; `outcome` returns what became of it.
 
         Raises:
           Fenced: the claim is no longer this session's.
         """
         if number in self._accepted:
             return
-        claim = self.ledger.outstanding.get(number)
+        claim = self.claim_table.outstanding.get(number)
         if claim is None or claim.session != member.session:
             self.counted[member.worker].refused += 1
             raise Fenced(f"claim {number} is not of session {member.session} any more")
@@ -284,7 +271,7 @@ class Sequencer:
 
     def _complete_rounds(self) -> None:
         while self._round:
-            expected = self.ledger.members_of(self.ledger.lowest_round)
+            expected = self.claim_table.members_of(self.claim_table.lowest_round)
             if any(c.number not in self._round for c in expected):
                 return
             self._apply([self._round.pop(c.number) for c in expected], 0, 1.0)
@@ -294,7 +281,7 @@ class Sequencer:
         gradients = [(claim, commit) for claim, commit in pushes if not commit.skip]
         self.version += bool(gradients)
         for claim, commit in pushes:
-            self.ledger.retire(claim.number)
+            self.claim_table.retire(claim.number)
             for i, value in enumerate((commit.loss_sum, commit.correct, commit.count)):
                 self.sums[i] += value
             self._accepted[claim.number] = pb.PushReply(version=self.version, staleness=staleness)
@@ -304,7 +291,7 @@ class Sequencer:
                 counted.staleness[staleness] = counted.staleness.get(staleness, 0) + 1
             member = self._sessions.get(claim.session)
             if member is not None:
-                self.dial.pushed(member, time.monotonic())
+                self.controller.pushed(member, time.monotonic())
         if gradients:
             self._emit(
                 pb.Operation(
@@ -325,12 +312,12 @@ class Sequencer:
     def may_start(self, member: Member, pulling: pb.Pulling) -> int | None:
         """The clock lead of the step that a worker wants to start, or None: it must wait."""
         if self.settings.max_staleness == 0:
-            claim = self.ledger.outstanding.get(pulling.claim)
-            ready = claim is None or claim.round <= self.ledger.lowest_round
+            claim = self.claim_table.outstanding.get(pulling.claim)
+            ready = claim is None or claim.round <= self.claim_table.lowest_round
             return 0 if ready else None
-        if not self.dial.may_start(member, pulling.ahead):
+        if not self.controller.may_start(member, pulling.ahead):
             return None
-        lead = self.dial.lead(member, pulling.ahead)
+        lead = self.controller.lead(member, pulling.ahead)
         counted = self.counted[member.worker]
         counted.clock_lead_max = max(counted.clock_lead_max, lead)
         return lead
@@ -341,14 +328,14 @@ class Sequencer:
             return
         member.away = away
         if not away:
-            self.dial.level(member)
+            self.controller.level(member)
         self.changed.notify_all()
 
-    def hold(self, name: str, release: bool) -> pb.HoldReply:
-        """Has all shards keep the present version for a reader."""
-        kind = pb.Operation.RELEASE if release else pb.Operation.HOLD
-        self._emit(pb.Operation(kind=kind, version=self.version, hold=name))
-        reply = pb.HoldReply(progress=self.progress(), pending=bounds(self.ledger.position.pending))
+    def pin(self, name: str, unpin: bool) -> pb.PinReply:
+        """Has all shards keep the present version for a reader, or (`unpin`) keep it no longer."""
+        kind = pb.Operation.UNPIN if unpin else pb.Operation.PIN
+        self._emit(pb.Operation(kind=kind, version=self.version, pin=name))
+        reply = pb.PinReply(progress=self.progress(), pending=bounds(self.claim_table.position.pending))
         self.changed.notify_all()
         return reply
 
@@ -363,21 +350,21 @@ class Sequencer:
             return
         now = time.monotonic()
         if now - self._looked > max(self.settings.lease_seconds / 2, 2.0):  # this server itself stood still
-            for member in self.dial.members.values():
+            for member in self.controller.members.values():
                 member.heard = now
         self._looked = now
-        for member in self.dial.silent(now, self.settings.lease_seconds):
+        for member in self.controller.silent(now, self.settings.lease_seconds):
             why = f"nothing was heard of it for {self.settings.lease_seconds:g} s"
             if member.worker == 0:
                 self.end(1, f"worker 0 (the chief) was lost: {why}; start the run again to go on from its checkpoint")
             self._drop(member, why)
         chief_due = self._begun + self.settings.connect_seconds
-        if 0 not in self.dial.members and "0" not in self.reports and now > chief_due:
+        if 0 not in self.controller.members and "0" not in self.reports and now > chief_due:
             self.end(1, f"worker 0 (the chief) did not come back within {self.settings.connect_seconds:g} s")
 
     def _drop(self, member: Member, why: str) -> None:
         """Ends a session: its claims are handed out again, and what it pushed for an open round is forgotten."""
-        self.dial.members.pop(member.worker, None)
+        self.controller.members.pop(member.worker, None)
         self._sessions.pop(member.session, None)
         given_back = self._forget_claims(member)
         if why:
@@ -387,7 +374,7 @@ class Sequencer:
 
     def _forget_claims(self, member: Member) -> int:
         """Gives back what a session has claimed and not had applied; returns the number of examples."""
-        numbers = self.ledger.drop(member.session)
+        numbers = self.claim_table.drop(member.session)
         for number in numbers:
             self._round.pop(number, None)
             self._accepted.pop(number, None)
@@ -396,13 +383,13 @@ class Sequencer:
         return self.settings.share * len(numbers)
 
     def post_evaluation(self, text: str) -> None:
-        self.evaluator_beats()
+        self.evaluator_heartbeat()
         if text not in self.evaluations:
             self.evaluations.append(text)
 
-    def snapshot_facts(self) -> dict[str, Any]:
+    def snapshot_record(self) -> dict[str, Any]:
         """What a server 0 that starts again needs of this moment. Claims are given back: their sessions are over."""
-        position = self.ledger.position
+        position = self.claim_table.position
         return {
             "version": self.version,
             "examples_seen": position.seen,
@@ -412,13 +399,13 @@ class Sequencer:
             "reports": dict(self.reports),
             "events": list(self.events),
             "next_session": self._next_session,
-            "next_claim": self.ledger.next_number,
+            "next_claim": self.claim_table.next_number,
         }
 
     def report(self) -> dict[str, Any]:
         """For the chief: who is still there, what those that left reported, and what was counted of each."""
         return {
-            "live": sorted(self.dial.members),
+            "live": sorted(self.controller.members),
             "reports": self.reports,
             "counted": {w: dataclasses.asdict(c) for w, c in sorted(self.counted.items())},
         }

@@ -1,7 +1,7 @@
 """One server's part of the model: arrays, a version, and an update rule that it does not look into.
 
 Operations come in one order, the same on all shards, and are applied one at a time. Arrays are never changed in place:
-an update makes new ones, so a pull, a hold or a snapshot keeps what it refers to and waits for nobody.
+an update makes new ones, so a pull, a pinned version or a snapshot keeps what it refers to and waits for nobody.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import wire
+from jaxdist.ps.layout_header import layout_header
 
 Vector = np.ndarray
 
@@ -33,7 +34,7 @@ class UpdateRule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-    """What a shard holds at one version. `state` is the rule's: {slot: {group: vector} or one number}."""
+    """The arrays of a shard at one version. `state` is the rule's: {slot: {group: vector} or one number}."""
 
     version: int
     params: jax.Array
@@ -59,12 +60,13 @@ class Shard:
     def __init__(self, layout: Layout, index: int, count: int, rule: UpdateRule) -> None:
         check_elementwise(rule)
         self.layout = layout
-        self.piece = layout.piece(index, count)
+        self.header = layout_header(layout)
+        self.flat_shard = layout.shard(index, count)
         self._rule = rule
         self._update = jax.jit(self._compute)
         self._lock = threading.Lock()
         self._staged: dict[int, wire.Arriving | memoryview] = {}
-        self._holds: dict[str, Values] = {}
+        self._pinned: dict[str, Values] = {}
         self._done: collections.OrderedDict[int, bool] = collections.OrderedDict()  # claim -> applied, or forgotten
         self._loading: dict[str, wire.Arriving] = {}
         self._loaded: set[str] = set()
@@ -75,14 +77,14 @@ class Shard:
 
     def initial(self) -> Values:
         """Zeros, at version 0: what `load` fills."""
-        params = jnp.zeros((self.piece.num_params,), self.piece.dtype)
-        stats = jnp.zeros((self.piece.num_stats,), self.piece.dtype)
-        return Values(0, params, stats, self._rule.init(self.piece.split(params)))
+        params = jnp.zeros((self.flat_shard.num_params,), self.flat_shard.dtype)
+        stats = jnp.zeros((self.flat_shard.num_stats,), self.flat_shard.dtype)
+        return Values(0, params, stats, self._rule.init(self.flat_shard.split(params)))
 
     # Values from outside.
 
     def load(self, what: str, vectors: Vector) -> None:
-        """Replaces 'params', 'stats' or 'slot/NAME'; the version stays.
+        """Replaces 'params', 'stats' or 'slot/NAME'; the version does not change.
 
         Raises:
           ValueError: unknown, or of another size.
@@ -99,8 +101,8 @@ class Shard:
             raise ValueError(f"the rule has no slot {name!r}, but {', '.join(sorted(now.state)) or 'none'}")
         slot = now.state[name]
         if isinstance(slot, dict):
-            self._same_size(what, vectors.size, self.piece.num_params)
-            loaded: Any = {g: jnp.array(v) for g, v in self.piece.split(vectors).items()}
+            self._same_size(what, vectors.size, self.flat_shard.num_params)
+            loaded: Any = {g: jnp.array(v) for g, v in self.flat_shard.split(vectors).items()}
         else:
             self._same_size(what, vectors.size, 1)
             loaded = jnp.array(vectors.reshape(()), np.asarray(slot).dtype)
@@ -108,7 +110,7 @@ class Shard:
 
     def load_part(self, what: str, offset: int, total: int, data: memoryview) -> None:
         """`load` in chunks, each once; takes effect with the last."""
-        limit = 8 * max(self.piece.num_params, self.piece.num_stats, 8)
+        limit = 8 * max(self.flat_shard.num_params, self.flat_shard.num_stats, 8)
         if total > limit or not wire.Arriving.fits(offset, total, data):
             raise ValueError(f"{what!r}: {len(data)} bytes at {offset} of {total} do not fit this server")
         if what not in ("params", "stats") and what.removeprefix("slot/") not in self.values.state:
@@ -140,7 +142,7 @@ class Shard:
         """The dtype in which `what` travels."""
         slot = self.values.state.get(what.removeprefix("slot/"))
         if what in ("params", "stats") or isinstance(slot, dict) or slot is None:
-            return self.piece.dtype
+            return self.flat_shard.dtype
         return np.asarray(slot).dtype
 
     def begin(self, version: int) -> None:
@@ -149,7 +151,7 @@ class Shard:
             self.values = dataclasses.replace(self.values, version=version)
             self._staged.clear()
             self._done.clear()
-            self._holds.clear()
+            self._pinned.clear()
             self._replies.clear()
 
     # Gradients.
@@ -160,10 +162,11 @@ class Shard:
         Raises:
           ValueError: sizes that do not fit.
         """
-        if total != self.piece.num_bytes or not wire.Arriving.fits(offset, total, data):
+        mine = self.flat_shard
+        if total != mine.num_bytes or not wire.Arriving.fits(offset, total, data):
             raise ValueError(
-                f"{len(data)} bytes at {offset} of {total} do not fit this server's {self.piece.num_bytes} "
-                f"({self.piece.num_params} parameters and {self.piece.num_stats} statistics of {self.piece.dtype})"
+                f"{len(data)} bytes at {offset} of {total} do not fit this server's {mine.num_bytes} "
+                f"({mine.num_params} parameters and {mine.num_stats} statistics of {mine.dtype})"
             )
         with self._lock:
             if claim in self._done:  # sent again, or too late
@@ -174,7 +177,7 @@ class Shard:
                 self._staged[claim] = data
                 return
             entry = self._staged.setdefault(claim, wire.Arriving(total))
-            assert isinstance(entry, wire.Arriving)  # chunks of one total are all of the size that it says
+            assert isinstance(entry, wire.Arriving)  # chunks of one total are all of the size that it implies
             entry.add(offset, data)
 
     def is_staged(self, claim: int) -> bool:
@@ -211,17 +214,17 @@ class Shard:
             for claim in claims:  # from now on a push that is sent again is not staged again
                 self._note_done(claim, False)
             buffers = [s.buffer if isinstance(s, wire.Arriving) else s for s in staged]
-        arrived = [np.frombuffer(b, self.piece.dtype) for b in buffers]
-        now, cut = self.values, self.piece.num_params
+        arrived = [np.frombuffer(b, self.flat_shard.dtype) for b in buffers]
+        now, cut = self.values, self.flat_shard.num_params
         params, stats, state = self._update(
             now.params,
             now.stats,
             now.state,
             tuple(a[:cut] for a in arrived),
             tuple(a[cut:] for a in arrived),
-            np.asarray(learning_rate, self.piece.dtype),
-            np.asarray(stats_weight, self.piece.dtype),
-            np.asarray(1.0 - momentum_cut, self.piece.dtype),
+            np.asarray(learning_rate, self.flat_shard.dtype),
+            np.asarray(stats_weight, self.flat_shard.dtype),
+            np.asarray(1.0 - momentum_cut, self.flat_shard.dtype),
         )
         jax.block_until_ready(params)
         self.values = Values(version, params, stats, state)
@@ -242,7 +245,7 @@ class Shard:
         weight: Any,
         momentum_scale: Any,
     ) -> tuple[Any, Any, Any]:
-        """One update of this piece. The statistics move `weight` of the way to the mean of the workers' new ones.
+        """One update of this flat shard. The statistics move `weight` of the way to the mean of the workers' new ones.
 
         With weight 1 / (1 + staleness) a worker alone writes exactly its own, N workers in turn keep the pace of one
         (each of N pushes moves 1/N of the way), and one that is very late hardly moves them; they stay a convex
@@ -252,26 +255,26 @@ class Shard:
         mean = sum(grads[1:], grads[0]) / count
         state = scale_momentum(state, momentum_scale)
         new_params, state = self._rule.update(
-            self.piece.split(mean), state, self.piece.split(params), jnp.asarray(learning_rate)
+            self.flat_shard.split(mean), state, self.flat_shard.split(params), jnp.asarray(learning_rate)
         )
         merged = (1 - weight) * stats + weight * (sum(new_stats[1:], new_stats[0]) / count)
-        parts = [new_params[g] for g in self.piece.groups]
+        parts = [new_params[g] for g in self.flat_shard.groups]
         return jnp.concatenate(parts) if parts else params, merged, state
 
     # Values to the outside.
 
-    def hold(self, name: str) -> None:
-        """Keeps the present values for a reader, in place of an earlier hold of that name."""
+    def pin(self, name: str) -> None:
+        """Keeps the present values for a reader, in place of those pinned under that name before."""
         with self._lock:
-            self._holds[name] = self.values
+            self._pinned[name] = self.values
 
-    def release(self, name: str) -> None:
+    def unpin(self, name: str) -> None:
         with self._lock:
-            self._holds.pop(name, None)
+            self._pinned.pop(name, None)
 
-    def held(self, name: str) -> Values | None:
+    def pinned(self, name: str) -> Values | None:
         with self._lock:
-            return self._holds.get(name)
+            return self._pinned.get(name)
 
     def reply_of(self, values: Values) -> tuple[bytes, int]:
         """(parameters and statistics as bytes, their checksum); made once a version, for all who pull it."""
@@ -298,7 +301,7 @@ class Shard:
             return self._replies[version][0]
 
     def restore(self, version: int, vectors: Mapping[str, Vector]) -> None:
-        """Goes back to a snapshot; everything staged or held is forgotten."""
+        """Goes back to a snapshot; everything staged or pinned is forgotten."""
         self.values = self.initial()
         for what, vector in vectors.items():
             self.load(what, vector)

@@ -61,10 +61,10 @@ class Snapshots:
             raise ValueError(f"the snapshot {path} is of the run {found}, not of {run}")
         return vectors
 
-    def save_run(self, facts: Mapping[str, Any]) -> None:
+    def save_run(self, record: Mapping[str, Any]) -> None:
         part = self.folder / "run.json.part"
         with open(part, "w") as f:
-            json.dump(facts, f)
+            json.dump(record, f)
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, self.folder / "run.json")

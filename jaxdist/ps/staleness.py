@@ -1,4 +1,4 @@
-"""Who may start a step: the staleness dial, from bulk-synchronous to unbounded.
+"""Who may start a step: from bulk-synchronous to unbounded.
 
 A worker's *completed* steps are its pushes that were applied. Its *clock lead* at the start of a step is the number of
 own steps begun before that one, minus the completed steps of the slowest other active worker:
@@ -30,7 +30,7 @@ class Member:
 
     Attributes:
       heard: time of the last sign of life.
-      completed: own steps applied, as the dial counts them.
+      completed: own steps applied, as the staleness controller counts them.
       pushed_at: times of the last two steps applied.
     """
 

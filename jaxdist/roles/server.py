@@ -40,7 +40,7 @@ def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool 
             cluster.server_index,
             cluster.server_addresses,
             rule,
-            facts=cluster_lib.run_signature(config_lib.comparable(config)),
+            signature=cluster_lib.run_signature(config_lib.comparable(config)),
             folder=pathlib.Path(workdir) / "servers" / str(cluster.server_index),
             security=cluster.security,
             idle_seconds=config.cluster.connect_timeout_seconds,

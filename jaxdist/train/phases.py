@@ -89,7 +89,7 @@ class Phases:
             self._reservation = ServerReservation(
                 self._context["server_addresses"],
                 self._context["security"],
-                facts=self._context["signature"],
+                signature=self._context["signature"],
                 connect_seconds=self._context["timeouts"]["connect_timeout_seconds"],
             )
 
@@ -313,7 +313,7 @@ class Phases:
         return taken + (self._strategy.report.events() if self._strategy is not None else [])
 
     def summary(self, state: State) -> dict[str, Any]:
-        """What is added to the summary: the last strategy's own facts, or every phase's."""
+        """What is added to the summary: what the last strategy has to say, or every phase's."""
         if not self._is_scheduled:
             return self.strategy.report.summary()
         began, updates, seen = self._begun

@@ -4,6 +4,12 @@ from jaxdist.knobs import Knob
 from jaxdist.strategies.knobs import ACCUMULATE, FUSION_MEGABYTES, SYNC_BATCH_NORM
 from jaxdist.strategies.spec import StrategySpec
 
+SPELLINGS = {
+    "shard_map": "jaxdist.strategies.data_parallel.allreduce:AllReduce",
+    "jit": "jaxdist.strategies.sharded.gspmd:ModelParallel",
+    "pmap": "jaxdist.strategies.data_parallel.pmap:AllReducePmap",
+}
+
 SPEC = StrategySpec(
     name="allreduce",
     knobs=(
@@ -11,7 +17,7 @@ SPEC = StrategySpec(
             "strategy.spmd",
             "shard_map",
             "shard_map | jit | pmap",
-            choices="jaxdist.strategies.data_parallel.setup:SPELLINGS",
+            choices=tuple(SPELLINGS),
         ),
         ACCUMULATE,
         FUSION_MEGABYTES,

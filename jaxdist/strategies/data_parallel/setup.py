@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+from jaxdist.dotted import function_of
 from jaxdist.errors import UsageError
 from jaxdist.strategies.batch_split import check_divisible, check_microbatches
+from jaxdist.strategies.data_parallel import SPELLINGS
 from jaxdist.strategies.data_parallel.allreduce import AllReduce
-from jaxdist.strategies.data_parallel.pmap import AllReducePmap
-from jaxdist.strategies.sharded.gspmd import ModelParallel
 from jaxdist.strategies.spec import BuildContext, Resources, Settings
 from jaxdist.task import Task
-
-SPELLINGS: dict[str, type[AllReduce]] = {"shard_map": AllReduce, "jit": ModelParallel, "pmap": AllReducePmap}
 
 
 def check(settings: Settings, task: Task, resources: Resources) -> None:
@@ -38,7 +36,7 @@ def check(settings: Settings, task: Task, resources: Resources) -> None:
 
 def build(settings: Settings, task: Task, context: BuildContext) -> AllReduce:
     """The spelling that `strategy.spmd` says."""
-    return SPELLINGS[settings["spmd"]](
+    return function_of(SPELLINGS[settings["spmd"]], "strategy.spmd")(
         dataclasses.replace(task, microbatches=settings["accumulate"]),
         global_batch_size=context.global_batch_size,
         process_id=context.process_id,

@@ -29,7 +29,7 @@ class FlatModel:
     def __init__(self, task: Task, num_servers: int) -> None:
         self.task = task
         self.layout = Layout.of(flatten(_shapes(task, 0)), flatten(_shapes(task, 1)))
-        self._pieces = [self.layout.piece(i, num_servers) for i in range(num_servers)]
+        self._flat_shards = [self.layout.shard(i, num_servers) for i in range(num_servers)]
         local = jax.local_devices()
         self._mesh = jax.make_mesh((len(local),), (AXIS,), axis_types=(AxisType.Auto,), devices=local)
         self._whole, self._by_example = NamedSharding(self._mesh, P()), NamedSharding(self._mesh, P(AXIS))
@@ -50,7 +50,7 @@ class FlatModel:
 
     def _trees(self, buffers: Sequence[Any]) -> tuple[Tree, Tree]:
         """(parameters, statistics)."""
-        cuts = [p.num_params for p in self._pieces]
+        cuts = [s.num_params for s in self._flat_shards]
         params = jnp.concatenate([b[:c] for b, c in zip(buffers, cuts, strict=True)])
         stats = jnp.concatenate([b[c:] for b, c in zip(buffers, cuts, strict=True)])
         return unflatten(unpack(self.layout.params, params)), unflatten(unpack(self.layout.stats, stats))
@@ -65,7 +65,7 @@ class FlatModel:
         gradient = pack(self.layout.params, flatten(grads), jnp)
         statistics = pack(self.layout.stats, flatten(stats), jnp).astype(gradient.dtype)
         metrics["finite"] = jnp.isfinite(gradient).all() & jnp.isfinite(statistics).all()
-        return [jnp.concatenate([gradient[p.params], statistics[p.stats]]) for p in self._pieces], metrics
+        return [jnp.concatenate([gradient[s.params], statistics[s.stats]]) for s in self._flat_shards], metrics
 
     def _evaluate_on_one(self, buffers: Sequence[Any], batch: Batch) -> Metrics:
         params, stats = self._trees(buffers)

@@ -16,7 +16,7 @@ from jaxdist.task import Batch, Metrics, Task
 
 
 class Observer(Strategy):
-    """Only `snapshot` and `eval_step` have a meaning; a run's workers are told by `post`.
+    """Only `snapshot` and `eval_step` have a meaning; the run's chief gets its results by `post`.
 
     Raises:
       UsageError: no server can be reached, or this process does not fit the run.
@@ -30,7 +30,7 @@ class Observer(Strategy):
         task: Task,
         *,
         server_addresses: Sequence[str],
-        facts: Mapping[str, Any],
+        signature: Mapping[str, Any],
         timeouts: Mapping[str, float],
         security: Security = OPEN,
     ) -> None:
@@ -40,7 +40,7 @@ class Observer(Strategy):
             server_addresses,
             -1,
             self._model.layout,
-            facts=facts,
+            signature=signature,
             security=security,
             timeout_seconds=timeouts["timeout_seconds"],
             connect_seconds=timeouts["connect_timeout_seconds"],
@@ -62,7 +62,7 @@ class Observer(Strategy):
         return snapshot(self._client, self._model)
 
     def eval_step(self, state: PulledState, batch: Batch) -> Metrics:
-        return self._model.evaluate(state.pieces, batch)
+        return self._model.evaluate(state.buffers, batch)
 
     def post(self, row: Mapping[str, Any]) -> None:
         """Gives the chief an evaluation to write."""

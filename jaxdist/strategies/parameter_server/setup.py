@@ -39,7 +39,7 @@ def build(settings: Settings, task: Task, context: BuildContext) -> ParameterSer
         process_id=context.process_id,
         num_processes=context.num_processes,
         server_addresses=context.server_addresses,
-        facts=context.signature,
+        signature=context.signature,
         timeouts=context.timeouts,
         settings=settings,
         security=context.security,
@@ -58,7 +58,7 @@ def observe(task: Task, context: BuildContext) -> Observer:
     return Observer(
         task,
         server_addresses=context.server_addresses,
-        facts=context.signature,
+        signature=context.signature,
         timeouts=context.timeouts,
         security=context.security,
     )

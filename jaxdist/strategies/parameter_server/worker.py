@@ -49,7 +49,7 @@ from jaxdist.task import Batch, Metrics, Task
 class PulledState:
     """Parameters and statistics as they were pulled, one device array a server, and what the servers had applied."""
 
-    pieces: tuple[jax.Array, ...]
+    buffers: tuple[jax.Array, ...]
     version: int
     progress: Progress
     caller: Any  # the session in which it was pulled
@@ -64,14 +64,14 @@ class PulledState:
 
     @property
     def arrays(self) -> Tree:
-        return {"params": self.pieces}
+        return {"params": self.buffers}
 
 
 def snapshot(client: Client, model: FlatModel) -> PulledState:
     """One and the same version of all servers, to evaluate; stops nobody."""
 
-    def read(held: PinnedVersion) -> PulledState:
-        return PulledState(model.put(held.pieces()), held.progress.version, held.progress, held.caller)
+    def read(pinned: PinnedVersion) -> PulledState:
+        return PulledState(model.put(pinned.buffers()), pinned.progress.version, pinned.progress, pinned.caller)
 
     return client.read_one_version(read)
 
@@ -92,7 +92,7 @@ class ClaimedPositions(Positions):
 
 
 class ParameterServer(Strategy):
-    """Each worker takes gradients on its own devices and talks to servers alone.
+    """Each worker takes gradients on its own devices and exchanges them with servers alone.
 
     Args:
       global_batch_size: divided by the number of workers: the examples of one push.
@@ -115,7 +115,7 @@ class ParameterServer(Strategy):
         process_id: int,
         num_processes: int,
         server_addresses: Sequence[str],
-        facts: Mapping[str, Any],
+        signature: Mapping[str, Any],
         timeouts: Mapping[str, float],
         settings: Mapping[str, Any],
         security: Security = OPEN,
@@ -143,7 +143,7 @@ class ParameterServer(Strategy):
             server_addresses,
             process_id,
             self._layout,
-            facts=facts,
+            signature=signature,
             security=security,
             timeout_seconds=timeouts["timeout_seconds"],
             connect_seconds=timeouts["connect_timeout_seconds"],
@@ -218,28 +218,28 @@ class ParameterServer(Strategy):
         return pack(tensors, {n: np.asarray(leaf) for n, leaf in flatten(tree).items()})
 
     def _placed(self, pulled: Pulled) -> PulledState:
-        return PulledState(self._model.put(pulled.pieces), pulled.version, pulled.progress, pulled.caller)
+        return PulledState(self._model.put(pulled.buffers), pulled.version, pulled.progress, pulled.caller)
 
     def export_state(self, state: PulledState) -> TrainState:
         """One version of all servers; nobody stops. For the chief."""
         self._wait_for_network()
         return self._client.read_one_version(self._canonical)
 
-    def _canonical(self, held: PinnedVersion) -> TrainState:
+    def _canonical(self, pinned: PinnedVersion) -> TrainState:
         dtype = self._layout.dtype
         opt_state: Tree = {}
         like = self.task.optimizer.init({"kernel": np.zeros((1,), dtype)})
-        for slot in held.slots:
+        for slot in pinned.slots:
             if isinstance(like[slot], dict):
-                opt_state[slot] = self._tree(self._layout.params, held.vector(f"slot/{slot}", dtype))
+                opt_state[slot] = self._tree(self._layout.params, pinned.vector(f"slot/{slot}", dtype))
             else:  # a number is the same on all servers
-                opt_state[slot] = held.vector(f"slot/{slot}", like[slot].dtype)[0:1].reshape(()).copy()
+                opt_state[slot] = pinned.vector(f"slot/{slot}", like[slot].dtype)[0:1].reshape(()).copy()
         arrays = {
-            "params": self._tree(self._layout.params, held.vector("params", dtype)),
-            "model_state": self._tree(self._layout.stats, held.vector("stats", dtype)),
+            "params": self._tree(self._layout.params, pinned.vector("params", dtype)),
+            "model_state": self._tree(self._layout.stats, pinned.vector("stats", dtype)),
             "opt_state": opt_state,
         }
-        return TrainState.of(arrays, held.progress.version, Position(held.progress.examples_seen, held.pending))
+        return TrainState.of(arrays, pinned.progress.version, Position(pinned.progress.examples_seen, pinned.pending))
 
     @staticmethod
     def _tree(tensors: Any, vector: np.ndarray) -> Tree:
@@ -267,7 +267,7 @@ class ParameterServer(Strategy):
             elsewhere = max(state.progress.examples_seen - self._away_since.examples_seen, 0)
             self._refresh, self._job = False, None
         dispatched = time.perf_counter()
-        parts, metrics = self._model.gradient(state.pieces, batch)
+        parts, metrics = self._model.gradient(state.buffers, batch)
         job = self._network.submit(self._exchange, state, claim, parts, metrics, dispatched)
         before, self._job = self._job, job
         if not self._overlap:
@@ -356,7 +356,7 @@ class ParameterServer(Strategy):
     # Besides the steps.
 
     def eval_step(self, state: PulledState, batch: Batch) -> Metrics:
-        return self._model.evaluate(state.pieces, batch)
+        return self._model.evaluate(state.buffers, batch)
 
     @contextlib.contextmanager
     def away(self, state: PulledState, activity: str) -> Iterator[PulledState]:

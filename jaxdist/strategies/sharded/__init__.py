@@ -4,6 +4,12 @@ from jaxdist.knobs import Knob, at_least_zero
 from jaxdist.strategies.knobs import FUSION_MEGABYTES, SYNC_BATCH_NORM
 from jaxdist.strategies.spec import StrategySpec
 
+LAYOUTS = {
+    "none": "jaxdist.strategies.sharded.gspmd:ModelParallel",
+    "fsdp": "jaxdist.strategies.sharded.zero:FullySharded",
+    "zero1": "jaxdist.strategies.sharded.zero:ShardedOptimizer",
+}
+
 SPEC = StrategySpec(
     name="model_parallel",
     knobs=(
@@ -18,7 +24,7 @@ SPEC = StrategySpec(
             "strategy.shard_params",
             "none",
             "over data: none | fsdp (all state) | zero1 (the optimizer's)",
-            choices="jaxdist.strategies.sharded.setup:STRATEGIES",
+            choices=tuple(LAYOUTS),
             only_where_it_counts=True,
         ),
         Knob(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from jaxdist.comm.array_server import ArrayExchange
 from jaxdist.cost import memory
+from jaxdist.dotted import function_of
 from jaxdist.errors import UsageError
 from jaxdist.parallel import mesh, partition_rules
 from jaxdist.parallel.mesh import DATA, MODEL
@@ -19,17 +20,12 @@ from jaxdist.parallel.partition_rules import Assignment, Rule
 from jaxdist.state import flatten
 from jaxdist.strategies.batch_split import check_divisible
 from jaxdist.strategies.data_parallel.allreduce import AllReduce
+from jaxdist.strategies.sharded import LAYOUTS
 from jaxdist.strategies.sharded.gspmd import ModelParallel
-from jaxdist.strategies.sharded.zero import FullySharded, ShardedOptimizer
 from jaxdist.strategies.spec import BuildContext, Resources, Settings
 from jaxdist.task import Task
 
 FAMILY = "family"  # the model's own rules
-STRATEGIES: dict[str, Callable[..., AllReduce]] = {
-    "none": ModelParallel,
-    "fsdp": FullySharded,
-    "zero1": ShardedOptimizer,
-}
 _REMEDY = "A larger mesh, strategy.shard_params='fsdp' or smaller batches need less."
 
 
@@ -179,7 +175,7 @@ def build(settings: Settings, task: Task, context: BuildContext) -> AllReduce:
             logging.warning(
                 "Nothing is divided: no tensor has strategy.shard_threshold=%d elements.", settings["shard_threshold"]
             )
-        return STRATEGIES[settings["shard_params"]](
+        return function_of(LAYOUTS[settings["shard_params"]], "strategy.shard_params")(
             task, threshold=settings["shard_threshold"], sync_batch_norm=synced is None or synced, **common
         )
     found = assignment(settings, task, axes)

@@ -1,0 +1,48 @@
+"""How a call to a parameter server can fail; each has its gRPC status (`parameter_server.proto`)."""
+
+from __future__ import annotations
+
+from jaxdist.errors import PeerError, Preempted, UsageError
+
+
+class Fenced(Exception):
+    """The caller's session or incarnation is over: it must join again."""
+
+
+class NotNow(Exception):
+    """Starting, or rolling back: try again. A caller sees it as `Lost`."""
+
+
+class Ended(Exception):
+    """The run has ended, with an exit code and a reason."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code, self.text = code, text
+
+
+class Refused(Exception):
+    """The server refuses the values: they do not fit, or are damaged."""
+
+
+class Superseded(Exception):
+    """The version whose chunks are being taken is gone: pull again."""
+
+
+class Lost(Exception):
+    """No answer: not reachable, or not in time."""
+
+
+class RunFinished(PeerError):
+    """The run has come to its good end, without this process."""
+
+
+def as_process_error(ended: Ended) -> Exception:
+    """The error with which a process ends whose run has ended: by its exit code."""
+    if ended.code == 0:
+        return RunFinished("the run has come to its end without this process")
+    if ended.code == 75:
+        return Preempted(f"The run was stopped after saving: {ended.text}")
+    if ended.code == 2:
+        return UsageError(ended.text)
+    return PeerError(ended.text or "the run has ended")
