@@ -45,7 +45,7 @@ def build(task, *, devices: int, **options):
             global_batch_size=BATCH,
             process_id=0,
             num_processes=1,
-            meeting=Alone(),
+            group=Alone(),
             timeouts={"compile_timeout_seconds": 60, "connect_timeout_seconds": 60},
         )
 
@@ -148,8 +148,8 @@ def test_fewer_activations_are_kept_under_1f1b():
         )
         state = pipeline.import_state(task.init())
         pipeline.train_step(state, pipeline.place(batch))
-        kept[schedule, remat] = [slot["live_activation_bytes"] for slot in pipeline.summary()["timeline"]]
-        predicted = pipeline.predicted["kept_bytes_per_microbatch"]
+        kept[schedule, remat] = [slot["live_activation_bytes"] for slot in pipeline.report.summary()["timeline"]]
+        predicted = pipeline.report.plan["predicted"]["kept_bytes_per_microbatch"]
         assert kept[schedule, remat] == pytest.approx(
             [n * size for n, size in zip([8, 8] if schedule == "gpipe" else [2, 1], predicted, strict=True)], rel=0.05
         )
@@ -166,9 +166,9 @@ def test_rows_and_evaluation(x64):
     state = pipeline.import_state(task.init())
     for batch in batches:
         state, metrics = pipeline.train_step(state, pipeline.place(batch), stop=False)
-    row = pipeline.row()
+    row = pipeline.report.row()
     assert 0 < row["bubble"] < 1 and len(row["stage_ms"]) == 2 and row["bytes_sent"] > 0
-    assert pipeline.row() == {} and metrics["stop"] == 0
+    assert pipeline.report.row() == {} and metrics["stop"] == 0
     _, metrics = pipeline.train_step(state, pipeline.place(batches[0]), stop=True)
     assert metrics["stop"] > 0
     arrays = pipeline.import_state(task.init())
@@ -225,5 +225,6 @@ def test_a_balance_by_time():
     pipeline = build(task, devices=2, num_stages=2, balance_by="time")
     pipeline.import_state(task.init())
     assert sum(pipeline.balance) == len(task.chain.names)
-    assert 0 < pipeline.predicted["bubble"] < 1 and len(pipeline.predicted["cut_bytes"]) == 1
+    predicted = pipeline.report.plan["predicted"]
+    assert 0 < predicted["bubble"] < 1 and len(predicted["cut_bytes"]) == 1
     pipeline.close()

@@ -31,7 +31,7 @@ def strategy_on(devices: int, task, batch: int = BATCH, **settings):
     defaults["accumulate"] = 1
     with only(devices):
         return strategies.build(
-            defaults | settings, task, global_batch_size=batch, process_id=0, num_processes=1, meeting=mock.Mock()
+            defaults | settings, task, global_batch_size=batch, process_id=0, num_processes=1, group=mock.Mock()
         )
 
 

@@ -13,11 +13,11 @@ from ml_collections.config_dict import placeholder
 
 import jaxdist.checkpoint.knobs
 import jaxdist.cluster.knobs
+import jaxdist.config.run
 import jaxdist.data.knobs
 import jaxdist.models.knobs
 import jaxdist.optim.knobs
 import jaxdist.runtime.knobs
-import jaxdist.train.knobs
 from jaxdist.config import phases
 from jaxdist.errors import UsageError, nearest
 from jaxdist.knobs import Knob, Values
@@ -31,7 +31,7 @@ STRATEGY_NAME = Knob(
 def all_knobs() -> dict[str, Knob]:
     """{key: knob}, those of strategies that were registered by now included."""
     every = [
-        *jaxdist.train.knobs.KNOBS,
+        *jaxdist.config.run.KNOBS,
         *jaxdist.data.knobs.KNOBS,
         *jaxdist.models.knobs.KNOBS,
         *jaxdist.optim.knobs.KNOBS,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+import jaxdist.config.run
 import jaxdist.models.knobs
-import jaxdist.train.knobs
 from jaxdist.config import phases
 from jaxdist.config.defaults import all_knobs, check_override, flatten
 from jaxdist.errors import UsageError
@@ -28,7 +28,7 @@ def validate(config: ConfigDict) -> None:
     for knob in known.values():
         knob.check(values[knob.key])
     jaxdist.models.knobs.check(values)
-    jaxdist.train.knobs.check(values)
+    jaxdist.config.run.check(values)
     for spec in registry.SPECS.values():
         if spec.validate is not None:
             spec.validate(values)

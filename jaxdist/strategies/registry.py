@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from jaxdist.dotted import function_of
 from jaxdist.errors import UsageError, nearest
 from jaxdist.knobs import Knob
 from jaxdist.strategies import data_parallel, parameter_server, pipeline, sharded, single
@@ -93,5 +93,4 @@ def _function(found: Any) -> Any:
     """A function that is given itself, or as 'module:function'."""
     if not isinstance(found, str):
         return found
-    module, _, name = found.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return function_of(found, "a strategy's function")

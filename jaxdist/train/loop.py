@@ -83,7 +83,7 @@ class TrainingLoop:
         self.recorder = Recorder(self.measured, writer, Callbacks(callbacks, self.view), self.num_train)
         self.start = restored.position
         self.before_step = self.looked_at = self.seen
-        self.saved_at = self.updates if before is not None else -1
+        self.saved_at = (self.updates, self.seen) if before is not None else (-1, -1)
         self.recorder.start(self.here(), resumed=before is not None)
 
     @property
@@ -307,7 +307,8 @@ class TrainingLoop:
             return None
         with self.away("checkpoint") as state:
             canonical = self.phases.strategy.export_state(state)
-            again, self.saved_at = self.saved_at == canonical.updates, canonical.updates
+            reached = canonical.updates, canonical.examples_seen
+            again, self.saved_at = self.saved_at == reached, reached
             if self.checkpoints is not None and not again:
                 place = self.recorder.where(canonical.updates, canonical.examples_seen)
                 kept = self.measured.to_json() | {"strategy": self.phases.state_dict()}
@@ -316,7 +317,7 @@ class TrainingLoop:
 
     def stop_after_saving(self) -> NoReturn:
         """Raises `Preempted` once the state is safe."""
-        if self.saved_at != self.updates:
+        if self.saved_at != (self.updates, self.seen):
             self.save()
         with self.away("checkpoint"):
             if self.checkpoints is not None:
@@ -331,7 +332,7 @@ class TrainingLoop:
         """The last evaluation, checkpoint and summary; collective."""
         if self.takes_part and self.measured.last_evaluation.get("updates") != self.updates:
             self.recorder.evaluation(self.evaluated())
-        if self.saved_at != self.updates:
+        if self.saved_at != (self.updates, self.seen):
             self.save()
         with self.away("checkpoint"):  # the chief finishes writing, the others wait for it
             if self.checkpoints is not None:
