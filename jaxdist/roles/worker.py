@@ -20,10 +20,10 @@ from jaxdist.errors import ConnectionLost, PeerError, Preempted, UsageError
 from jaxdist.ps.reservation import end_waiting_servers
 from jaxdist.runtime import compilation
 from jaxdist.runtime.stop_signal import StopSignal, sigterm_as_stop_signal
-from jaxdist.train import phase_triggers
-from jaxdist.train import phases as phases_lib
+from jaxdist.train import phase_needs, phase_triggers
 from jaxdist.train.callbacks import Callback
 from jaxdist.train.loop import TrainingLoop
+from jaxdist.train.phases import Phases
 from jaxdist.train.setup import fingerprints, load_examples, make_task, run_examples
 
 
@@ -57,12 +57,12 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
         stop_signal = stack.enter_context(sigterm_as_stop_signal())
         if cluster.is_chief:  # whatever happens: servers that no run has used, or will use, must not wait for one
             stack.push(lambda _, e, __: end_waiting_servers(cluster.server_addresses, cluster.security, e))
-        if phases_lib.fate_sharing(schedule):
+        if phase_needs.fate_sharing(schedule):
             group = cluster_lib.connect(
                 cluster,
                 signature=config_lib.comparable(config),
                 settings=config.cluster,
-                collectives=phases_lib.needs_collectives(schedule, config.strategy, cluster.num_processes),
+                collectives=phase_needs.needs_collectives(schedule, config.strategy, cluster.num_processes),
             )
         else:
             group = ProcessGroup.alone(cluster, config.cluster)
@@ -114,7 +114,7 @@ def _train(
     identity = fingerprints(examples, task)
     group.agree("data and model", identity)
     schedule, num_train = schedule_of(config.strategy), len(examples.train)
-    phases_lib.check(
+    phase_needs.check(
         schedule,
         config.strategy,
         task,
@@ -124,7 +124,7 @@ def _train(
         num_servers=len(cluster.server_addresses),
     )
     with contextlib.ExitStack() as stack:
-        phases = phases_lib.Phases(
+        phases = Phases(
             schedule,
             task,
             config.strategy,

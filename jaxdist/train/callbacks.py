@@ -39,6 +39,9 @@ class RunView:
     strategy: str
     _arrays: Callable[[], Mapping[str, Any]]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", MappingProxyType(dict(self.config)))
+
     @property
     def arrays(self) -> Mapping[str, Any]:
         """This process's arrays, {params, ...}, as its strategy keeps them: whole, a shard, a stage, or the buffers of

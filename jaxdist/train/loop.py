@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -28,9 +27,11 @@ from jaxdist.runtime.stop_signal import StopSignal
 from jaxdist.state import Position, TrainState
 from jaxdist.task import Task
 from jaxdist.train.callbacks import Callback, Callbacks, RunView
+from jaxdist.train.due import crossed
 from jaxdist.train.evaluate import evaluation_row
 from jaxdist.train.measurements import Measurements
 from jaxdist.train.phases import Phases
+from jaxdist.train.progress_bar import progress_bar
 from jaxdist.train.recorder import Recorder, own_numbers
 from jaxdist.train.setup import Examples, num_params, total_examples
 from jaxdist.train.writer import Writer
@@ -134,7 +135,7 @@ class TrainingLoop:
         Raises:
           Preempted: a process was asked to stop; the state is saved.
         """
-        bar = self.stack.enter_context(_progress_bar(self.cluster.is_chief, self.total, self.seen))
+        bar = self.stack.enter_context(progress_bar(self.cluster.is_chief, self.total, self.seen))
         position = self.start
         while True:
             with contextlib.ExitStack() as phase:
@@ -189,7 +190,7 @@ class TrainingLoop:
             first = False
             bar.update(max(self.seen - was, 0))
             self.faults.at("update", self.updates)
-            if _crossed(was_updates, self.updates, self.config.log_every_steps):
+            if crossed(was_updates, self.updates, self.config.log_every_steps):
                 stop = self.log_row() or stop
                 bar.set_postfix({k: f"{self.recorder.last_row[k]:.3f}" for k in ("loss", "accuracy")})
                 if self.phases.is_over(self.recorder.last_row):
@@ -278,7 +279,7 @@ class TrainingLoop:
         return stop
 
     def evaluation_is_due(self) -> bool:
-        return _crossed(self.looked_at, self.seen, self.config.eval_every_epochs * self.num_train)
+        return crossed(self.looked_at, self.seen, self.config.eval_every_epochs * self.num_train)
 
     def evaluate(self) -> None:
         """Evaluates, unless somebody else does, and decides by it."""
@@ -297,7 +298,7 @@ class TrainingLoop:
 
     def checkpoint_is_due(self, was: int, was_updates: int) -> bool:
         every = self.config.checkpoint
-        return _crossed(was, self.seen, every.every_epochs * self.num_train) or _crossed(
+        return crossed(was, self.seen, every.every_epochs * self.num_train) or crossed(
             was_updates, self.updates, every.every_updates
         )
 
@@ -368,16 +369,3 @@ class _Ended:
     def __init__(self, updates: int, examples_seen: int) -> None:
         self.updates, self.examples_seen = updates, examples_seen
         self.arrays: dict[str, Any] = {}
-
-
-def _crossed(before: int, after: int, every: float) -> bool:
-    """Whether a count that rose from `before` to `after` passed a multiple of `every`; never for every=0."""
-    return bool(every) and int(after / every) > int(before / every)
-
-
-@contextlib.contextmanager
-def _progress_bar(enabled: bool, total: int, done: int) -> Iterator[tqdm.tqdm]:
-    """A bar on the chief's terminal; nothing elsewhere."""
-    shown = enabled and sys.stderr.isatty()
-    with tqdm.tqdm(total=total, initial=done, disable=not shown, unit="image", unit_scale=True) as bar:
-        yield bar

@@ -22,7 +22,7 @@ from typing import Any
 
 from jaxdist import strategies
 from jaxdist.cluster.process_group import ProcessGroup
-from jaxdist.config.phases import Phase, Schedule, boundaries
+from jaxdist.config.phases import Schedule, boundaries
 from jaxdist.errors import PeerError, UsageError
 from jaxdist.optim import momentum
 from jaxdist.ps import ServerReservation
@@ -352,21 +352,6 @@ class Phases:
             self._reservation = None
 
 
-def check(schedule: Schedule, settings: Mapping[str, Any], task: Task, **resources: Any) -> None:
-    """Refuses phases that cannot work, before anything is built; `resources` as `strategies.check` takes them.
-
-    Raises:
-      UsageError: with the arithmetic and the remedy.
-    """
-    for number, phase in enumerate(schedule.phases, 1):
-        try:
-            strategies.check(phase.settings(settings), task, **resources)
-        except UsageError as e:
-            if not schedule.text:
-                raise
-            raise UsageError(f"Phase {number} of strategy.schedule, {phase}: {e}") from None
-
-
 def _own_strategy_state(canonical: TrainState, name: str) -> TrainState:
     """Without what other strategies than `name` have kept; the log says what is dropped."""
     foreign = sorted(set(canonical.strategy_state) - {name})
@@ -378,21 +363,3 @@ def _own_strategy_state(canonical: TrainState, name: str) -> TrainState:
         return canonical
     kept = {owner: tree for owner, tree in canonical.strategy_state.items() if owner == name}
     return dataclasses.replace(canonical, strategy_state=kept)
-
-
-def fate_sharing(schedule: Schedule) -> bool:
-    """Whether the processes meet at process 0 and know of each other: in every run but one of a strategy whose
-    processes' fates are their own."""
-    return len(schedule.phases) > 1 or bool(schedule.text) or _first(schedule).fate_sharing
-
-
-def needs_collectives(schedule: Schedule, settings: Mapping[str, Any], num_processes: int) -> bool:
-    """Whether the run needs JAX's collectives from its beginning; phases open them as they need them."""
-    return not schedule.text and _first(schedule).needs_collectives(
-        schedule.phases[0].settings(settings), num_processes
-    )
-
-
-def _first(schedule: Schedule) -> StrategySpec:
-    phase: Phase = schedule.phases[0]
-    return strategies.spec_of(phase.name)
