@@ -50,7 +50,7 @@ def default_config() -> ConfigDict:
                 "options": {},  # further arguments of the family, or all those of a function of your own
             },
             "optim": {
-                "name": "sgd",  # sgd | adadelta | adagrad | adam
+                "name": "sgd",  # sgd | adadelta | adagrad | adam | 'package.module:function'
                 "learning_rate": 0.1,
                 "momentum": 0.9,  # sgd
                 "weight_decay": 0.0,  # L2 penalty on kernels
@@ -128,7 +128,6 @@ _CHOICES = {
     "data.cache": ("file", "memory", "none"),
     "model.param_dtype": ("float32", "float64"),
     "model.dtype": ("", "bfloat16"),
-    "optim.name": ("sgd", "adadelta", "adagrad", "adam"),
     "strategy.name": ("single", "allreduce", "parameter_server", "switch", "pipeline", "model_parallel"),
     "strategy.shard_params": ("none", "fsdp", "zero1"),
     "strategy.pipeline_schedule": ("gpipe", "1f1b"),
@@ -142,6 +141,7 @@ _CHOICES = {
 _CHOICES_OR_DOTTED = {
     "data.name": ("fashion_mnist", "cifar10", "mnist", "digits", "synthetic"),
     "model.name": ("cnn", "resnet", "densenet"),
+    "optim.name": ("sgd", "adadelta", "adagrad", "adam"),
 }
 _AT_LEAST_ZERO = (
     "max_updates", "early_stopping_patience", "eval_batch_size", "data.train_examples", "data.eval_examples",

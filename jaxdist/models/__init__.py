@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxdist.dotted import asked_for, function_of
 from jaxdist.models import cnn, densenet, resnet
 from jaxdist.models.chain import PARAMS as PARAMS
 from jaxdist.models.chain import STATS as STATS
@@ -45,16 +44,11 @@ def build(
       ValueError: unknown name, or the family refuses the values.
     """
     if ":" in name:
-        module, _, function = name.partition(":")
-        try:
-            family = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as e:
-            raise ValueError(f"model.name={name!r} cannot be imported: {e}.") from e
+        family = function_of(name, "model.name")
         arguments = dict(options)
     else:
         family = FAMILIES[name]
-        known = inspect.signature(family).parameters
-        arguments = {k: v for k, v in settings.items() if k in known} | dict(options)
+        arguments = asked_for(family, settings) | dict(options)
     try:
         blocks = family(num_classes, **arguments)
     except TypeError as e:

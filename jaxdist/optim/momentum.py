@@ -14,23 +14,37 @@ one can do:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxdist.state import TrainState
+from jaxdist.state import TrainState, Tree
 
-SLOT = "trace"  # optax's name of v
 CHOICES = ("keep", "zero", "scale", "ramp")
+
+
+def is_momentum(slot: str) -> bool:
+    """Whether a slot of an optimizer holds v: optax calls it `trace`, wherever it lies in a chain."""
+    return slot.rpartition(".")[2] == "trace"
+
+
+def scaled(opt_state: Tree, factor: Any) -> Tree:
+    """An optimizer's state with its momentum multiplied; the same one where the rule has none. Traceable."""
+    slots = [slot for slot in opt_state if is_momentum(slot)]
+    if not slots:
+        return opt_state
+    multiplied = jax.tree.map(lambda leaf: (leaf * factor).astype(leaf.dtype), {s: opt_state[s] for s in slots})
+    return opt_state | multiplied
 
 
 def handed_over(state: TrainState, how: str, num_workers: int) -> TrainState:
     """The canonical state that the asynchronous phase begins with; the same one where the rule has no momentum."""
     factor = {"zero": 0.0, "scale": 1.0 / num_workers}.get(how)
-    if factor is None or SLOT not in state.opt_state:
+    if factor is None or not any(map(is_momentum, state.opt_state)):
         return state
-    scaled = jax.tree.map(lambda leaf: (np.asarray(leaf) * factor).astype(leaf.dtype), state.opt_state[SLOT])
-    arrays = state.arrays() | {"opt_state": state.opt_state | {SLOT: scaled}}
+    here = {s: jax.tree.map(np.asarray, tree) for s, tree in state.opt_state.items() if is_momentum(s)}
+    arrays = state.arrays() | {"opt_state": state.opt_state | scaled(here, factor)}
     return TrainState.of(arrays, state.updates, state.position)
 
 

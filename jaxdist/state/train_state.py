@@ -2,7 +2,7 @@
 
     params       {block: {layer: {name: array}}}
     model_state  {block: {layer: {mean, var}}}             BatchNorm's running statistics
-    opt_state    {slot: <tree like params>, ...}           and 'count' where the optimizer counts its updates
+    opt_state    {slot: <tree keyed like params> or one array (a count, say), ...}             see `optim.Optimizer`
     updates, examples_seen, pending                        Python integers, and ranges of the stream (`Position`)
 
 Its leaves are arrays or `LazyArray`s, so that no process needs more than its share of a model plus one block; of the

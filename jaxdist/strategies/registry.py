@@ -18,6 +18,7 @@ from jaxdist.strategies.base import Strategy as Strategy
 from jaxdist.strategies.batch_split import check_divisible
 from jaxdist.strategies.data_parallel.allreduce import AllReduce
 from jaxdist.strategies.data_parallel.pmap import AllReducePmap
+from jaxdist.strategies.optimizer_check import refuse_unless_elementwise
 from jaxdist.strategies.parameter_server.observer import Observer as Observer
 from jaxdist.strategies.parameter_server.worker import ParameterServer, ending, is_asynchronous
 from jaxdist.strategies.pipeline import setup as pipeline_setup
@@ -117,6 +118,7 @@ def check(
         )
     if settings["name"] == "parameter_server":
         _check_parameter_server(global_batch_size, num_processes, num_servers)
+        refuse_unless_elementwise(task, "strategy.name='parameter_server', which cuts tensors among the servers")
         return _check_microbatches(settings, task, global_batch_size, num_processes * len(jax.local_devices()))
     if settings["spmd"] == "jit" and settings["sync_batch_norm"] is False:
         raise UsageError(
