@@ -43,10 +43,11 @@ def _need(task: Task, params: int, activations: int, copies: int = 1) -> Need:
 
 def slots_per_param(task: Task) -> float:
     """Bytes of optimizer state for each byte of a parameter."""
-    sample = {"kernel": np.zeros((64,), task.dtype)}
-    state = task.optimizer.init(sample)
-    return sum(leaf.nbytes for tree in state.values() for leaf in jax.tree.leaves(tree) if leaf.ndim) / (
-        sample["kernel"].nbytes
+    params = {name: params for name, (params, _) in task.chain.shapes.items()}
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    slots = [leaf for leaf in jax.tree.leaves(task.slot_shapes()) if leaf.ndim]
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in slots) / (
+        count * np.dtype(task.dtype).itemsize
     )
 
 

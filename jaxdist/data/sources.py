@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ import numpy as np
 
 from jaxdist.data.dataset import Dataset, Split
 from jaxdist.data.tfds_reader import TFDS_NAMES, read_tfds
+from jaxdist.dotted import function_of
 from jaxdist.errors import UsageError, nearest
 
 
@@ -32,11 +32,10 @@ def load(
     """
     options = dict(options or {})
     if ":" in name:
-        module, _, function = name.partition(":")
         try:
-            loader = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as e:
-            raise UsageError(f"data.name={name!r} cannot be imported: {e}.") from e
+            loader = function_of(name, "data.name")
+        except ValueError as e:
+            raise UsageError(str(e)) from e
         dataset = loader(**options)
         if not isinstance(dataset, Dataset):
             raise UsageError(f"data.name={name!r} returned {type(dataset).__name__}, not a jaxdist.data.Dataset.")

@@ -72,14 +72,16 @@ class Optimizer:
           ValueError: it cannot be applied; it begins with a copy of the parameters, which `init` does not see; or its
             state does not keep its shape.
         """
-        structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+        dtype_of = jax.dtypes.canonicalize_dtype  # float64 may not be enabled
+        structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype_of(leaf.dtype)), params)
         try:
             state = self.shapes(structs)
             started = jax.make_jaxpr(self.rule.init)(structs)
             rate = jax.ShapeDtypeStruct((), np.float32)
             made = jax.eval_shape(self.update, structs, state, structs, rate)
         except Exception as e:  # whatever the rule's code raises
-            raise ValueError(f"it cannot be applied to these parameters: {type(e).__name__}: {e}") from e
+            words = " ".join(str(e).split())
+            raise ValueError(f"it cannot be applied to these parameters: {type(e).__name__}: {words}") from e
         if _depends_on_inputs(started.jaxpr):
             raise ValueError(
                 "its initial state depends on the values of the parameters, and here it is made from their shapes alone"

@@ -66,11 +66,14 @@ class FlatShards:
 
     def store_portions(self, block: str, tree: Tree, first: int, end: int) -> Tree:
         """As `store_block`, where divided tensors are given as `portions`: vectors are those shares alone, in memory of
-        their own."""
+        their own. A tree may lack all tensors of a kind."""
         flat = flatten(tree)
         vectors = {}
         for kind, tensors in self.tensors[block].items():
-            vector, at = np.zeros((end - first) * self.share(block, kind), self._dtype), 0
+            if tensors[0].name not in flat:
+                continue
+            dtype = np.dtype(flat[tensors[0].name].dtype)
+            vector, at = np.zeros((end - first) * self.share(block, kind), dtype), 0
             for t in tensors:
                 held = np.asarray(flat.pop(t.name))
                 vector[at : at + held.size] = held

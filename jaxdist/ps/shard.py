@@ -17,19 +17,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdist.parallel.flat_layout import Layout
+from jaxdist.optim import partial
+from jaxdist.optim.partial import check_elementwise
+from jaxdist.parallel.flat_layout import FlatShard, Layout
 from jaxdist.ps import wire
 from jaxdist.ps.layout_header import layout_header
 
 Vector = np.ndarray
 
 
-class UpdateRule(Protocol):
-    """An elementwise optimizer over trees; its state is {slot: tree like params, or one number}."""
+class UpdateRule(partial.Rule, Protocol):
+    """An elementwise optimizer over trees (`jaxdist.optim.Optimizer`); its state is {slot: tree like params, which may
+    lack some of them, or one number}."""
 
-    def init(self, params: Any) -> dict[str, Any]: ...
-
-    def update(self, grads: Any, state: Any, params: Any, learning_rate: Any) -> tuple[Any, Any]: ...
+    def scale_momentum(self, opt_state: Any, factor: Any) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,27 +41,40 @@ class Values:
     params: jax.Array
     stats: jax.Array
     state: dict[str, Any]
+    flat_shard: FlatShard
 
     def flat(self, what: str) -> Vector:
-        """'params', 'stats' or 'slot/NAME' as one vector on the host (a number as a vector of one)."""
+        """'params', 'stats' or 'slot/NAME' as one vector on the host (a number as a vector of one).
+
+        In a slot's, zeros stand for the groups that it lacks.
+        """
         if what in ("params", "stats"):
             return np.asarray(getattr(self, what))
         slot = self.state[what.removeprefix("slot/")]
-        parts = [np.ravel(np.asarray(v)) for v in (slot.values() if isinstance(slot, dict) else [slot])]
-        return np.concatenate(parts) if parts else np.zeros((0,), np.float32)
+        if not isinstance(slot, dict):
+            return np.ravel(np.asarray(slot))
+        vector = np.zeros((self.flat_shard.num_params,), self.flat_shard.dtype)
+        for group, part in self.flat_shard.split(vector).items():
+            if group in slot:
+                part[:] = np.asarray(slot[group])
+        return vector
 
 
 class Shard:
     """The arrays of server `index` of `count`, and the gradients that wait to be applied. Thread-safe.
 
     Raises:
-      ValueError: the rule is not elementwise, so a part of the model cannot be updated without the rest.
+      ValueError: the rule is not elementwise, so a part of the model cannot be updated without the rest; or its state
+        cannot travel.
     """
 
     def __init__(self, layout: Layout, index: int, count: int, rule: UpdateRule) -> None:
         check_elementwise(rule)
         self.layout = layout
         self.header = layout_header(layout)
+        # With every group, so that all servers have the same slots.
+        self._like = rule.init({tensor.group: np.zeros((0,), layout.dtype) for tensor in layout.params})
+        self._check_state()
         self.flat_shard = layout.shard(index, count)
         self._rule = rule
         self._update = jax.jit(self._compute)
@@ -79,7 +93,17 @@ class Shard:
         """Zeros, at version 0: what `load` fills."""
         params = jnp.zeros((self.flat_shard.num_params,), self.flat_shard.dtype)
         stats = jnp.zeros((self.flat_shard.num_stats,), self.flat_shard.dtype)
-        return Values(0, params, stats, self._rule.init(self.flat_shard.split(params)))
+        none: dict[str, Any] = {name: {} for name, slot in self._like.items() if isinstance(slot, dict)}
+        return Values(0, params, stats, none | self._rule.init(self.flat_shard.split(params)), self.flat_shard)
+
+    def _check_state(self) -> None:
+        """Slots travel in the parameters' dtype, what else the state has as numbers."""
+        for name, slot in self._like.items():
+            for leaf in slot.values() if isinstance(slot, dict) else [slot]:
+                if isinstance(slot, dict) and not np.can_cast(leaf.dtype, self.layout.dtype):
+                    raise ValueError(f"the rule's slot {name!r} is {leaf.dtype}, which {self.layout.dtype} cannot hold")
+                if not isinstance(slot, dict) and leaf.ndim:
+                    raise ValueError(f"the rule's slot {name!r} is one array {list(leaf.shape)}, not a number")
 
     # Values from outside.
 
@@ -102,7 +126,8 @@ class Shard:
         slot = now.state[name]
         if isinstance(slot, dict):
             self._same_size(what, vectors.size, self.flat_shard.num_params)
-            loaded: Any = {g: jnp.array(v) for g, v in self.flat_shard.split(vectors).items()}
+            own = self.flat_shard.split(vectors).items()
+            loaded: Any = {g: jnp.array(v, slot[g].dtype) for g, v in own if g in slot}
         else:
             self._same_size(what, vectors.size, 1)
             loaded = jnp.array(vectors.reshape(()), np.asarray(slot).dtype)
@@ -227,7 +252,7 @@ class Shard:
             np.asarray(1.0 - momentum_cut, self.flat_shard.dtype),
         )
         jax.block_until_ready(params)
-        self.values = Values(version, params, stats, state)
+        self.values = Values(version, params, stats, state, self.flat_shard)
         with self._lock:
             for claim in claims:
                 self._note_done(claim, True)
@@ -253,7 +278,7 @@ class Shard:
         """
         count = len(grads)
         mean = sum(grads[1:], grads[0]) / count
-        state = scale_momentum(state, momentum_scale)
+        state = self._rule.scale_momentum(state, momentum_scale)
         new_params, state = self._rule.update(
             self.flat_shard.split(mean), state, self.flat_shard.split(params), jnp.asarray(learning_rate)
         )
@@ -308,13 +333,6 @@ class Shard:
         self.begin(version)
 
 
-def scale_momentum(state: Any, scale: Any) -> Any:
-    """An optimizer state with its momentum (the slot `trace`, where the rule has one) multiplied."""
-    if "trace" not in state:
-        return state
-    return state | {"trace": jax.tree.map(lambda leaf: leaf * scale, state["trace"])}
-
-
 def both(values: Values) -> bytes:
     """Parameters, then statistics: what travels in a pull."""
     return b"".join((values.flat("params").data, values.flat("stats").data))
@@ -323,27 +341,3 @@ def both(values: Values) -> bytes:
 def contents(values: Values) -> dict[str, Vector]:
     """Everything that a snapshot keeps, by name."""
     return {what: values.flat(what) for what in ("params", "stats", *(f"slot/{s}" for s in values.state))}
-
-
-def check_elementwise(rule: UpdateRule) -> None:
-    """Refuses a rule under which one element's update depends on another's: tried on numbers, whole and in halves.
-
-    Raises:
-      ValueError: it does.
-    """
-    grads, params = np.linspace(-3.0, 5.0, 8, dtype=np.float32), np.linspace(1.0, 2.0, 8, dtype=np.float32)
-
-    def twice(part: slice) -> np.ndarray:
-        now: Any = {"kernel": jnp.asarray(params[part])}
-        state = rule.init(now)
-        for _ in range(2):
-            now, state = rule.update({"kernel": jnp.asarray(grads[part])}, state, now, jnp.float32(0.1))
-        return np.asarray(now["kernel"])
-
-    whole = twice(slice(0, 8))
-    halves = np.concatenate([twice(slice(0, 4)), twice(slice(4, 8))])
-    if not np.allclose(whole, halves, rtol=1e-5, atol=1e-6):
-        raise ValueError(
-            "the update rule is not elementwise: parts of a model on different servers cannot be updated apart. Use an "
-            "elementwise rule (sgd, adadelta, adagrad, adam) without norms or clipping over the whole model."
-        )

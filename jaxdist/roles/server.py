@@ -17,13 +17,15 @@ from jaxdist.optim import optimizers
 from jaxdist.ps import ParameterServer, is_loopback
 from jaxdist.runtime import compilation
 from jaxdist.runtime.fault_injection import Faults
+from jaxdist.strategies.optimizer_check import refuse_rule_unless_elementwise
 
 
 def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool = False) -> tuple[int, str]:
     """Serves until the chief ends the run. Returns (exit code, reason). `config` is known to be valid.
 
     Raises:
-      UsageError: the address is in use, not this host's, or open to others without a token.
+      UsageError: the address is in use, not this host's, or open to others without a token; the update rule cannot be
+        applied to a part of the model.
       PeerError: nobody came.
     """
     address = cluster.server_addresses[cluster.server_index]
@@ -34,7 +36,13 @@ def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool 
         )
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     faults = Faults(cluster.server_index, role="server")
-    rule = optimizers.build(config.optim.name, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay)
+    try:
+        rule = optimizers.build(
+            config.optim.name, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay
+        )
+    except (ValueError, TypeError) as e:
+        raise UsageError(f"The update rule cannot be built: {e}") from e
+    refuse_rule_unless_elementwise(rule, "a parameter server, which has a part of each kind of tensor")
     try:
         server = ParameterServer(
             cluster.server_index,

@@ -2,7 +2,7 @@
 
     params       {block: {layer: {name: array}}}
     model_state  {block: {layer: {mean, var}}}             BatchNorm's running statistics
-    opt_state    {slot: <tree like params>, ...}           and 'count' where the optimizer counts its updates
+    opt_state    {slot: <tree keyed like params> or one array (a count, say), ...}             see `optim.Optimizer`
     updates, examples_seen, pending                        Python integers, and ranges of the stream (`Position`)
     strategy_state {strategy: tree}                        what a strategy keeps besides the model: residuals of error
                                                            feedback, outer momentum, gradients not yet applied

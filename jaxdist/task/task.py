@@ -56,28 +56,66 @@ class Task:
         parts = parts or {}
         model = InitialModel(self.chain, self.seed, parts)
         leaves: dict[str, LazyArray] = {}
-        for path, like in flatten(self._shapes()).items():
-            shape = part_shape(like, parts[path]) if path in parts else tuple(like.shape)
-            make = functools.partial(model.leaf, path)
+        shapes = flatten(self._shapes())
+        for path, like in shapes.items():
             if path.startswith("opt_state/"):
-                make = functools.partial(self.optimizer.init_leaf, path.split("/")[1], shape, like.dtype)
-            leaves[path] = LazyArray(shape, np.dtype(like.dtype), make)
+                _, slot, name = (path + "/").split("/", 2)
+                of = shapes.get(f"params/{name[:-1]}")
+                leaves[path] = self._slot_leaf(slot, name[:-1], like, of, parts.get(path))
+                continue
+            shape = part_shape(like, parts[path]) if path in parts else tuple(like.shape)
+            leaves[path] = LazyArray(shape, np.dtype(like.dtype), functools.partial(model.leaf, path))
         if unknown := sorted(parts.keys() - leaves.keys()):
             raise KeyError(unknown[0])
         initial = TrainState.of(arrays_of(leaves), 0, Position(0, ()))
         return initial if parts else dataclasses.replace(initial, cut_by=self.init)
 
+    def _slot_leaf(self, slot: str, name: str, like: Any, of: Any, select: Select | None) -> LazyArray:
+        """The leaf of an initial slot (or of it what `select` takes) that is like that and belongs to the parameter
+        `name`, which is like `of`; None: to no parameter alone."""
+        if of is not None and like.shape == of.shape:  # a part of it is that of a part of the parameter
+            shape = part_shape(like, select) if select is not None else tuple(like.shape)
+            return LazyArray(
+                shape, np.dtype(like.dtype), lambda: self.optimizer.init_leaf(slot, shape, self.dtype, name)
+            )
+        if of is not None:
+            make = functools.partial(self.optimizer.init_leaf, slot, tuple(of.shape), self.dtype, name)
+        elif like.shape:
+            make = functools.partial(self._whole_slot, slot)
+        else:
+            make = functools.partial(self.optimizer.init_leaf, slot, (), self.dtype)
+        whole = LazyArray(tuple(like.shape), np.dtype(like.dtype), make)
+        return whole if select is None else LazyArray.part(whole, select)
+
+    def _whole_slot(self, slot: str) -> np.ndarray:
+        """An array that may depend on all parameters' shapes."""
+        return self.optimizer.init(self._shapes_of_params())[slot]
+
     def _shapes(self) -> Tree:
         """Of the canonical state's arrays, as `jax.ShapeDtypeStruct`s."""
         params, stats = ({name: both[i] for name, both in self.chain.shapes.items()} for i in (0, 1))
-        return {"params": self._typed(params), "model_state": self._typed(stats), "opt_state": self.slot_shapes()}
+        return {"params": self.typed(params), "model_state": self.typed(stats), "opt_state": self.slot_shapes()}
 
     def slot_shapes(self) -> Tree:
         """Of the optimizer's state, as `jax.ShapeDtypeStruct`s."""
-        params = {name: params for name, (params, _) in self.chain.shapes.items() if params}
-        return self.optimizer.shapes(self._typed(params))
+        return self.optimizer.shapes(self._shapes_of_params())
 
-    def _typed(self, shapes: Tree) -> Tree:
+    def _shapes_of_params(self) -> Tree:
+        return self.typed({name: params for name, (params, _) in self.chain.shapes.items() if params})
+
+    def check_optimizer(self) -> None:
+        """Refuses an optimizer that cannot train this model.
+
+        Raises:
+          ValueError: why.
+        """
+        try:
+            self.optimizer.check(self._shapes_of_params())
+        except ValueError as e:
+            raise ValueError(f"optim.name={self.optimizer.name!r}: {e}.") from e
+
+    def typed(self, shapes: Tree) -> Tree:
+        """Shapes of the model's tensors in the dtype in which it has them."""
         return jax.tree.map(lambda like: jax.ShapeDtypeStruct(like.shape, self.dtype), shapes)
 
     def apply(

@@ -22,6 +22,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from jaxdist.errors import UsageError
+
 
 @dataclasses.dataclass
 class Plateau:
@@ -98,12 +100,37 @@ def build(
     Args:
       rate: examples_seen -> learning rate.
       run_examples: of the whole run.
+
+    Raises:
+      UsageError: the learning rate is nowhere the same for two windows, so that the rule could never decide.
     """
     if not settings["switch_when"]:
         return None
     drops = settings["switch_after_drop"] and rate(run_examples - 1) < rate(0)
     window = settings["switch_window_epochs"] * epoch_examples
+    _check_rate(rate, window, run_examples, epoch_examples)
     return Plateau(window, settings["switch_threshold"], rate, rate(0) if drops else math.inf)
+
+
+def _check_rate(rate: Callable[[int], float], window: float, run_examples: int, epoch_examples: int) -> None:
+    """Looks at the rate 64 times a window, and at most 100,000 times."""
+    step = max(int(window / 64), run_examples // 100_000, 1)
+    longest = begun = 0
+    last = rate(0)
+    for now in [*range(step, run_examples, step), run_examples]:
+        new = rate(now)
+        if new != last:
+            begun, last = now, new
+        longest = max(longest, now - begun)
+    if longest + 2 * step >= 2 * window:  # it may be a step longer at both ends
+        return
+    held = f"holds one for {longest} at the longest" if longest > step else "holds none, it changes all the time"
+    raise UsageError(
+        f"strategy.switch_when='plateau' compares two windows of {window:g} examples "
+        f"(strategy.switch_window_epochs={window / epoch_examples:g}) at one learning rate, and in this run of "
+        f"{run_examples} examples the schedule {held}: give the phases fractions in strategy.schedule instead of "
+        "strategy.switch_when, or shorter windows."
+    )
 
 
 def replay(rows: Iterable[Mapping[str, Any]], rule: Plateau) -> int | None:

@@ -74,7 +74,7 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
     """The model, its optimizer and schedule, as `config` describes them.
 
     Raises:
-      UsageError: the model does not exist with these values.
+      UsageError: the model does not exist with these values, or the optimizer cannot train it.
     """
     m, o = config.model, config.optim
     try:
@@ -88,11 +88,21 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
         chain.shapes  # noqa: B018 - traces the blocks: a model that does not fit the data is refused here
     except (ValueError, TypeError) as e:
         raise UsageError(f"The model cannot be built: {e}") from e
-    rate = schedules.step_decay(
-        o.learning_rate, drop_epochs=o.drop_epochs, drop_factor=o.drop_factor, examples_per_epoch=len(examples.train)
-    )
-    rule = optimizers.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
-    return Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype), jnp.dtype(m.dtype or m.param_dtype))
+    try:
+        rate = schedules.build(
+            o.schedule,
+            learning_rate=o.learning_rate,
+            drop_epochs=o.drop_epochs,
+            drop_factor=o.drop_factor,
+            examples_per_epoch=len(examples.train),
+            num_epochs=config.num_epochs,
+        )
+        rule = optimizers.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
+        task = Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype), jnp.dtype(m.dtype or m.param_dtype))
+        task.check_optimizer()
+    except (ValueError, TypeError) as e:
+        raise UsageError(f"The update rule cannot be built: {e}") from e
+    return task
 
 
 def total_examples(config: ConfigDict, num_train: int) -> int:

@@ -8,6 +8,7 @@ import jax
 
 from jaxdist.errors import UsageError
 from jaxdist.strategies.batch_split import check_divisible, check_microbatches
+from jaxdist.strategies.optimizer_check import refuse_unless_elementwise
 from jaxdist.strategies.parameter_server.observer import Observer
 from jaxdist.strategies.parameter_server.worker import ParameterServer
 from jaxdist.strategies.spec import BuildContext, Resources, Settings
@@ -28,6 +29,7 @@ def check(settings: Settings, task: Task, resources: Resources) -> None:
     workers, devices = resources.num_processes, resources.num_processes * len(jax.local_devices())
     check_divisible(resources.global_batch_size, workers, f"the {workers} workers")
     check_divisible(resources.global_batch_size, devices, f"the {devices} devices of all workers")
+    refuse_unless_elementwise(task, "strategy.name='parameter_server', which cuts tensors among the servers")
     check_microbatches(settings, task, resources.global_batch_size, devices)
 
 

@@ -173,7 +173,7 @@ class ParameterServer(Strategy):
             }
             for slot, tree in canonical.opt_state.items():
                 whole = isinstance(tree, dict)
-                vectors[f"slot/{slot}"] = self._vector(self._layout.params, tree) if whole else np.asarray(tree)
+                vectors[f"slot/{slot}"] = self._slot_vector(tree) if whole else np.asarray(tree)
             self._client.begin(
                 {
                     "max_staleness": self._bound,
@@ -213,6 +213,12 @@ class ParameterServer(Strategy):
             "overlap" if self._overlap else "do not overlap",
         )
 
+    def _slot_vector(self, tree: Tree) -> np.ndarray:
+        """Zeros stand for the parameters that a slot lacks."""
+        flat = {name: np.asarray(leaf, self._layout.dtype) for name, leaf in flatten(tree).items()}
+        missing = {t.name: np.zeros(t.shape, self._layout.dtype) for t in self._layout.params if t.name not in flat}
+        return pack(self._layout.params, flat | missing)
+
     @staticmethod
     def _vector(tensors: Any, tree: Tree) -> np.ndarray:
         return pack(tensors, {n: np.asarray(leaf) for n, leaf in flatten(tree).items()})
@@ -228,10 +234,12 @@ class ParameterServer(Strategy):
     def _canonical(self, pinned: PinnedVersion) -> TrainState:
         dtype = self._layout.dtype
         opt_state: Tree = {}
-        like = self.task.optimizer.init({"kernel": np.zeros((1,), dtype)})
+        like = self.task.slot_shapes()
         for slot in pinned.slots:
             if isinstance(like[slot], dict):
-                opt_state[slot] = self._tree(self._layout.params, pinned.vector(f"slot/{slot}", dtype))
+                every = unpack(self._layout.params, pinned.vector(f"slot/{slot}", dtype))
+                kept = {name: every[name].astype(leaf.dtype, copy=False) for name, leaf in flatten(like[slot]).items()}
+                opt_state[slot] = unflatten_tree(kept)
             else:  # a number is the same on all servers
                 opt_state[slot] = pinned.vector(f"slot/{slot}", like[slot].dtype)[0:1].reshape(()).copy()
         arrays = {

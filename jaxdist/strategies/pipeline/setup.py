@@ -12,6 +12,7 @@ from jaxdist.cost import blocks, memory
 from jaxdist.errors import UsageError
 from jaxdist.parallel.partition import partition
 from jaxdist.strategies.batch_split import check_divisible
+from jaxdist.strategies.optimizer_check import refuse_unless_blockwise
 from jaxdist.strategies.pipeline.connect import StageConnector
 from jaxdist.strategies.pipeline.pipeline import Pipeline
 from jaxdist.strategies.pipeline.placement import places, sizes
@@ -63,6 +64,7 @@ def check(settings: Settings, task: Task, resources: Resources) -> None:
     parts = settings["num_microbatches"] * replicas
     among = f"{settings['num_microbatches']} microbatches x {replicas} replica(s) = {parts}"
     check_divisible(global_batch_size, parts, among)
+    refuse_unless_blockwise(task, "strategy.name='pipeline', whose stages have some of the blocks each")
     if settings["memory_limit"] and (given or settings["balance_by"] == "bytes"):
         # By time it is known when the blocks have been measured.
         costs = blocks.block_costs(task, _examples(settings, global_batch_size, replicas))

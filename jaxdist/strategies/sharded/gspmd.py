@@ -48,8 +48,8 @@ class ModelParallel(DividedState):
     """Arrays and batches over a mesh, as partitions say.
 
     Args:
-      partitions: {path of a parameter or statistic: its partition}; others are whole everywhere. A slot of the
-        optimizer lies as its parameter does.
+      partitions: {path of a parameter or statistic: its partition}; others are whole everywhere. What the
+        optimizer keeps for a parameter lies as the parameter does, if it has its shape.
     """
 
     def __init__(self, task: Task, *, partitions: Mapping[str, Partition] | None = None, **options: Any) -> None:
@@ -70,7 +70,9 @@ class ModelParallel(DividedState):
             with jax.sharding.use_abstract_mesh(mesh):
                 return self.task.evaluate(arrays["params"], arrays["model_state"], batch)
 
-        self._shardings = jax.tree_util.tree_map_with_path(self._sharding, self.task.init().arrays())
+        arrays = self.task.init().arrays()
+        self._param_shapes = {path: leaf.shape for path, leaf in flatten(arrays["params"]).items()}
+        self._shardings = jax.tree_util.tree_map_with_path(self._sharding, arrays)
         self._step = jax.jit(step, donate_argnums=0, out_shardings=(self._shardings, self._replicated))
         self._evaluate = jax.jit(evaluate, out_shardings=self._replicated)
 
@@ -78,6 +80,8 @@ class ModelParallel(DividedState):
         """Of the array at `path` in {params, model_state, opt_state}."""
         keys = [key.key for key in path]
         name = "/".join(keys[2:] if keys[0] == "opt_state" else keys[1:])
+        if keys[0] == "opt_state" and self._param_shapes.get(name) != leaf.shape:
+            return self._replicated
         return NamedSharding(self._mesh, P(*self._partitions.get(name, ())))
 
     def _flags(self, said: bool) -> jax.Array:

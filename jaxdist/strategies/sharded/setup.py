@@ -20,6 +20,7 @@ from jaxdist.parallel.partition_rules import Assignment, Rule
 from jaxdist.state import flatten
 from jaxdist.strategies.batch_split import check_divisible
 from jaxdist.strategies.data_parallel.allreduce import AllReduce
+from jaxdist.strategies.optimizer_check import refuse_unless_elementwise
 from jaxdist.strategies.sharded import LAYOUTS
 from jaxdist.strategies.sharded.gspmd import ModelParallel
 from jaxdist.strategies.spec import BuildContext, Resources, Settings
@@ -123,6 +124,12 @@ def check(settings: Settings, task: Task, resources: Resources) -> None:
         raise UsageError(
             f"strategy.mesh={settings['mesh']!r} has model:{axes[MODEL]}, and nothing lies along it: the model has "
             "no rules of its own that fit. Write some in strategy.rules, as in 'conv1/kernel = -,-,-,model'."
+        )
+    if how != "none":
+        refuse_unless_elementwise(
+            task,
+            f"strategy.shard_params={how!r}, which cuts large tensors among the devices",
+            own_name=lambda path: f"{path.partition('/')[0]}/{path.rpartition('/')[2]}",
         )
     if settings["memory_limit"]:
         here = num_devices // num_processes

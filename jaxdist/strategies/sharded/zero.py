@@ -51,9 +51,16 @@ class ShardedState(DividedState):
         super().__init__(task, **options)
 
     def _state_specs(self) -> Tree:
-        divided = self._layout.specs(P(DATA), P())
-        slots = {slot: divided if isinstance(tree, dict) else P() for slot, tree in self.task.slot_shapes().items()}
-        return {"params": divided if "params" in self.stored else P(), "model_state": P(), "opt_state": slots}
+        params = self._layout.specs(P(DATA), P()) if "params" in self.stored else P()
+        return {"params": params, "model_state": P(), "opt_state": self._slot_specs()}
+
+    def _slot_specs(self) -> Tree:
+        """Slots may lack some parameters: a spec for each of their vectors and small tensors."""
+        shapes = {name: self.task.typed(params) for name, (params, _) in self.task.chain.shapes.items() if params}
+        slots = self.task.optimizer.shapes(jax.eval_shape(self._layout.store, shapes))
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: P(DATA) if len(path) > 2 and path[2].key == SHARDED else P(), slots
+        )
 
     def _map_stored(self, state: Tree, stored: Callable[[Tree], Tree], others: Callable[[Tree], Tree]) -> Tree:
         """`stored` of the trees that are stored in shares, `others` of the others."""
@@ -73,8 +80,12 @@ class ShardedState(DividedState):
         parts = {
             f"{prefix}/{path}": partial(_flat, portion) for prefix in prefixes for path, portion in portions.items()
         }
+        there = flatten(canonical.arrays())  # a slot may lack parameters
+        parts = {path: part for path, part in parts.items() if path in there}
         everywhere = partial(jax.tree.map, self._put_everywhere)
-        return self._map_stored(canonical.cut(parts).arrays(), self._put_shares, everywhere)
+        placed = self._map_stored(canonical.cut(parts).arrays(), self._put_shares, everywhere)
+        slots = placed["opt_state"].items()  # without dicts that are empty, as an update gives them
+        return placed | {"opt_state": {s: unflatten(flatten(t)) if isinstance(t, dict) else t for s, t in slots}}
 
     @cached_property
     def _by_share(self) -> NamedSharding:
@@ -119,9 +130,12 @@ class ShardedState(DividedState):
 
         found = {}
         for block in self._layout.tensors:
-            flat: dict[str, Any] = flatten(stored[block].get(WHOLE, {}))  # flattening drops what is empty
+            own = stored.get(block, {})  # flattening drops what is empty, and a slot may lack parameters
+            flat: dict[str, Any] = flatten(own.get(WHOLE, {}))
             for kind, t, at in self._layout.offsets(block):
-                flat[t.name] = LazyArray(t.shape, np.dtype(t.dtype), partial(cut, block, kind, at, t.size, t.shape))
+                if kind in own.get(SHARDED, {}):
+                    dtype = np.dtype(own[SHARDED][kind].dtype)
+                    flat[t.name] = LazyArray(t.shape, dtype, partial(cut, block, kind, at, t.size, t.shape))
             found[block] = unflatten(flat)
         return found
 
