@@ -72,13 +72,8 @@ class Sequencer:
 
     def progress(self) -> pb.Progress:
         loss_sum, correct, count = self.tally.sums
-        return pb.Progress(
-            version=self.version,
-            examples_seen=self.claim_table.applied,
-            loss_sum=loss_sum,
-            correct=correct,
-            count=count,
-        )
+        seen = self.claim_table.applied
+        return pb.Progress(version=self.version, examples_seen=seen, loss_sum=loss_sum, correct=correct, count=count)
 
     def note(self, event: str, **fields: Any) -> None:
         """Remembers something worth a row."""
