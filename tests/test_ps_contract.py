@@ -44,6 +44,7 @@ from jaxdist.ps.layout_header import layout_from_header, layout_header
 from jaxdist.ps.rpc import SERVICE, Stub
 from jaxdist.ps.shard import check_elementwise
 from jaxdist.ps.staleness import StalenessController, further_steps
+from jaxdist.ps.transfers import push_chunks
 from jaxdist.state import Position
 from jaxdist.state.position import indices, size
 
@@ -433,7 +434,7 @@ def test_late_pushes_of_a_lost_worker_are_refused_and_its_examples_go_to_others(
     with Servers(tmp_path) as servers:
         first, second = servers.begin(2, total=4, lease_seconds=1.5)
         claim = second.claim()
-        second._silent.set()  # no signs of life any more
+        second._session._silent.set()  # no signs of life any more
         deadline = time.monotonic() + 20
         while first.report.get("live") != [0]:
             assert time.monotonic() < deadline
@@ -451,7 +452,7 @@ def test_late_pushes_of_a_lost_worker_are_refused_and_its_examples_go_to_others(
 def test_a_chief_that_is_lost_ends_the_run(tmp_path):
     with Servers(tmp_path) as servers:
         first, second = servers.begin(2, lease_seconds=1.0)
-        first._silent.set()
+        first._session._silent.set()
         with pytest.raises(PeerError, match=r"worker 0 \(the chief\) was lost"):
             for _ in range(100):
                 second.heartbeat()
@@ -483,18 +484,18 @@ def test_the_beginning_may_be_sent_again_at_any_time(tmp_path):
         for ready in (False, True):
             request.ready = ready
             for server in range(2):
-                client._call(server, "Begin", request)
+                client._calls.call(server, "Begin", request)
         for server, shard in enumerate(client.flat_shards):
             data = np.full(shard.num_params, 7.0, np.float32).view(np.uint8)
             load = pb.LoadRequest(run=client.caller.run, what="params", total=len(data), checksum=wire.checksum(data))
-            client._call(server, "Load", load, data)
+            client._calls.call(server, "Load", load, data)
         pulled = push(client, 1.0, 1)
         assert pulled.version == 2
         np.testing.assert_array_equal(values(pulled, client), -2.0)
         pin = pb.PinRequest(caller=client.caller, name="twice")
-        client._call(0, "Pin", pin)
+        client._calls.call(0, "Pin", pin)
         push(client, 1.0, 2)
-        reply, _ = client._call(0, "Pin", pin)
+        reply, _ = client._calls.call(0, "Pin", pin)
         parts = [client.read(client.caller, "twice", reply.progress.version, "params", i) for i in range(2)]
         np.testing.assert_array_equal(np.concatenate(parts).view(np.float32), -3.0)
 
@@ -604,7 +605,7 @@ def test_damaged_values_are_refused(tmp_path):
     with Servers(tmp_path) as servers:
         (client,) = servers.begin()
         claim = client.claim()
-        ((request, part),) = client._chunks(client.caller, 0, claim.number, buffers(client, 1.0)[0])
+        ((request, part),) = push_chunks(client.caller, layout_header(LAYOUT), claim.number, buffers(client, 1.0)[0])
         damaged = bytearray(part)
         damaged[17] ^= 4
         with pytest.raises(Refused, match="checksum"):
@@ -671,7 +672,7 @@ def test_a_worker_joins_the_phase_that_it_has_come_to(tmp_path):
         chief, early, late = (servers.client(w, phase=p, timeout_seconds=5.0) for w, p in ((0, 1), (1, 2), (1, 0)))
         chief.begin(settings_of_a_run(), VALUES)
         chief.join()
-        early._connect = 1.0
+        early._session.connect_seconds = 1.0
         with pytest.raises(PeerError, match="phase 2 has not begun"):
             early.join()
         with pytest.raises(UsageError, match="phase 0 of the run is over; this is 1"):
@@ -768,7 +769,8 @@ def test_ten_thousand_bad_frames_leave_the_server_serving(tmp_path):
             calls = {m.name: channel.unary_unary(f"/{SERVICE.full_name}/{m.name}") for m in SERVICE.methods}
             # One flipped bit can make a push into a well-formed Claim, Leave, Close or End of the same run.
             names = [n for n in calls if n not in ("Claim", "Leave", "Close", "End")]
-            good = [wire.encode(r, p) for r, p in client._chunks(client.caller, 0, 12345, buffers(client, 1.0)[0])]
+            chunks = push_chunks(client.caller, layout_header(LAYOUT), 12345, buffers(client, 1.0)[0])
+            good = [wire.encode(r, p) for r, p in chunks]
             good.append(pb.JoinRequest(worker=5, signature="{}", header=layout_header(LAYOUT)).SerializeToString())
             good.append(pb.PullRequest(caller=client.caller).SerializeToString())
             waiting = []

@@ -29,16 +29,16 @@ What it promises (each tested by tests/test_ps_contract.py):
 BatchNorm's statistics are merged as `shard.Shard._compute` says.
 """
 
-from jaxdist.ps.client import Claim as Claim
 from jaxdist.ps.client import Client as Client
-from jaxdist.ps.client import PinnedVersion as PinnedVersion
-from jaxdist.ps.client import Progress as Progress
-from jaxdist.ps.client import Pulled as Pulled
 from jaxdist.ps.errors import Fenced as Fenced
 from jaxdist.ps.errors import Refused as Refused
 from jaxdist.ps.errors import RunFinished as RunFinished
 from jaxdist.ps.reservation import ServerReservation as ServerReservation
 from jaxdist.ps.reservation import end_run as end_run
+from jaxdist.ps.results import Claim as Claim
+from jaxdist.ps.results import PinnedVersion as PinnedVersion
+from jaxdist.ps.results import Progress as Progress
+from jaxdist.ps.results import Pulled as Pulled
 from jaxdist.ps.rpc import is_loopback as is_loopback
 from jaxdist.ps.server import ParameterServer as ParameterServer
 from jaxdist.ps.staleness import largest_staleness as largest_staleness

@@ -1,4 +1,4 @@
-"""A model's layout as bytes: what the messages carry, so that both ends know what their buffers hold."""
+"""A model's layout as bytes: what the messages carry, so that both ends know what their buffers contain."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Operations:
       on_update: called after each applied update with its version.
 
     Attributes:
-      applying: held by the thread that applies operations; taken before the lock, never with it.
+      applying: held by the thread that applies operations; taken before the lock, never while holding it.
     """
 
     def __init__(

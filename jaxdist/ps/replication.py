@@ -13,7 +13,15 @@ from jaxdist.ps.rpc import Stub
 
 
 class OperationReplicator:
-    """Sends server 0's operations to another server, in order, until they have arrived."""
+    """Sends server 0's operations to another server, in order, until they have arrived. Thread-safe.
+
+    Args:
+      ask_rollback: called when the other server is of another incarnation, or lacks operations; must not block.
+
+    Attributes:
+      status: the other server's last answer to the monitor, of this incarnation.
+      boot: of the other server, as the monitor knows it.
+    """
 
     def __init__(self, address: str, security: Security, ask_rollback: Callable[[], None]) -> None:
         self.stub = Stub(address, security)
@@ -32,11 +40,13 @@ class OperationReplicator:
             self.status = None
 
     def put(self, operation: pb.Operation) -> None:
+        """The next operation to send. Called with the server's lock, for their order; does not wait for the sending."""
         with self._change:
             self._waiting.append(operation)
             self._change.notify()
 
     def run(self) -> None:
+        """The work of one thread: blocks until closed, or until the run has ended on the other server."""
         pause = 0.05
         while not self._closed:
             with self._change:
@@ -70,6 +80,7 @@ class OperationReplicator:
                     del self._waiting[: len(sending)]
 
     def close(self) -> None:
+        """Ends the thread; operations that were not sent are lost."""
         with self._change:
             self._closed = True
             self._change.notify_all()

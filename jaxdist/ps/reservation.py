@@ -21,7 +21,7 @@ RENEWAL_SECONDS = 4.0
 
 
 class ServerReservation:
-    """Reserves each server again and again: others are kept off, and servers that hear nothing give up after a while.
+    """Reserves each server again and again: others are kept off, and servers that get no calls give up after a while.
 
     Attributes:
       reserve: what the servers are reserved by; `Begin` and `End` have to name it.
@@ -30,6 +30,8 @@ class ServerReservation:
       addresses: of all servers, in order.
       signature: the run signature, the same on servers and workers.
       connect_seconds: for the servers to come.
+
+    Construction blocks until all servers have answered.
 
     Raises:
       UsageError: a server cannot be reached in time, refuses, or is another than it should be.
@@ -59,7 +61,10 @@ class ServerReservation:
                     stub.call("Status", pb.StatusRequest(reserve=self.reserve), timeout=RENEWAL_SECONDS)
 
     def end(self, code: int, text: str) -> None:
-        """Ends the servers that wait, with an exit code and its reason; they do not listen while a phase goes on."""
+        """Ends the servers that wait, with an exit code and its reason; one whose phase goes on is left alone.
+
+        Blocks for their answers.
+        """
         for address in reversed(self._addresses):
             end_run(address, self._security, code, text, self.reserve)
 

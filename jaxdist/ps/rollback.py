@@ -18,7 +18,8 @@ from jaxdist.ps.errors import Ended, Fenced, Lost, Refused
 from jaxdist.ps.layout_header import layout_from_header
 from jaxdist.ps.operations import Operations
 from jaxdist.ps.replication import OperationReplicator
-from jaxdist.ps.sequencer import Sequencer, Settings
+from jaxdist.ps.run_settings import Settings
+from jaxdist.ps.sequencer import Sequencer
 from jaxdist.ps.server_state import ServerState
 from jaxdist.ps.shard import Shard
 from jaxdist.ps.timing import HEARTBEAT_SECONDS

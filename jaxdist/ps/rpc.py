@@ -33,6 +33,7 @@ Handler = Callable[[Any, memoryview], Payload]
 
 
 def is_loopback(address: str) -> bool:
+    """Whether 'HOST:PORT' can be reached from its own host alone."""
     host = address.rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -70,6 +71,7 @@ class Service:
         self.health.set("", health_pb2.HealthCheckResponse.SERVING)
 
     def close(self, grace: float = 0.5) -> None:
+        """Takes no more calls; blocks until those under way are answered, for `grace` seconds at most."""
         self.health.enter_graceful_shutdown()
         self._server.stop(grace).wait()
 
@@ -130,12 +132,12 @@ class Stub:
         """Blocks for the reply of a call: (message, data).
 
         Raises:
-          Lost, Refused, Fenced, Ended: see the statuses in `parameter_server.proto`.
+          Lost, Refused, Fenced, Superseded, Ended: see the statuses in `parameter_server.proto`.
         """
         return self._read(name, future.result)
 
     def call(self, name: str, message: Message, data: Any = b"", *, timeout: float) -> tuple[Any, memoryview]:
-        """`send` and `receive` in one; gRPC is quicker at calls that block."""
+        """`send` and `receive` in one: blocks, and raises the same. gRPC is quicker at calls that block."""
         payload = wire.encode(message, data)
         self.bytes_sent += len(payload)
         return self._read(name, lambda: self._calls[name](payload, timeout=timeout, metadata=self._metadata))
@@ -149,6 +151,7 @@ class Stub:
         return wire.decode(self._replies[name], payload)
 
     def close(self) -> None:
+        """Closes the connection: calls under way fail. Idempotent."""
         self._channel.close()
 
 

@@ -5,13 +5,12 @@
     commit          ----> accept -> version 7, staleness 1     ----->         7: UPDATE claim 31
     Pull            <---- may_start, and version 7 applied     ----->         7: PIN 'chief'  ...
 
-One lock, no I/O: every method returns at once, or waits on `changed` for something that another thread will do.
+One lock, no I/O: every method is called with the lock and returns at once. Who waits, waits on `changed`.
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import json
 import threading
 import time
@@ -21,51 +20,12 @@ from typing import Any
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.claims import Claim, ClaimTable
 from jaxdist.ps.errors import Ended, Fenced
+from jaxdist.ps.first_round import FirstRound
+from jaxdist.ps.run_settings import Settings
 from jaxdist.ps.staleness import Member, StalenessController
+from jaxdist.ps.tally import Counted, Tally
 from jaxdist.state import Position
 from jaxdist.state.position import bounds
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the chief decides about the run.
-
-    Attributes:
-      max_staleness: the bound; -1 for none.
-      staleness_high: above max_staleness, the bound follows the workers' speeds between the two (DSSP).
-      num_workers: expected; at bound 0 the first round waits for all of them.
-      share: examples of one push.
-      total_examples: of the whole run.
-      lease_seconds: silence after which a worker is lost.
-      connect_seconds: for the workers to come, at bound 0.
-      phase: of a run in phases; who joins must have come to the same one.
-      momentum_ramp: (examples_seen, examples) over which momentum grows to its value; for the workers.
-    """
-
-    max_staleness: int
-    num_workers: int
-    share: int
-    total_examples: int
-    updates: int
-    examples_seen: int
-    pending: list[list[int]]
-    lease_seconds: float = 10.0
-    connect_seconds: float = 300.0
-    snapshot_seconds: float = 10.0
-    staleness_high: int = 0
-    phase: int = 0
-    momentum_ramp: tuple[int, int] | None = None
-
-
-@dataclasses.dataclass
-class Counted:
-    """What was counted of one worker over all its sessions."""
-
-    pushes: int = 0
-    refused: int = 0
-    not_finite: int = 0
-    staleness: dict[int, int] = dataclasses.field(default_factory=dict)
-    clock_lead_max: int = 0
 
 
 class Sequencer:
@@ -93,10 +53,7 @@ class Sequencer:
         if restored:
             start = Position(record["examples_seen"], tuple((a, b) for a, b in record["pending"]))
         self.version: int = record.get("version", settings.updates)
-        self.sums: list[float] = record.get("sums", [0.0, 0.0, 0.0])
-        self.counted: dict[int, Counted] = {int(w): _counted(c) for w, c in record.get("counted", {}).items()}
-        self.reports: dict[str, Any] = record.get("reports", {})
-        self.events: list[str] = record.get("events", [])
+        self.tally = Tally(record)
         self._next_session: int = record.get("next_session", 1)
         in_rounds = settings.max_staleness == 0
         self.claim_table = ClaimTable(
@@ -106,9 +63,7 @@ class Sequencer:
         self._sessions: dict[int, Member] = {}
         self._accepted: collections.OrderedDict[int, pb.PushReply | None] = collections.OrderedDict()
         self._round: dict[int, tuple[Claim, pb.Commit]] = {}  # pushed, and waiting for the rest of the round
-        self._met = not in_rounds
-        self._restored = restored is not None
-        self.evaluations: list[str] = []
+        self._first_round = FirstRound(settings, restored is not None)
         self._looked = time.monotonic()
         self._evaluator_heard = 0.0
         self.ended: Ended | None = None
@@ -116,27 +71,27 @@ class Sequencer:
     # Everything below is called with `changed` held.
 
     def progress(self) -> pb.Progress:
-        loss_sum, correct, count = self.sums
-        return pb.Progress(
-            version=self.version,
-            examples_seen=self.claim_table.applied,
-            loss_sum=loss_sum,
-            correct=correct,
-            count=count,
-        )
+        loss_sum, correct, count = self.tally.sums
+        seen = self.claim_table.applied
+        return pb.Progress(version=self.version, examples_seen=seen, loss_sum=loss_sum, correct=correct, count=count)
 
     def note(self, event: str, **fields: Any) -> None:
         """Remembers something worth a row."""
-        fields = {"event": event, "number": len(self.events), "version": self.version} | fields
-        self.events.append(json.dumps(fields))
+        self.tally.note(event, self.version, **fields)
 
     def end(self, code: int, text: str) -> None:
+        """Ends the run, once: every caller gets to know it, and the monitor ends the servers."""
         if self.ended is None:
             self.ended = Ended(code, text)
         self.changed.notify_all()
 
     def join(self, worker: int) -> Member | None:
-        """A new session; an earlier one of the same worker is over. None for an evaluator (worker -1)."""
+        """A new session; an earlier one of the same worker is over. None for an evaluator (worker -1).
+
+        Raises:
+          Ended: the run is over.
+          ValueError: there is no such worker in this run.
+        """
         self._check_alive()
         if worker < 0:
             self._evaluator_heard = time.monotonic()
@@ -152,10 +107,10 @@ class Sequencer:
         member = self.controller.join(worker, self._next_session, time.monotonic())
         self._sessions[member.session] = member
         self._next_session += 1
-        if worker in self.counted:
+        if worker in self.tally.counted:
             self.note("worker_joined_again", worker=worker)
-        self.counted.setdefault(worker, Counted())
-        self._met = self._met or len(self.controller.members) == self.settings.num_workers
+        self.tally.counted.setdefault(worker, Counted())
+        self._first_round.joined(self.controller.members)
         self.changed.notify_all()
         return member
 
@@ -163,7 +118,8 @@ class Sequencer:
         """The live member of a session; a sign of life.
 
         Raises:
-          Ended, Fenced.
+          Ended: the run is over.
+          Fenced: the session is over.
         """
         self._check_alive()
         member = self._sessions.get(session)
@@ -173,6 +129,11 @@ class Sequencer:
         return member
 
     def evaluator_heartbeat(self) -> None:
+        """A sign of life of the evaluator.
+
+        Raises:
+          Ended: the run is over.
+        """
         self._check_alive()
         self._evaluator_heard = time.monotonic()
 
@@ -196,16 +157,11 @@ class Sequencer:
         known = member.claims.get(number)
         if known is not None:
             return self.claim_table.outstanding.get(known)
-        if not self._met:  # rounds begin when all are there; after a restart, those that come within their lease
-            waited = time.monotonic() - self._begun
-            if self._restored and waited > self.settings.lease_seconds:
-                self._met = True
-            elif waited > self.settings.connect_seconds:
-                absent = sorted(set(range(self.settings.num_workers)) - set(self.controller.members))
-                text = f"worker {', '.join(map(str, absent))} of {self.settings.num_workers} did not come within "
-                self.end(2, f"{text}{self.settings.connect_seconds:g} s")
-            if not self._met:
-                return None
+        if not self._first_round.may_begin():
+            overdue = self._first_round.overdue(self.controller.members)
+            if overdue:
+                self.end(2, overdue)
+            return None
         live = {w: m.session for w, m in self.controller.members.items()}
         claim = self.claim_table.take(member.worker, member.session, live)
         if claim is None:
@@ -226,10 +182,6 @@ class Sequencer:
         beyond = {"next_session": record["next_session"] + 10**6, "next_claim": record["next_claim"] + 10**9}
         return record | beyond
 
-    @property
-    def finished(self) -> bool:
-        return self.claim_table.finished
-
     def close(self, member: Member) -> None:
         """Hands out no more examples, and takes back those of the caller; what others have may still be pushed."""
         self.claim_table.close()
@@ -247,16 +199,16 @@ class Sequencer:
             return
         claim = self.claim_table.outstanding.get(number)
         if claim is None or claim.session != member.session:
-            self.counted[member.worker].refused += 1
+            self.tally.counted[member.worker].refused += 1
             raise Fenced(f"claim {number} is not of session {member.session} any more")
         if commit.pulled_version > self.version or (
             self.settings.max_staleness == 0 and commit.pulled_version != self.version and not commit.skip
         ):
-            self.counted[member.worker].refused += 1
+            self.tally.counted[member.worker].refused += 1
             raise Fenced(f"a gradient taken at version {commit.pulled_version} does not fit version {self.version}")
         if commit.skip:
-            self.counted[member.worker].not_finite += 1
-            if self.counted[member.worker].not_finite <= 100:  # the summary has the number
+            self.tally.counted[member.worker].not_finite += 1
+            if self.tally.counted[member.worker].not_finite <= 100:  # the summary has the number
                 self.note("not_finite", worker=member.worker, examples_passed_over=self.settings.share)
         if self.settings.max_staleness == 0:
             self._accepted[number] = None
@@ -282,13 +234,8 @@ class Sequencer:
         self.version += bool(gradients)
         for claim, commit in pushes:
             self.claim_table.retire(claim.number)
-            for i, value in enumerate((commit.loss_sum, commit.correct, commit.count)):
-                self.sums[i] += value
+            self.tally.add(claim.worker, commit, staleness)
             self._accepted[claim.number] = pb.PushReply(version=self.version, staleness=staleness)
-            if not commit.skip:
-                counted = self.counted[claim.worker]
-                counted.pushes += 1
-                counted.staleness[staleness] = counted.staleness.get(staleness, 0) + 1
             member = self._sessions.get(claim.session)
             if member is not None:
                 self.controller.pushed(member, time.monotonic())
@@ -318,7 +265,7 @@ class Sequencer:
         if not self.controller.may_start(member, pulling.ahead):
             return None
         lead = self.controller.lead(member, pulling.ahead)
-        counted = self.counted[member.worker]
+        counted = self.tally.counted[member.worker]
         counted.clock_lead_max = max(counted.clock_lead_max, lead)
         return lead
 
@@ -341,7 +288,7 @@ class Sequencer:
 
     def leave(self, member: Member, report: str) -> None:
         """A worker goes in good order."""
-        self.reports[str(member.worker)] = json.loads(report or "null")
+        self.tally.reports[str(member.worker)] = json.loads(report or "null")
         self._drop(member, "")
 
     def drop_silent(self) -> None:
@@ -359,7 +306,7 @@ class Sequencer:
                 self.end(1, f"worker 0 (the chief) was lost: {why}; start the run again to go on from its checkpoint")
             self._drop(member, why)
         chief_due = self._begun + self.settings.connect_seconds
-        if 0 not in self.controller.members and "0" not in self.reports and now > chief_due:
+        if 0 not in self.controller.members and "0" not in self.tally.reports and now > chief_due:
             self.end(1, f"worker 0 (the chief) did not come back within {self.settings.connect_seconds:g} s")
 
     def _drop(self, member: Member, why: str) -> None:
@@ -382,11 +329,6 @@ class Sequencer:
             self._emit(pb.Operation(kind=pb.Operation.FORGET, version=self.version, claims=numbers))
         return self.settings.share * len(numbers)
 
-    def post_evaluation(self, text: str) -> None:
-        self.evaluator_heartbeat()
-        if text not in self.evaluations:
-            self.evaluations.append(text)
-
     def snapshot_record(self) -> dict[str, Any]:
         """What a server 0 that starts again needs of this moment. Claims are given back: their sessions are over."""
         position = self.claim_table.position
@@ -394,22 +336,11 @@ class Sequencer:
             "version": self.version,
             "examples_seen": position.seen,
             "pending": position.pending,
-            "sums": list(self.sums),
-            "counted": {w: dataclasses.asdict(c) for w, c in self.counted.items()},
-            "reports": dict(self.reports),
-            "events": list(self.events),
+            **self.tally.record(),
             "next_session": self._next_session,
             "next_claim": self.claim_table.next_number,
         }
 
     def report(self) -> dict[str, Any]:
         """For the chief: who is still there, what those that left reported, and what was counted of each."""
-        return {
-            "live": sorted(self.controller.members),
-            "reports": self.reports,
-            "counted": {w: dataclasses.asdict(c) for w, c in sorted(self.counted.items())},
-        }
-
-
-def _counted(stored: dict[str, Any]) -> Counted:
-    return Counted(**stored | {"staleness": {int(k): v for k, v in stored["staleness"].items()}})
+        return {"live": sorted(self.controller.members), **self.tally.report()}

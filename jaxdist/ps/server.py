@@ -43,7 +43,7 @@ class ParameterServer:
 
     Args:
       index, addresses: which of the servers this is.
-      rule: the optimizer; elementwise.
+      rule: the optimizer; elementwise, or no run can begin.
       signature: the run signature: what every process of the run must have alike.
       folder: for snapshots, on this host's own disk.
       security: what callers must have.
@@ -53,7 +53,6 @@ class ParameterServer:
 
     Raises:
       OSError: the address cannot be bound.
-      ValueError: the rule is not elementwise.
     """
 
     def __init__(
@@ -260,7 +259,7 @@ class ParameterServer:
                 if claim is not None:
                     given = pb.ClaimReply.GIVEN
                     return pb.ClaimReply(outcome=given, claim=claim.number, bounds=bounds(claim.ranges)), b""
-                if sequencer.finished:
+                if sequencer.claim_table.finished:
                     return pb.ClaimReply(outcome=pb.ClaimReply.DONE), b""
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -278,11 +277,11 @@ class ParameterServer:
             sequencer.set_away(member, request.away)
             reply = pb.HeartbeatReply(
                 progress=sequencer.progress(),
-                events=sequencer.events[request.events_from :],
+                events=sequencer.tally.events[request.events_from :],
                 evaluator=sequencer.has_evaluator,
             )
             if member.worker == 0:
-                reply.evaluations.extend(sequencer.evaluations[request.evaluations_from :])
+                reply.evaluations.extend(sequencer.tally.evaluations[request.evaluations_from :])
                 reply.reports = json.dumps(sequencer.report())
             return reply, b""
 
@@ -297,7 +296,9 @@ class ParameterServer:
     def _post(self, request: pb.PostRequest, data: memoryview) -> Payload:
         with self._state.changed:
             self._state.check_caller(request.caller)
-            self._state.ready()[0].post_evaluation(request.text)
+            sequencer, _ = self._state.ready()
+            sequencer.evaluator_heartbeat()
+            sequencer.tally.note_evaluation(request.text)
         return EMPTY
 
     def _leave(self, request: pb.PostRequest, data: memoryview) -> Payload:

@@ -26,7 +26,11 @@ class Snapshots:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, run: str, version: int, vectors: Mapping[str, np.ndarray], keep: int) -> None:
-        """Writes a shard; of the others keeps version `keep`."""
+        """Writes a shard; of the others keeps version `keep`. Blocks until it is on disk.
+
+        Raises:
+          OSError: it cannot be written.
+        """
         part = self.folder / f"{version}.npz.part"
         with open(part, "wb") as f:
             stored: dict[str, Any] = {name.replace("/", "|"): v for name, v in vectors.items()}
@@ -37,6 +41,7 @@ class Snapshots:
         self.drop([v for v in self.versions() if v not in (version, keep)])
 
     def drop(self, versions: Iterable[int]) -> None:
+        """Deletes versions; those that are not there are passed over."""
         for version in versions:
             (self.folder / f"{version}.npz").unlink(missing_ok=True)
 
@@ -62,6 +67,7 @@ class Snapshots:
         return vectors
 
     def save_run(self, record: Mapping[str, Any]) -> None:
+        """Writes what server 0 goes on from (JSON), in place of what was there. Blocks until it is on disk."""
         part = self.folder / "run.json.part"
         with open(part, "w") as f:
             json.dump(record, f)
@@ -70,6 +76,7 @@ class Snapshots:
         os.replace(part, self.folder / "run.json")
 
     def load_run(self) -> dict[str, Any] | None:
+        """What `save_run` has written; None where there is nothing that can be read."""
         try:
             return json.loads((self.folder / "run.json").read_text())
         except (OSError, ValueError):

@@ -1,0 +1,36 @@
+"""What the chief decides about a run on parameter servers; it travels as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the chief decides about the run.
+
+    Attributes:
+      max_staleness: the bound; -1 for none.
+      staleness_high: above max_staleness, the bound follows the workers' speeds between the two (DSSP).
+      num_workers: expected; at bound 0 the first round waits for all of them.
+      share: examples of one push.
+      total_examples: of the whole run.
+      lease_seconds: silence after which a worker is lost.
+      connect_seconds: for the workers to come, at bound 0.
+      phase: of a run in phases; who joins must have come to the same one.
+      momentum_ramp: (examples_seen, examples) over which momentum grows to its value; for the workers.
+    """
+
+    max_staleness: int
+    num_workers: int
+    share: int
+    total_examples: int
+    updates: int
+    examples_seen: int
+    pending: list[list[int]]
+    lease_seconds: float = 10.0
+    connect_seconds: float = 300.0
+    snapshot_seconds: float = 10.0
+    staleness_high: int = 0
+    phase: int = 0
+    momentum_ramp: tuple[int, int] | None = None
