@@ -17,7 +17,7 @@ from jaxdist.state import LazyArray, TrainState, flatten, state_of
 
 
 class Sharing(Protocol):
-    """What is needed of a `ProcessGroup`, which says what each does."""
+    """What is needed of a `ProcessGroup`; its docstrings have the details."""
 
     @property
     def is_chief(self) -> bool: ...
