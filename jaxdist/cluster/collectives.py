@@ -41,7 +41,7 @@ def connect_devices() -> None:
     """Collective: one tiny sum over all devices, while all processes are at the same place. Blocks for it.
 
     The first collective over a set of devices connects them, and gloo's members wait 30 seconds for each other, which
-    no setting changes. Processes that compile their first step may be further apart than that.
+    no setting changes. Processes that compile their first step may differ by more than that.
     """
     import jax
     from jax.sharding import AxisType, NamedSharding

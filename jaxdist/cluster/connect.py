@@ -50,7 +50,9 @@ def connect(
     if cluster.num_processes == 1:
         return ProcessGroup.alone(cluster, settings)
     if not cluster.coordinator_address:
-        raise UsageError("This strategy's processes meet at process 0: --coordinator_address=HOST:PORT is needed too.")
+        raise UsageError(
+            "This strategy has its rendezvous at process 0: --coordinator_address=HOST:PORT is needed too."
+        )
     group = ProcessGroup(cluster, settings, Connection(cluster, settings))
     logging.info(
         "Process %d of %d, rendezvous at %s.", cluster.process_id, cluster.num_processes, cluster.coordinator_address

@@ -1,4 +1,4 @@
-"""Who this process is and who else takes part: from flags, or from what the launcher says."""
+"""Who this process is and who the others are: from flags, or from the launcher's variables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cluster:
     Attributes:
       role: 'worker', 'server' or 'evaluator'.
       process_id, num_processes: among the workers.
-      coordinator_address: 'host:port' at which process 0 meets the others; '' for a run of one process.
+      coordinator_address: 'host:port' at which process 0 serves the rendezvous; '' for a run of one process.
       server_addresses, server_index: of the parameter servers.
       security: what they ask for; from the variables JAXDIST_TOKEN and JAXDIST_TLS_*.
     """
@@ -73,7 +73,7 @@ def detect(
     if role != "worker":
         return Cluster(role=role, security=Security.from_environ(environ, role), **servers)
     missing = [k for k in ("coordinator_address", "num_processes", "process_id") if k not in found]
-    if server_addresses and "coordinator_address" in missing:  # workers of parameter servers meet there
+    if server_addresses and "coordinator_address" in missing:  # theirs is the workers' rendezvous
         missing.remove("coordinator_address")
     if n > 1 or found.get("process_id", 0) != 0:
         if missing:

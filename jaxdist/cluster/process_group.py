@@ -38,7 +38,7 @@ class ProcessGroup:
 
     @classmethod
     def alone(cls, cluster: Cluster, settings: Mapping[str, Any]) -> ProcessGroup:
-        """Of a process with no others to meet at process 0: the one of a run, or a worker of parameter servers."""
+        """Of a process that needs no rendezvous at process 0: the one of a run, or a worker of parameter servers."""
         return cls(cluster, settings, None)
 
     @property
@@ -70,7 +70,7 @@ class ProcessGroup:
 
     @property
     def connect_timeout(self) -> float:
-        """Seconds that processes may be apart at the start, and an array's next bytes take to come."""
+        """Seconds that the others may take to come at the start, and an array's next bytes at any time."""
         return self._settings["connect_timeout_seconds"]
 
     # Values.
@@ -238,7 +238,7 @@ class ProcessGroup:
         """
         return -1 if self._connection is None else self._connection.phase_under_way()
 
-    # Of this process alone; neither collective nor blocking, but for what is said.
+    # Of this process alone: not collective, and blocking only where it is noted.
 
     def activity(self, name: str) -> contextlib.AbstractContextManager[None]:
         """While open, this process is busy with something that may have a time limit of its own ('start', 'compile',

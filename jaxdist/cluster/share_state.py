@@ -18,7 +18,7 @@ from jaxdist.state.train_state import stored_arrays
 
 
 class Sharing(Protocol):
-    """What is needed of a `ProcessGroup`, which says what each does."""
+    """What is needed of a `ProcessGroup`; its docstrings have the details."""
 
     @property
     def is_chief(self) -> bool: ...

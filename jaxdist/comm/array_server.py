@@ -73,7 +73,7 @@ class ArrayServer:
         self.replace(-1, {})
 
     def wait_until_released(self) -> None:
-        """Blocks until a caller has said that it needs no more arrays, or none has asked for any for a long while."""
+        """Blocks until a caller needs no more arrays (`release`), or none has asked for any for a long while."""
         self._last_request = time.monotonic()
         while not self._released.wait(0.2) and time.monotonic() - self._last_request < _SECONDS:
             pass

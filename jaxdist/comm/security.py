@@ -1,4 +1,4 @@
-"""Who may talk to parameter servers: a shared token, and TLS."""
+"""Who may call parameter servers: a shared token, and TLS."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from jaxdist.state import TrainState
 
 
 class ProcessGroup(Protocol):
-    """`jaxdist.cluster.ProcessGroup` says what each member does."""
+    """`jaxdist.cluster.ProcessGroup` is it; its docstrings have the details."""
 
     @property
     def host(self) -> str: ...

@@ -1,0 +1,57 @@
+"""Arrays kept by other processes for the chief: versions come and go, and strangers get nothing."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from jaxdist.comm import array_server
+from jaxdist.comm.array_server import ArrayExchange, ArrayServer
+from jaxdist.errors import ConnectionLost
+
+ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def exchanges():
+    """(the chief's end, the other's)."""
+    addresses: list[str] = []
+
+    def gather(what, value):
+        addresses.append(value)
+        return addresses
+
+    other = ArrayExchange("127.0.0.1", "secret", is_chief=False, gather=lambda *_: addresses)
+    addresses += ["", f"127.0.0.1:{other._server.port}"]
+    return ArrayExchange("127.0.0.1", "secret", is_chief=True, gather=gather), other
+
+
+def test_the_chief_fetches_what_others_keep_and_older_versions_go(monkeypatch):
+    monkeypatch.setattr(array_server, "_SECONDS", 0.3)  # of a version that never comes
+    chief, other = exchanges()
+    other.keep(1, {"kernel": ARRAY})
+    other.keep(2, {"kernel": ARRAY + 1})
+
+    def fetch(version):
+        return np.asarray(chief.lazy(1, version, "kernel", ARRAY.shape, ARRAY.dtype))
+
+    np.testing.assert_array_equal(fetch(1), ARRAY)
+    np.testing.assert_array_equal(fetch(2), ARRAY + 1)
+    with pytest.raises(ConnectionLost, match="kernel could not be fetched from process 1"):
+        fetch(1)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(other.close, None)  # which waits for the chief
+        chief.close(None)
+        closing.result(5)
+
+
+def test_the_token_is_asked_for():
+    server = ArrayServer("secret")
+    server.keep(1, {"kernel": ARRAY})
+    request = {"token": "secret", "version": 1, "name": "kernel", "offset": 0}
+    assert server.methods["fetch"](json.dumps(request).encode()) == ARRAY.tobytes()
+    for name in server.methods:
+        with pytest.raises(PermissionError):
+            server.methods[name](json.dumps(request | {"token": "guess"}).encode())
