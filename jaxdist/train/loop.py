@@ -261,8 +261,8 @@ class TrainingLoop:
         if "holdout_loss" not in row:
             return
         stops = self.measured.early_stopping.should_stop(row["holdout_loss"])
-        if self.phases.strategy.collective:
-            stops = self.group.broadcast(f"early stopping at {row['updates']}", stops)  # as the chief has seen them
+        if self.phases.strategy.collective and self.group.fate_sharing:  # as the chief has seen them
+            stops = self.group.gather(f"early stopping at {row['updates']}", stops, self.group.connect_timeout)[0]
         if not stops:
             return
         self.stops_early = True

@@ -11,7 +11,7 @@ from jaxdist.ps import Client
 from jaxdist.state import TrainState
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.parameter_server.flat_model import FlatModel
-from jaxdist.strategies.parameter_server.worker import PulledState, snapshot
+from jaxdist.strategies.parameter_server.state import PulledState, snapshot
 from jaxdist.task import Batch, Metrics, Task
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,57 +22,24 @@ import numpy as np
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import PeerError
 from jaxdist.optim import momentum
-from jaxdist.parallel.flat_layout import pack, unpack
 from jaxdist.ps import (
     Claim,
     Client,
     Fenced,
-    PinnedVersion,
     Progress,
     Pulled,
     Refused,
     largest_staleness,
 )
 from jaxdist.ps.reservation import ending
-from jaxdist.state import Position, TrainState, Tree, flatten
-from jaxdist.state import unflatten as unflatten_tree
+from jaxdist.state import Position, TrainState
 from jaxdist.state.position import indices
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.parameter_server.flat_model import FlatModel
 from jaxdist.strategies.parameter_server.report import WorkerReport
+from jaxdist.strategies.parameter_server.state import PulledState, snapshot, to_canonical, to_vectors
 from jaxdist.strategies.positions import Positions
 from jaxdist.task import Batch, Metrics, Task
-
-
-@dataclasses.dataclass(frozen=True)
-class PulledState:
-    """Parameters and statistics as they were pulled, one device array a server, and what the servers had applied."""
-
-    buffers: tuple[jax.Array, ...]
-    version: int
-    progress: Progress
-    caller: Any  # the session in which it was pulled
-
-    @property
-    def updates(self) -> int:
-        return self.version
-
-    @property
-    def examples_seen(self) -> int:
-        return self.progress.examples_seen
-
-    @property
-    def arrays(self) -> Tree:
-        return {"params": self.buffers}
-
-
-def snapshot(client: Client, model: FlatModel) -> PulledState:
-    """One and the same version of all servers, to evaluate; stops nobody."""
-
-    def read(pinned: PinnedVersion) -> PulledState:
-        return PulledState(model.put(pinned.buffers()), pinned.progress.version, pinned.progress, pinned.caller)
-
-    return client.read_one_version(read)
 
 
 class ClaimedPositions(Positions):
@@ -167,13 +133,6 @@ class ParameterServer(Strategy):
         """The chief puts the state on the servers and lets the workers in; the others wait for that."""
         self._client.check_servers()
         if self.is_chief:
-            vectors = {
-                "params": self._vector(self._layout.params, canonical.params),
-                "stats": self._vector(self._layout.stats, canonical.model_state),
-            }
-            for slot, tree in canonical.opt_state.items():
-                whole = isinstance(tree, dict)
-                vectors[f"slot/{slot}"] = self._slot_vector(tree) if whole else np.asarray(tree)
             self._client.begin(
                 {
                     "max_staleness": self._bound,
@@ -189,7 +148,7 @@ class ParameterServer(Strategy):
                     "connect_seconds": self._timeouts["connect_timeout_seconds"],
                     "momentum_ramp": self._momentum_ramp,
                 },
-                vectors,
+                to_vectors(canonical, self._layout),
             )
         self._momentum_ramp = self._client.join()["momentum_ramp"]
         self._away_since = self._client.progress
@@ -213,45 +172,14 @@ class ParameterServer(Strategy):
             "overlap" if self._overlap else "do not overlap",
         )
 
-    def _slot_vector(self, tree: Tree) -> np.ndarray:
-        """Zeros stand for the parameters that a slot lacks."""
-        flat = {name: np.asarray(leaf, self._layout.dtype) for name, leaf in flatten(tree).items()}
-        missing = {t.name: np.zeros(t.shape, self._layout.dtype) for t in self._layout.params if t.name not in flat}
-        return pack(self._layout.params, flat | missing)
-
-    @staticmethod
-    def _vector(tensors: Any, tree: Tree) -> np.ndarray:
-        return pack(tensors, {n: np.asarray(leaf) for n, leaf in flatten(tree).items()})
-
     def _placed(self, pulled: Pulled) -> PulledState:
-        return PulledState(self._model.put(pulled.buffers), pulled.version, pulled.progress, pulled.caller)
+        return PulledState.of(pulled, self._model)
 
     def export_state(self, state: PulledState) -> TrainState:
         """One version of all servers; nobody stops. For the chief."""
         self._wait_for_network()
-        return self._client.read_one_version(self._canonical)
-
-    def _canonical(self, pinned: PinnedVersion) -> TrainState:
-        dtype = self._layout.dtype
-        opt_state: Tree = {}
-        like = self.task.slot_shapes()
-        for slot in pinned.slots:
-            if isinstance(like[slot], dict):
-                every = unpack(self._layout.params, pinned.vector(f"slot/{slot}", dtype))
-                kept = {name: every[name].astype(leaf.dtype, copy=False) for name, leaf in flatten(like[slot]).items()}
-                opt_state[slot] = unflatten_tree(kept)
-            else:  # a number is the same on all servers
-                opt_state[slot] = pinned.vector(f"slot/{slot}", like[slot].dtype)[0:1].reshape(()).copy()
-        arrays = {
-            "params": self._tree(self._layout.params, pinned.vector("params", dtype)),
-            "model_state": self._tree(self._layout.stats, pinned.vector("stats", dtype)),
-            "opt_state": opt_state,
-        }
-        return TrainState.of(arrays, pinned.progress.version, Position(pinned.progress.examples_seen, pinned.pending))
-
-    @staticmethod
-    def _tree(tensors: Any, vector: np.ndarray) -> Tree:
-        return unflatten_tree(unpack(tensors, vector))
+        slots = self.task.slot_shapes()
+        return self._client.read_one_version(lambda pinned: to_canonical(pinned, self._layout, slots))
 
     # Steps.
 
