@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -71,6 +74,20 @@ def stop_at_the_end() -> None:
 
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
+
+
+def exit_without_shutdown() -> None:
+    """From now on this process ends without JAX's own clean-up, with exit code 1: its run has failed.
+
+    JAX shuts the runtime down at exit and aborts in C++ (exit code 134) where other processes are gone by then.
+    """
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+    atexit.register(leave)  # after JAX's, so before it when the interpreter ends
 
 
 def _free_port() -> int:

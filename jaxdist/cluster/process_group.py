@@ -260,6 +260,8 @@ class ProcessGroup:
         for a few seconds at most."""
         if self._connection is not None:
             self._connection.fail(text, code)
+        if self._collectives_open:
+            runtime.exit_without_shutdown()
 
     def disconnect(self) -> None:
         """Collective while fate-sharing is on: ends the collectives' runtime and fate-sharing, when all processes have
