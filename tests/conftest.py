@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, strict numerics, and a compilation cache shared by the tests and their subprocesses."""
+"""Eight fake CPU devices, and a compilation cache shared by the tests and their subprocesses."""
 
 import os
 import pathlib
@@ -18,7 +18,6 @@ import pytest  # noqa: E402
 hypothesis.settings.register_profile("jaxdist", deadline=None)  # machines are slow now and then; tests have time-outs
 hypothesis.settings.load_profile("jaxdist")
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "allow")
 
 
 @pytest.fixture(autouse=True, scope="session")
