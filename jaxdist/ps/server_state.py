@@ -20,7 +20,7 @@ from jaxdist.ps.snapshots import Snapshots
 
 
 class ServerState:
-    """Written by the parts of a server (`ServedRun`, `Operations`, `Rollback`, `Monitor`) with the lock.
+    """Written by the parts of a server with the lock, but for `rollback_asked` and, by a signal handler, `ended`.
 
     Attributes:
       changed: the lock; notified of everything that a caller may wait for.
