@@ -24,7 +24,7 @@ from jaxdist.dotted import function_of
 from jaxdist.errors import UsageError
 from jaxdist.optim import momentum, optimizers, partial, schedules
 from jaxdist.optim.optimizers import Optimizer
-from jaxdist.ps import Layout, pack, unpack  # also imports ps before the flat layout, which needs it
+from jaxdist.parallel.flat_layout import Layout, pack, unpack
 from jaxdist.ps.shard import Shard
 from jaxdist.state import flatten, unflatten
 from jaxdist.strategies.optimizer_check import refuse_unless_blockwise, refuse_unless_elementwise

@@ -1,4 +1,4 @@
-"""Runs of several phases: exact over the seam, nothing lost or repeated, resumable at any moment."""
+"""Runs of several phases: exact over the boundary, nothing lost or repeated, resumable at any moment."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_phases_that_are_refused_before_training(tmp_path, schedule, n, servers,
 
 
 @pytest.mark.parametrize(("how", "factor"), [("keep", 1.0), ("ramp", 1.0), ("zero", 0.0), ("scale", 0.25)])
-def test_momentum_at_the_seam(how, factor):
+def test_momentum_at_the_boundary(how, factor):
     task = make_task("densenet", np.float64)
     state = task.init()
     trace = jax.tree.map(lambda leaf: np.ones(leaf.shape), state.params)
@@ -191,7 +191,7 @@ def test_one_phase_is_that_strategy(x64, tmp_path):
 
 @pytest.mark.parametrize("how", ["keep", long("zero"), long("ramp")])
 def test_rounds_after_allreduce_are_allreduce(x64, tmp_path, how):
-    """Over the seam to bound 0 the run is one run; there momentum_handover means nothing."""
+    """Over the boundary to bound 0 the run is one run; there momentum_handover means nothing."""
     schedule = "allreduce:0.5,parameter_server(max_staleness=0)"
     summary = finish(tmp_path, 2, servers=2, **SWITCH, strategy__schedule=schedule, strategy__momentum_handover=how)
     assert_same(final_state(tmp_path), reference_state(40, replicas=2), 1e-9)
@@ -227,7 +227,7 @@ def test_every_example_is_trained_once_an_epoch(tmp_path, schedule):
     assert summary["updates"] == max(rows(tmp_path / "run", "eval"))
 
 
-def test_a_seam_at_an_evaluation_is_evaluated_once(tmp_path):
+def test_a_boundary_at_an_evaluation_is_evaluated_once(tmp_path):
     """The slow chief ends its phase there; the other worker has last seen an earlier version."""
     settings = SWITCH | {"strategy__schedule": "parameter_server:0.5,allreduce"}
     finish(tmp_path, 2, servers=1, env={"JAXDIST_FAULT": "delay@process=0,seconds=0.1"}, **settings)
@@ -279,7 +279,7 @@ def test_a_lost_worker_ends_the_run_where_a_synchronous_phase_needs_it(tmp_path)
     assert stored.examples_seen == 360
     summary = finish(tmp_path, 3, **settings)
     assert summary["examples_seen"] == 480
-    assert "The run goes on at the seam before phase 3 of 3" in (tmp_path / "logs" / "worker-0.log").read_text()
+    assert "The run goes on at the boundary before phase 3 of 3" in (tmp_path / "logs" / "worker-0.log").read_text()
 
 
 @pytest.mark.long

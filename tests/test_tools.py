@@ -128,7 +128,7 @@ def test_the_switch_point_is_searched_from_common_checkpoints(tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Smallest synchronous share within 1 of" in run.stdout and "25.0% of the run" in run.stdout
     log = (tmp_path / "switch_25.0" / "logs" / "worker-0.log").read_text()
-    assert "The run goes on at the seam before phase 2 of 2" in log
+    assert "The run goes on at the boundary before phase 2 of 2" in log
     assert json.loads((tmp_path / "switch_25.0" / "summary.json").read_text())["examples_seen"] == 960
 
 

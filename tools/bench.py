@@ -3,7 +3,7 @@
     python tools/bench.py allreduce --processes=2 [--model=densenet|resnet]    fused against one collective a leaf
     python tools/bench.py step [--pairs=10]                                    single against allreduce on one process
     python tools/bench.py parameter_server [--megabytes=0.7,3.4] [--servers=1,2] [--workers=1,2,4]     PushPull and echo
-    python tools/bench.py staleness [--bounds=0,1,3,10,-1] [--workers=4]       pace of the dial among uneven workers
+    python tools/bench.py staleness [--bounds=0,1,3,10,-1] [--workers=4]       pace of uneven workers under a bound
     python tools/bench.py independent [--batch=26] [--pairs=10]   two workers and a server against two runs alone
     python tools/bench.py train --model=densenet|resnet50|resnet56v2|cnn [--batch=26] [--processes=2]
         [--strategy=allreduce] [--dtype=bfloat16] [--against=torch]      images/s, share of the matrix peak, PyTorch DDP

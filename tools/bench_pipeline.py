@@ -28,7 +28,7 @@ def measure(
     """One line of results; `batch` is the global one."""
     cores = sorted(os.sched_getaffinity(0))
     sides = [SINGLE, f"accumulate={microbatches}", APART, "gpipe", "1f1b"]
-    told: dict[str, list[dict[str, Any]]] = {}
+    reported: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         groups: list[Group] = []
         try:
@@ -43,7 +43,7 @@ def measure(
                     model, batch, processes, data, settings, collectives=False, apart=side == APART
                 )
                 groups.append(Group(side, folder, f"127.0.0.1:{port()}", own, arguments, script=bench_worker.__file__))
-                told[side] = groups[-1].hear()  # one after the other: the blocks are timed without company
+                reported[side] = groups[-1].hear()  # one after the other: the blocks are timed without company
             steps = max(3, round(3.0 / groups[0].run(2)))
             times = []
             for number in range(pairs + 1):
@@ -54,7 +54,7 @@ def measure(
             for group in groups:
                 for worker in group.workers:
                     print("facts", file=worker.stdin, flush=True)
-                told[group.side] = group.hear()
+                reported[group.side] = group.hear()
         finally:
             for group in groups:
                 group.close()
@@ -62,14 +62,14 @@ def measure(
     line |= {"microbatches": microbatches, "remat": remat, "data": data, "steps": steps}
     for number, side in enumerate(sides):
         line[side] = {"images_per_second": spread([batch / pair[number] for pair in times])}
-        line[side] |= {"peak_memory_mb": [round(worker["peak_bytes"] / 1e6) for worker in told[side]]}
+        line[side] |= {"peak_memory_mb": [round(worker["peak_bytes"] / 1e6) for worker in reported[side]]}
         if side == APART:
             line[side] = {"slower_than_alone": spread([pair[number] / pair[1] for pair in times])}
         if number < 3:
             continue
         for base, name in enumerate(("against_single", "against_accumulate")):
             line[side][name] = spread([pair[base] / pair[number] for pair in times])
-        first = told[side][0]
+        first = reported[side][0]
         ideal = stages * (1 - first["predicted"]["bubble"])
         line[side] |= {
             "balance": first["balance"],
@@ -78,8 +78,8 @@ def measure(
             "stage_ms": first["row"]["stage_ms"],
             "predicted_ms_per_microbatch": [first["predicted"]["forward_ms"], first["predicted"]["backward_ms"]],
             "cut_bytes": first["predicted"]["cut_bytes"],
-            "live_activation_mb": [round(worker["row"]["live_activation_bytes"] / 1e6, 1) for worker in told[side]],
-            "param_mb": [round(worker["params_bytes"] / 1e6, 3) for worker in told[side]],
+            "live_activation_mb": [round(worker["row"]["live_activation_bytes"] / 1e6, 1) for worker in reported[side]],
+            "param_mb": [round(worker["params_bytes"] / 1e6, 3) for worker in reported[side]],
             "ideal_speed_up": round(ideal, 3),
             "share_of_ideal": spread([pair[1] / pair[number] / ideal for pair in times]),
             "share_of_ideal_on_busy_cores": spread([pair[2] / pair[number] / ideal for pair in times]),

@@ -40,7 +40,7 @@ def measure(
         raise SystemExit(f"--sides: there is no {unknown[0]!r}; there are {', '.join(SIDES)}.")
     sides = list(dict.fromkeys(["allreduce", *sides]))
     cores = sorted(os.sched_getaffinity(0))
-    told: dict[str, list[dict[str, Any]]] = {}
+    reported: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         groups: list[Group] = []
         try:
@@ -59,13 +59,13 @@ def measure(
             for group in groups:
                 for worker in group.workers:
                     print("facts", file=worker.stdin, flush=True)
-                told[group.side] = group.hear()
+                reported[group.side] = group.hear()
         finally:
             for group in groups:
                 group.close()
     line: dict[str, Any] = {"bench": "sharding", "model": model, "batch": batch, "processes": processes, "data": data}
     for side in sides:
-        every = told[side]
+        every = reported[side]
         line[side] = {
             "images_per_second": spread([batch * processes / pair[side] for pair in times]),
             "against_allreduce": spread([pair["allreduce"] / pair[side] for pair in times]),

@@ -2,7 +2,7 @@
 
                  weights, one batch
     this file ------------------------> N workers of ours      | each prints what it found at equal weights;
-              ------------------------> N workers of PyTorch   | then, told "run K", runs K steps and prints the seconds
+              ------------------------> N workers of PyTorch   | then, at "run K", runs K steps and prints the seconds
 
 Both sides stay alive, pinned to the same cores, and only one runs at a time.
 """

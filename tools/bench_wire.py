@@ -44,10 +44,10 @@ def measure(megabytes: float, pairs: int, port: Callable[[], int]) -> dict[str, 
                 for group in groups if number % 2 else groups[::-1]:
                     for worker in group.workers:
                         print(20, file=worker.stdin, flush=True)
-                    told = group.hear()
+                    reported = group.hear()
                     if number:  # the first round warms up
-                        seconds[group.side].append(told[0]["seconds"] / 20)
-                        busy[group.side].append(sum(t["processor_seconds"] for t in told) / 20)
+                        seconds[group.side].append(reported[0]["seconds"] / 20)
+                        busy[group.side].append(sum(t["processor_seconds"] for t in reported) / 20)
         finally:
             for group in groups:
                 group.close()

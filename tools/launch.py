@@ -173,7 +173,7 @@ def wait(children: list[Child], options: argparse.Namespace, asked_at: list[floa
             if code not in (0, STOPPED_AFTER_SAVING) and first is None:
                 first = child
                 if not options.keep_going:
-                    # The others find out by themselves and say what they know; then they are told.
+                    # The others find out by themselves and say what they know; then they are stopped.
                     deadline = time.monotonic() + grace
         if asked_at and deadline == float("inf"):
             deadline = asked_at[0] + grace

@@ -69,13 +69,13 @@ def describe(plan: Plan, costs: Sequence[BlockCost]) -> str:
     """One line a stage, for the log."""
     lines, at = [], 0
     for s, size in enumerate(plan.balance):
-        told = plan.predicted
+        predicted = plan.predicted
         line = f"stage {s}: {size} blocks, {costs[at].name} to {costs[at + size - 1].name}; "
-        if "forward_ms" in told:
-            line += f"{told['forward_ms'][s]:.1f} + {told['backward_ms'][s]:.1f} ms a microbatch; "
-        line += f"parameters {told['param_bytes'][s] / 1e6:.2f} MB"
+        if "forward_ms" in predicted:
+            line += f"{predicted['forward_ms'][s]:.1f} + {predicted['backward_ms'][s]:.1f} ms a microbatch; "
+        line += f"parameters {predicted['param_bytes'][s] / 1e6:.2f} MB"
         if s < len(plan.balance) - 1:
-            line += f"; {told['cut_bytes'][s] / 1e6:.2f} MB a microbatch to the next"
+            line += f"; {predicted['cut_bytes'][s] / 1e6:.2f} MB a microbatch to the next"
         lines.append(line)
         at += size
     key = "bubble" if "bubble" in plan.predicted else "bubble_of_equal_stages"

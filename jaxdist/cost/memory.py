@@ -1,4 +1,4 @@
-"""Whether a strategy's share of a model fits in the memory that a process may use, told before anything is made."""
+"""Whether a strategy's share of a model fits in the memory that a process may use, known before anything is made."""
 
 from __future__ import annotations
 

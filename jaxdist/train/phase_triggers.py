@@ -88,8 +88,8 @@ class Plateau:
     def state_dict(self) -> dict[str, Any]:
         return {"begun": self.begun, "seen": self.seen}
 
-    def load_state_dict(self, memo: Mapping[str, Any]) -> None:
-        self.begun, self.seen = memo["begun"], [(int(n), float(loss)) for n, loss in memo["seen"]]
+    def load_state_dict(self, stored: Mapping[str, Any]) -> None:
+        self.begun, self.seen = stored["begun"], [(int(n), float(loss)) for n, loss in stored["seen"]]
 
 
 def build(

@@ -204,10 +204,10 @@ class Pipeline(Strategy):
     def state_dict(self) -> dict[str, Any]:
         return {"balance": list(self.balance), "blocks": list(self.task.chain.names)}
 
-    def load_state_dict(self, memo: dict[str, Any]) -> None:
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
         """Goes on with the stages that the run began with: to cut elsewhere would change the last bits."""
-        balance = tuple(memo.get("balance", ()))
-        if memo.get("blocks") == list(self.task.chain.names) and len(balance) == self._k:
+        balance = tuple(stored.get("balance", ()))
+        if stored.get("blocks") == list(self.task.chain.names) and len(balance) == self._k:
             self.balance = balance
 
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PipelineState:

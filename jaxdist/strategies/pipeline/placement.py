@@ -31,5 +31,5 @@ def sizes(settings: Mapping[str, Any], num_processes: int) -> tuple[int, int]:
 
 
 def needs_collectives(settings: Mapping[str, Any], num_processes: int) -> bool:
-    """Stages talk over channels; replicas average by collectives."""
+    """Stages exchange activations over channels; replicas average by collectives."""
     return num_processes > 1 and sizes(settings, num_processes)[1] > 1

@@ -58,7 +58,7 @@ class ModelParallel(DividedState):
         self.report = MeshReport(self, self._mesh.shape)
 
     def _compile(self) -> None:
-        # Operations that XLA could not partition are told by the mesh that it is to do so.
+        # Operations that XLA could not partition see from the mesh that it is to do so.
         mesh = self._mesh.abstract_mesh
 
         def step(arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array) -> tuple[Tree, Metrics]:
