@@ -95,8 +95,7 @@ def test_jax_distributed_is_used_by_cluster_alone():
 
 
 def test_the_name_of_a_strategy_is_compared_in_its_own_folder_alone():
-    """Neither by == nor by `in`, nor as the key of a table: what a strategy is or needs, its spec says. ('switch'
-    is the name of an activity too, with a time limit, and there a key.)"""
+    """Neither by == nor by `in`, nor as the key of a table: what a strategy is or needs, its spec says."""
     from jaxdist.config.phases import NAME
     from jaxdist.strategies import SPECS
 
@@ -121,12 +120,9 @@ def test_the_name_of_a_strategy_is_compared_in_its_own_folder_alone():
 def test_the_loop_names_no_strategy():
     from jaxdist.config.phases import names
 
-    for file in ("loop.py", "phases.py", "recorder.py"):
-        text = (PACKAGE / "train" / file).read_text()
-        for name in names():
-            # Between quotes: the activity and time limit called 'switch' is not the strategy of that name.
-            if name != "switch":
-                assert not re.search(rf"['\"]{name}['\"]", text), (file, name)
+    for path in (PACKAGE / "train").glob("*.py"):
+        for name in names():  # 'switch' included
+            assert not re.search(rf"['\"]{name}['\"]", path.read_text()), (path.name, name)
 
 
 def test_choices_are_listed_once():

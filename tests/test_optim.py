@@ -20,17 +20,18 @@ from test_transparency import run_strategy, strategy_on
 from jaxdist import config as config_lib
 from jaxdist import models, strategies
 from jaxdist.config import default_config
+from jaxdist.config.phases import schedule_of
 from jaxdist.dotted import function_of
 from jaxdist.errors import UsageError
 from jaxdist.optim import momentum, optimizers, partial, schedules
 from jaxdist.optim.optimizers import Optimizer
 from jaxdist.parallel.flat_layout import Layout, pack, unpack
 from jaxdist.ps.shard import Shard
-from jaxdist.state import flatten, unflatten
+from jaxdist.state import Position, TrainState, flatten, unflatten
 from jaxdist.strategies.optimizer_check import refuse_unless_blockwise, refuse_unless_elementwise
-from jaxdist.strategies.parameter_server.worker import ParameterServer
+from jaxdist.strategies.parameter_server.state import to_canonical, to_vectors
 from jaxdist.task.stage import Stage
-from jaxdist.train import phase_triggers
+from jaxdist.train import phase_needs, phase_triggers
 
 PARAMS = {
     "stem": {"conv": {"kernel": np.ones((3, 2), np.float32), "bias": np.ones(2, np.float32)}},
@@ -177,7 +178,7 @@ def test_refusals_name_rule_reason_and_remedy():
         {"name": "switch", "schedule": "allreduce:0.5,parameter_server"},
     ):
         with pytest.raises(UsageError, match=r"optim.name='mine' cannot be applied by strategy"):
-            strategies.check(settings | changes, normed, **sizes)
+            phase_needs.check(schedule_of(settings | changes), settings | changes, normed, **sizes)
     strategies.check(settings | {"name": "allreduce"}, normed, **sizes)
 
 
@@ -252,7 +253,7 @@ def test_stages_keep_a_chain_as_it_is(x64):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), own_slots, expected["opt_state"])
 
 
-class Held:
+class Pinned:
     """Values of servers as `PinnedVersion` gives them."""
 
     pending = ()
@@ -275,17 +276,13 @@ def test_server_shards_keep_a_chain_as_it_is_and_update_alike(x64, count):
     some = lambda leaf: np.asarray(rng.uniform(0, 9, leaf.shape)).astype(leaf.dtype)  # noqa: E731
     state = jax.tree.map(some, optimizer.init(params))
     shards = [Shard(layout, i, count, optimizer) for i in range(count)]
-    task = types.SimpleNamespace(slot_shapes=lambda: optimizer.shapes(params))
-    worker = types.SimpleNamespace(_layout=layout, task=task)
-    worker._tree = ParameterServer._tree
-    vectors = {"params": pack(layout.params, flatten(params))} | {
-        f"slot/{s}": ParameterServer._slot_vector(worker, tree) if isinstance(tree, dict) else np.asarray(tree)
-        for s, tree in state.items()
-    }
+    canonical = TrainState.of({"params": params, "model_state": {}, "opt_state": state}, 0, Position())
     for shard in shards:
-        for what, vector in vectors.items():
+        for what, vector in to_vectors(canonical, layout).items():
+            if what == "stats":
+                continue
             shard.load(what, vector[shard.flat_shard.params] if vector.ndim else vector.reshape(1))
-    found = ParameterServer._canonical(worker, Held(shards))
+    found = to_canonical(Pinned(shards), layout, optimizer.shapes(params))
     assert flatten(found.opt_state).keys() == flatten(state).keys()
     jax.tree.map(np.testing.assert_array_equal, found.opt_state, state)
     grads = jax.tree.map(lambda leaf: np.asarray(rng.normal(size=leaf.shape)), params)
@@ -294,7 +291,7 @@ def test_server_shards_keep_a_chain_as_it_is_and_update_alike(x64, count):
         shard.stage(1, 0, shard.flat_shard.num_bytes, memoryview(whole[shard.flat_shard.params].tobytes()))
         shard.update(1, [1], 0.1, 1.0, momentum_cut=0.5)
     expected = optimizer.update(grads, optimizer.scale_momentum(state, 0.5), params, np.float64(0.1))
-    found = ParameterServer._canonical(worker, Held(shards))
+    found = to_canonical(Pinned(shards), layout, optimizer.shapes(params))
     for got, wanted in zip((found.params, found.opt_state), expected, strict=True):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), got, wanted)
     again = Shard(layout, 0, count, optimizer)  # from a snapshot

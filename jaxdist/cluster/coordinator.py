@@ -22,7 +22,7 @@ from jaxdist.cluster.calls import HEARTBEAT_SECONDS, CoordinatorClient
 from jaxdist.cluster.detect import Cluster
 from jaxdist.cluster.membership import Membership
 from jaxdist.cluster.rendezvous import Rendezvous, RendezvousServer
-from jaxdist.cluster.watchdog import Watchdog, WatchdogServer
+from jaxdist.cluster.watchdog import PHASE_BOUNDARY, Watchdog, WatchdogServer
 from jaxdist.comm.array_server import ArrayClient, ArrayServer
 from jaxdist.comm.rpc import CallError, Server
 from jaxdist.errors import UsageError
@@ -69,7 +69,7 @@ class Connection:
     def __init__(self, cluster: Cluster, settings: Mapping[str, Any]) -> None:
         address, process_id = cluster.coordinator_address, cluster.process_id
         slow = settings["compile_timeout_seconds"]
-        limits = {"start": slow, "compile": slow, "checkpoint": slow, "switch": slow}
+        limits = {"start": slow, "compile": slow, "checkpoint": slow, PHASE_BOUNDARY: slow}
         limits["evaluate"] = settings["evaluate_timeout_seconds"]
         self.timeout = settings["timeout_seconds"]
         self.coordinator: Coordinator | None = None

@@ -26,6 +26,8 @@ from jaxdist.cluster.rendezvous import name_processes
 from jaxdist.comm.rpc import CallError, Method, Stream
 from jaxdist.errors import PeerError
 
+PHASE_BOUNDARY = "switch"  # the activity between two phases of a run, as `phase_seconds` in the summary calls it
+
 
 class WatchdogServer:
     """Process 0's side: takes heartbeats, judges by them, and passes failures on. Thread-safe.

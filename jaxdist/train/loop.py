@@ -21,6 +21,7 @@ from jaxdist.checkpoint import checkpointer
 from jaxdist.checkpoint.restore import restore
 from jaxdist.cluster import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
+from jaxdist.cluster.watchdog import PHASE_BOUNDARY
 from jaxdist.errors import Preempted
 from jaxdist.runtime.fault_injection import Faults
 from jaxdist.runtime.stop_signal import StopSignal
@@ -149,7 +150,7 @@ class TrainingLoop:
             if self.evaluation_is_due():
                 self.evaluate()
             canonical = self.save() if self.takes_part else None
-            with self.activity("switch"):
+            with self.activity(PHASE_BOUNDARY):
                 if self.checkpoints is not None:
                     self.checkpoints.wait()  # it uses the devices that are about to go
                 follows = self.phases.what_follows(self.state, end=self.stops_early, stop=self.stop_signal.received)
@@ -209,8 +210,8 @@ class TrainingLoop:
 
     def next_phase(self, canonical: TrainState | None) -> Position:
         """From the state of this phase's end; collective. Returns where the next begins."""
-        with self.activity("switch"):
-            self.faults.at("switch", self.updates)
+        with self.activity(PHASE_BOUNDARY):
+            self.faults.at(PHASE_BOUNDARY, self.updates)
             self.state = _Ended(self.updates, self.seen)  # nothing may hold on to the arrays
             self.state, position = self.phases.next_phase(canonical)
             self.faults.at("switched", self.updates)

@@ -25,6 +25,8 @@ def test_of_somebodys_own_over_two_processes_and_resumed_exactly(tmp_path):
     assert summary["updates"] == 16 and summary["examples_seen"] == 32 * 12
     assert summary["validation_accuracy"] == 1.0
     # At the tenth step, when the checkpoint of the ninth has had the time to reach the disk.
+    for row in rows(whole, "train").values():  # the schedule's rate at the examples seen before the row's last step
+        assert row["learning_rate"] == pytest.approx(0.1 * (1 - 0.9 * (row["examples_seen"] - 12) / 384))
     with Run(parts, 2, config=CONFIG, fault="delay@update=5,seconds=2;kill@process=1,update=5") as run:
         codes = [ended.code for ended in run.wait()]
     assert codes == [1, -signal.SIGKILL]
