@@ -115,7 +115,8 @@ def _parse_flags(argv: Sequence[str]) -> str:
         _check_overrides(argv)
         raise UsageError(" ".join(str(e).split())) from e
     except (OSError, ImportError, SyntaxError, AttributeError, KeyError, TypeError, ValueError) as e:
-        _check_overrides(argv)
+        if isinstance(e, AttributeError | KeyError):  # an unknown key; not what an experiment file fails to import
+            _check_overrides(argv)
         raise UsageError(f"--config: {type(e).__name__}: {' '.join(str(e).split())}") from e
     _check_overrides(argv)
     if _CONFIG.value is None or _WORKDIR.value is None:

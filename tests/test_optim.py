@@ -190,6 +190,22 @@ def test_rules_by_the_names_of_layers_are_refused_where_those_are_lost():
     refuse_unless_elementwise(with_rule(only_stem), "X", own_name=lambda path: "/".join(path.split("/")[::2]))
 
 
+def test_rules_by_names_without_slots_are_refused_too():
+    """A mask of layers that freezes some: in a vector of all kernels it would match nothing, silently."""
+    frozen = optax.masked(
+        optax.set_to_zero(),
+        lambda tree: jax.tree_util.tree_map_with_path(lambda path, _: "conv1" in [key.key for key in path], tree),
+    )
+    task = with_rule(optax.chain(optax.trace(0.9), frozen))
+    for own_name in (None, lambda path: f"{path.partition('/')[0]}/{path.rpartition('/')[2]}"):
+        with pytest.raises(UsageError, match="by names that are lost"):
+            refuse_unless_elementwise(task, "X", own_name)
+    refuse_unless_blockwise(task, "a pipeline")
+    refuse_unless_elementwise(make_task("densenet"), "X")  # weight decay of kernels: the last name is kept
+    by_block = optax.masked(optax.set_to_zero(), lambda tree: {name: name == "stem" for name in tree})
+    refuse_unless_elementwise(with_rule(by_block), "X", lambda path: "/".join(path.split("/")[:: path.count("/")]))
+
+
 def test_rules_that_cannot_train_are_refused_before_anything_is_made():
     task = with_rule(optax.contrib.schedule_free(optax.sgd(0.1), 0.1))
     with pytest.raises(ValueError, match="depends on the values of the parameters"):
@@ -391,6 +407,7 @@ def test_a_rate_that_never_stays_is_refused_with_plateau():
     warm = lambda seen: min(seen, 1000) * 1e-4 if seen < 6000 else cosine(seen)  # noqa: E731
     assert phase_triggers.build(settings, 1000, warm, 8000) is not None
     assert phase_triggers.build(settings | {"switch_when": ""}, 1000, cosine, 8000) is None
+    assert phase_triggers.build(settings, 1000, lambda seen: 0.1, 500) is not None  # short, and ends where it is to
 
 
 def test_trees_without_what_is_empty():

@@ -127,7 +127,7 @@ class Checkpointer:
         done()
 
     def _put_back(self) -> None:
-        """Checkpointer that lost their name to new ones that never came get it back."""
+        """Checkpoints that lost their name to new ones that never came get it back."""
         for before in self._folder.glob("*.before"):
             if before.with_suffix("").exists():
                 shutil.rmtree(before)
@@ -178,7 +178,7 @@ class Checkpointer:
         def leaf(name: str, number: int, dtype: str, shape: list[int]) -> LazyArray:
             return LazyArray(tuple(shape), np.dtype(dtype), lambda: part(number)[name])
 
-        leaves = {name: leaf(name, *facts) for name, facts in manifest["leaves"].items()}
+        leaves = {name: leaf(name, *what) for name, what in manifest["leaves"].items()}
         return Restored(state_of(leaves, progress), progress, leaves)
 
 

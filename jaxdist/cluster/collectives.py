@@ -74,20 +74,26 @@ def stop_at_the_end() -> None:
 
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
+        atexit.unregister(_leave)
 
 
-def exit_without_shutdown() -> None:
-    """From now on this process ends without JAX's own clean-up, with exit code 1: its run has failed.
+def exit_without_shutdown(code: int) -> None:
+    """Where the runtime was started: this process ends without JAX's own clean-up, with that exit code, because its run
+    has failed. JAX shuts the runtime down at exit and aborts in C++ (exit code 134) where other processes are gone.
 
-    JAX shuts the runtime down at exit and aborts in C++ (exit code 134) where other processes are gone by then.
+    A later run of this process that ends well, and with it the runtime, takes this back.
     """
+    import jax
 
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+    if jax.distributed.is_initialized():
+        atexit.unregister(_leave)
+        atexit.register(_leave, code)  # after JAX's, so before it when the interpreter ends
 
-    atexit.register(leave)  # after JAX's, so before it when the interpreter ends
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _free_port() -> int:

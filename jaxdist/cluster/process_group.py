@@ -260,8 +260,7 @@ class ProcessGroup:
         for a few seconds at most."""
         if self._connection is not None:
             self._connection.fail(text, code)
-        if self._collectives_open:
-            runtime.exit_without_shutdown()
+            runtime.exit_without_shutdown(code)
 
     def disconnect(self) -> None:
         """Collective while fate-sharing is on: ends the collectives' runtime and fate-sharing, when all processes have

@@ -93,12 +93,12 @@ class ArrayServer:
         return bytes(view[request["offset"] : request["offset"] + _CHUNK])
 
     def _made(self, array: Any) -> np.ndarray:
-        if isinstance(array, np.ndarray):
+        if isinstance(array, np.ndarray) and array.flags.c_contiguous:
             return array
         with self._making:
             last, made = self._last_made
             if made is None or last is not array:
-                made = np.asarray(array)
+                made = np.ascontiguousarray(array)
                 self._last_made = (array, made)
             return made
 

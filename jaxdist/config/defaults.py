@@ -42,7 +42,11 @@ def all_knobs() -> dict[str, Knob]:
         *jaxdist.cluster.knobs.KNOBS,
         *jaxdist.runtime.knobs.KNOBS,
     ]
-    return {knob.key: knob for knob in every}
+    found = {knob.key: knob for knob in every}
+    for knob in every:
+        if found[knob.key] is not knob:
+            raise ValueError(f"{knob.key!r} is declared twice.")
+    return found
 
 
 def default_config() -> ConfigDict:

@@ -13,6 +13,7 @@ one can do:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,8 +45,7 @@ def handed_over(state: TrainState, how: str, num_workers: int) -> TrainState:
     if factor is None or not any(map(is_momentum, state.opt_state)):
         return state
     here = {s: jax.tree.map(np.asarray, tree) for s, tree in state.opt_state.items() if is_momentum(s)}
-    arrays = state.arrays() | {"opt_state": state.opt_state | scaled(here, factor)}
-    return TrainState.of(arrays, state.updates, state.position)
+    return dataclasses.replace(state, opt_state=state.opt_state | scaled(here, factor), cut_by=None)
 
 
 def cut(ramp: Sequence[int] | None, examples_seen: int) -> float:

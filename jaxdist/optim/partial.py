@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jaxdist.optim.optimizers import OPTIMIZERS, build
+from jaxdist.optim.optimizers import OPTIMIZERS, Optimizer, build
 from jaxdist.state import Tree, flatten, unflatten
 
 # Few, for each costs time to compile. Two dims of 128 and more: Adafactor factors only those.
@@ -104,7 +104,7 @@ def _difference(
     def updated(grads: Any, states: Any, params: Any) -> Any:
         return [optimizer.update(g, s, p, rate) for g, s, p in zip(grads, states, params, strict=True)]
 
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.default_device(_cheapest_device()):
         try:
             # Compiled without optimization, for four updates.
             fast = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -124,6 +124,23 @@ def _difference(
         except Exception as e:  # whatever the rule's code raises
             words = " ".join(str(e).split())
             return f"it cannot be applied to tensors of other names and shapes than the model's: {words}"
+
+
+def traced_update(optimizer: Optimizer, params: Tree) -> str:
+    """What a rule does to parameters of such shapes, as the text of a program that has no names. Computes nothing."""
+    structs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    traced = jax.make_jaxpr(optimizer.update)(
+        structs, optimizer.shapes(structs), structs, jax.ShapeDtypeStruct((), np.float32)
+    )
+    return f"{traced.jaxpr} {[str(const) for const in traced.consts]}"
+
+
+def _cheapest_device() -> jax.Device:
+    """A CPU where JAX has one: a few small updates are not worth the programs of another device."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return jax.local_devices()[0]
 
 
 def _gradients(rng: np.random.Generator, magnitude: float) -> Tree:

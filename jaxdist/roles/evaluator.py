@@ -14,7 +14,8 @@ from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
 from jaxdist import strategies
 from jaxdist.cluster import Cluster
-from jaxdist.errors import Preempted
+from jaxdist.config.phases import is_scheduled
+from jaxdist.errors import Preempted, UsageError
 from jaxdist.ps import RunFinished
 from jaxdist.runtime import compilation
 from jaxdist.train.callbacks import Callback, Callbacks, RunView
@@ -44,6 +45,11 @@ def evaluate_snapshots(config: ConfigDict, workdir: str, cluster: Cluster, callb
 
 def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[Callback] = ()) -> int:
     """`evaluate_snapshots` with a configuration that is known to be valid."""
+    if is_scheduled(config.strategy):
+        raise UsageError(
+            f"--role=evaluator evaluates beside a run of one strategy; a run in phases (strategy.name="
+            f"{config.strategy.name!r}) evaluates by itself."
+        )
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     os.makedirs(workdir, exist_ok=True)
     examples = load_examples(config)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jaxdist.errors import UsageError
 from jaxdist.optim import partial
 from jaxdist.optim.optimizers import Optimizer
-from jaxdist.state import flatten
+from jaxdist.state import flatten, unflatten
 
 if TYPE_CHECKING:
     from jaxdist.task import Task
@@ -25,7 +25,8 @@ def refuse_unless_elementwise(task: Task, who: str, own_name: Callable[[str], st
       UsageError: the rule is not elementwise, or makes differences that are lost in flat vectors.
     """
     refuse_rule_unless_elementwise(task.optimizer, who)
-    if reason := _names_lost(task, own_name or (lambda path: path.rpartition("/")[2])):
+    own_name = own_name or (lambda path: path.rpartition("/")[2])
+    if reason := _names_lost(task, own_name) or _names_matter(task, own_name):
         raise UsageError(_refusal(task.optimizer, who, reason, "an elementwise", partial.why_not_elementwise))
 
 
@@ -70,3 +71,37 @@ def _names_lost(task: Task, own_name: Callable[[str], str]) -> str:
                         f"{path if path not in there else 'others'}, and they are in one vector"
                     )
     return ""
+
+
+def _names_matter(task: Task, own_name: Callable[[str], str]) -> str:
+    """Where the rule does something else when tensors have other names, but for the part that flat vectors keep; or ''.
+
+    Traces an update twice; computes nothing.
+    """
+    shapes = {name: task.typed(params) for name, (params, _) in task.chain.shapes.items() if params}
+    flat = flatten(shapes)
+    renamed = dict(zip(flat, _other_names(list(flat), own_name), strict=True))
+    before = partial.traced_update(task.optimizer, shapes)
+    after = partial.traced_update(task.optimizer, unflatten({renamed[path]: leaf for path, leaf in flat.items()}))
+    return "" if before == after else "it treats tensors by names that are lost where several are in one vector"
+
+
+def _other_names(paths: list[str], own_name: Callable[[str], str]) -> list[str]:
+    """The same paths in the same order, with neutral words in place of what `own_name` does not keep."""
+    found = []
+    for path in paths:
+        kept = set(own_name(path).split("/"))
+        parts = path.split("/")
+        above = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+        found.append(
+            "/".join(
+                part if part in kept and depth in (0, len(parts) - 1) else f"x{_rank(paths, above[depth]):06d}"
+                for depth, part in enumerate(parts)
+            )
+        )
+    return found
+
+
+def _rank(paths: list[str], prefix: str) -> int:
+    """Of the first path below a prefix: names in that order keep the order of the tree."""
+    return next(i for i, path in enumerate(paths) if path == prefix or path.startswith(f"{prefix}/"))

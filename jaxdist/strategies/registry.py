@@ -29,6 +29,8 @@ def register(spec: StrategySpec) -> None:
         raise ValueError(f"There is a strategy {spec.name!r} already.")
     known = {knob.key: knob for knob in knobs()}
     for knob in spec.knobs:
+        if not knob.key.startswith("strategy."):
+            raise ValueError(f"The strategy {spec.name!r} declares {knob.key!r}, which is not of config.strategy.")
         if known.get(knob.key, knob) is not knob:
             raise ValueError(f"The strategy {spec.name!r} declares {knob.key!r}, which another strategy has.")
     SPECS[spec.name] = spec

@@ -30,7 +30,6 @@ class Measurements:
         self.timed_examples = before.get("timed_examples", 0)
         self.started = begin - before.get("elapsed", 0.0)
         self._late: collections.deque[tuple[dict[str, Any], int, int]] = collections.deque()
-        self.last_row: dict[str, float] = {}
         self._mark()
 
     @property
@@ -77,7 +76,6 @@ class Measurements:
             row["step_ms"] = round(1000 * seconds / steps, 3)
             row["data_wait_ms"] = round(1000 * self._window_wait / steps, 3)
         self.window = Sums()
-        self.last_row = row
         self._mark()
         return row
 

@@ -124,6 +124,12 @@ def _check_rate(rate: Callable[[int], float], window: float, run_examples: int, 
         longest = max(longest, now - begun)
     if longest + 2 * step >= 2 * window:  # it may be a step longer at both ends
         return
+    if longest == run_examples:
+        words = (
+            "The run of %d examples is shorter than two windows of %g: strategy.switch_when='plateau' decides nothing."
+        )
+        logging.warning(words, run_examples, window)
+        return
     held = f"holds one for {longest} at the longest" if longest > step else "holds none, it changes all the time"
     raise UsageError(
         f"strategy.switch_when='plateau' compares two windows of {window:g} examples "

@@ -97,6 +97,9 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
             examples_per_epoch=len(examples.train),
             num_epochs=config.num_epochs,
         )
+    except (ValueError, TypeError) as e:
+        raise UsageError(f"The learning-rate schedule cannot be built: {e}") from e
+    try:
         rule = optimizers.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
         task = Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype), jnp.dtype(m.dtype or m.param_dtype))
         task.check_optimizer()

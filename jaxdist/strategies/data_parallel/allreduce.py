@@ -76,15 +76,15 @@ class AllReduce(Strategy):
         self._replicated = NamedSharding(self._mesh, P())
         self._by_example = NamedSharding(self._mesh, P(DATA))
         # Both values of the flag that asks all to stop wait on the devices: no transfer per step.
-        self._stop = {said: self._flags(said) for said in (False, True)}
+        self._stop = {asked: self._flags(asked) for asked in (False, True)}
         self._step: Any = None  # set by `_compile`
         self._evaluate: Any = None
         self._program: Any = None  # `_step`, compiled for what it is called with
         self._compile()
 
-    def _flags(self, said: bool) -> jax.Array:
+    def _flags(self, asked: bool) -> jax.Array:
         """A number for each device, equal on all of this process's."""
-        return self.place({"stop": np.full(len(jax.local_devices()), said, self.task.dtype)})["stop"]
+        return self.place({"stop": np.full(len(jax.local_devices()), asked, self.task.dtype)})["stop"]
 
     def _compile(self) -> None:
         # check_vma=False: the body says itself what is summed where, and a user's model needs no varying-axes casts.

@@ -309,7 +309,7 @@ class ParameterServer(Strategy):
                 self._client.heartbeat_away(False)
 
     def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:
-        """Where the run goes on, the chief has heard from the others; the servers forget the phase, and stay."""
+        """Where the run goes on, the chief knows that the others have left; the servers forget the phase, and stay."""
         if self._closed:
             return
         self._closed = True

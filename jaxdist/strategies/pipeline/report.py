@@ -25,7 +25,7 @@ class PipelineReport(Report):
 
     Attributes:
       plan: what the summary says of the stages; set when they are chosen.
-      gather: collective over the processes of the pipeline; set when they are connected.
+      gather_timelines: collective over the processes of the pipeline; set when they are connected.
     """
 
     def __init__(self, places: Sequence[Place]) -> None:

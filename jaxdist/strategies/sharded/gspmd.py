@@ -84,8 +84,8 @@ class ModelParallel(DividedState):
             return self._replicated
         return NamedSharding(self._mesh, P(*self._partitions.get(name, ())))
 
-    def _flags(self, said: bool) -> jax.Array:
-        value = np.full(len(jax.local_devices()), said, self.task.dtype)
+    def _flags(self, asked: bool) -> jax.Array:
+        value = np.full(len(jax.local_devices()), asked, self.task.dtype)
         return jax.make_array_from_process_local_data(NamedSharding(self._mesh, P(self._mesh.axis_names)), value)
 
     def _put_share(self, value: np.ndarray) -> jax.Array:
