@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -178,6 +179,17 @@ def wait_for_event(workdir, event: str, seconds: float = 90) -> None:
             return
         time.sleep(0.05)
     raise TimeoutError(f"there was no {event!r} in {seconds} s")
+
+
+def wait_for_server(address: str, seconds: float = 60) -> None:
+    """Blocks until somebody listens at 'host:port'."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1.0):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nobody listens at {address} after {seconds} s")
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from outcomes import final_state
-from processes import ROOT, Run, events, long, rows, start, wait_for_update
+from processes import ROOT, Run, events, long, rows, start, wait_for_server, wait_for_update
 
 SLOW = "delay@seconds=0.05"  # so that there is time to hurt a run
 SETTINGS = {"strategy__lease_seconds": 3.0, "strategy__snapshot_seconds": 0.5, "cluster__timeout_seconds": 20.0}
@@ -183,7 +183,7 @@ def test_an_evaluator_evaluates_versions_beside_the_training(tmp_path):
 
 def test_two_servers_with_one_index_are_refused(tmp_path):
     with Run(tmp_path, 1, servers=1, fault=SLOW) as run:
-        wait_for_update(tmp_path, 3)
+        wait_for_server(run.addresses[0])  # not longer: the second must come while the run goes on
         second = start(run.commands["server 0"], {})
         output, _ = second.communicate(timeout=60)
         assert second.returncode == 2 and "cannot serve at" in output and "same --server_index" in output

@@ -251,10 +251,13 @@ def test_killed_at_any_moment_it_resumes(tmp_path, moment):
     with Run(tmp_path, 2, fault=f"delay@seconds=0.02;{fault}", **settings) as run:
         ended = run.wait(90, servers=False)  # they wait for somebody to begin a phase
     assert all(e.code != 0 for e in ended), (kill_at, [e.output[-1500:] for e in ended])
+    folder = pathlib.Path(tmp_path) / "checkpoints"
+    saved = folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())  # the one of update 5 may be under way
+    assert saved or (moment == "update" and kill_at < 12)
     summary = finish(tmp_path, 2, **settings)
     assert summary["examples_seen"] == 480
     log = (pathlib.Path(tmp_path) / "logs" / "worker-0.log").read_text()
-    assert "The run goes on" in log or (kill_at < 6 and moment == "update")
+    assert ("The run goes on" in log) == saved
 
 
 def test_a_worker_lost_in_the_asynchronous_phase_stops_nobody(tmp_path):
