@@ -79,7 +79,7 @@ def test_schedules_that_are_refused(schedule, words):
 def test_a_schedule_without_switch_is_refused():
     config = default_config()
     config.strategy.schedule = "allreduce:0.5,parameter_server"
-    with pytest.raises(UsageError, match=r"is of strategy.name='switch', but strategy.name is 'allreduce'"):
+    with pytest.raises(UsageError, match=r"means nothing to strategy.name='allreduce': use strategy.name='switch'"):
         validate(config)
 
 
