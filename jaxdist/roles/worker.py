@@ -20,6 +20,7 @@ from jaxdist.errors import ConnectionLost, PeerError, Preempted, UsageError
 from jaxdist.ps.reservation import end_waiting_servers
 from jaxdist.runtime import compilation
 from jaxdist.runtime.stop_signal import StopSignal, sigterm_as_stop_signal
+from jaxdist.train import callbacks as callbacks_lib
 from jaxdist.train import phase_needs, phase_triggers
 from jaxdist.train.callbacks import Callback
 from jaxdist.train.loop import TrainingLoop
@@ -50,6 +51,7 @@ def train_and_evaluate(
 
 def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """`train_and_evaluate` with a configuration that is known to be valid."""
+    callbacks_lib.check(callbacks)
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     schedule = schedule_of(config.strategy)
     with contextlib.ExitStack() as stack:

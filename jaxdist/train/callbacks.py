@@ -75,6 +75,7 @@ class Callbacks:
     """Calls them all, in order. `view`: () -> the run as it is now; not called where there are no callbacks."""
 
     def __init__(self, callbacks: Sequence[Callback], view: Callable[[], RunView]) -> None:
+        check(callbacks)
         self._callbacks, self._view = list(callbacks), view
 
     def call(self, moment: str, *row: Mapping[str, Any]) -> None:
@@ -84,3 +85,14 @@ class Callbacks:
         view = self._view()
         for callback in self._callbacks:
             getattr(callback, moment)(view, *(MappingProxyType(dict(one)) for one in row))
+
+
+def check(callbacks: Sequence[Callback]) -> None:
+    """Refuses what is no callback, before anything is trained.
+
+    Raises:
+      TypeError: which one.
+    """
+    for number, callback in enumerate(callbacks):
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks[{number}] is a {type(callback).__name__}, not a jaxdist.Callback.")
