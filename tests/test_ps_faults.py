@@ -92,7 +92,7 @@ def test_a_killed_server_that_does_not_come_back_is_named_in_time(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("victim", ["worker", "server 0", "server 1"])
+@pytest.mark.parametrize("victim", ["worker", "server 0", long("server 1")])
 def test_a_stopped_process_that_goes_on_again_takes_part_again(tmp_path, victim):
     with Run(tmp_path, 2, servers=2, fault=SLOW, num_epochs=10.0, **SETTINGS) as run:
         wait_for_update(tmp_path, 12)
