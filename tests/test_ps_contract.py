@@ -195,7 +195,7 @@ def test_a_tensor_larger_than_a_share_is_split():
 
 
 def test_only_elementwise_rules_are_served():
-    for name in optimizers.NAMES:
+    for name in optimizers.OPTIMIZERS:
         check_elementwise(optimizers.build(name))
     clipped = optimizers.Optimizer(optax.chain(optax.clip_by_global_norm(1.0)))
     clipped = dataclasses.replace(clipped, rule=optax.clip_by_global_norm(1.0))

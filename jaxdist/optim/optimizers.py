@@ -199,7 +199,6 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adagrad": adagrad,
     "adam": adam,
 }
-NAMES = tuple(OPTIMIZERS)
 
 
 @functools.lru_cache(maxsize=32)  # the same rule is one object: what was found out about it is kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from jaxdist.dotted import function_of
@@ -86,9 +85,9 @@ def observe(settings: Settings, task: Task, **context: Any) -> Any:
     return _function(spec.observe)(task, BuildContext(**context))
 
 
-def where_it_counts(knob: Knob, specs: Iterable[StrategySpec] | None = None) -> list[str]:
+def where_it_counts(knob: Knob) -> list[str]:
     """The names of the strategies to which a knob means something."""
-    return [spec.name for spec in (SPECS.values() if specs is None else specs) if knob in spec.knobs]
+    return [spec.name for spec in SPECS.values() if knob in spec.knobs]
 
 
 def _function(found: Any) -> Any:
