@@ -2,14 +2,11 @@
 
 import os
 import pathlib
-import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 CACHE = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / f"jaxdist-tests-{os.getuid()}")
 )
-sys.path.insert(0, str(ROOT))  # experiments/ and tools/ are not part of the package
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -98,16 +98,12 @@ class Chain:
         return _split(jax.tree.map(np.asarray, program(*self._init_inputs(name, seed))))
 
     def init_program(self, name: str, collections: Collection[str], parts: Mapping[str, Select]) -> jax.stages.Compiled:
-        """The program of `init_block`."""
+        """The program of `init_block`: one for all blocks of equal modules and inputs, where `parts` names nothing."""
         module = dict(self.blocks)[name]
-
-        def init(words: jax.Array, x: jax.Array) -> Mapping[str, Any]:
-            made = dict(zip(COLLECTIONS, _split(_init_with_output(module, words, x)[1]), strict=True))
-            return {name: _select(made[name], parts) for name in collections}
-
-        # Runs once: not worth optimising.
-        program = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
-        return program.lower(*self._init_inputs(name, 0)).compile()
+        words, x = self._init_inputs(name, 0)
+        if parts or not _hashable(module):
+            return _compile_init(module, collections, parts, words, x)
+        return _init_of_equal_blocks(module, tuple(collections), x.shape, jax.config.jax_enable_x64)
 
     def _init_inputs(self, name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """(the block's key [2], an example of its inputs [1, ...])."""
@@ -145,6 +141,34 @@ class Chain:
             # What crosses a boundary has several readers, and so has the sum of their gradients on the way back.
             x = ops.materialize(x)
         return x, (new_stats if context.train else stats)
+
+
+def _hashable(module: nn.Module) -> bool:
+    try:
+        hash(module)
+    except TypeError:  # somebody's own, with a list as a field
+        return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def _init_of_equal_blocks(
+    module: nn.Module, collections: tuple[str, ...], shape: tuple[int, ...], x64: bool
+) -> jax.stages.Compiled:
+    """The block's name is in its key, not in its program: the stages of a ResNet-110 need 8 programs, not 56."""
+    del x64  # which programs differ in
+    return _compile_init(module, collections, {}, np.zeros(2, np.uint32), np.zeros(shape, np.float32))
+
+
+def _compile_init(
+    module: nn.Module, collections: Collection[str], parts: Mapping[str, Select], words: np.ndarray, x: np.ndarray
+) -> jax.stages.Compiled:
+    def init(words: jax.Array, x: jax.Array) -> Mapping[str, Any]:
+        made = dict(zip(COLLECTIONS, _split(_init_with_output(module, words, x)[1]), strict=True))
+        return {name: _select(made[name], parts) for name in collections}
+
+    # Runs once: not worth optimising.
+    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0}).lower(words, x).compile()
 
 
 def _select(tree: Any, parts: Mapping[str, Select], path: str = "") -> Any:

@@ -1,0 +1,202 @@
+"""Runs of several real processes over loopback, each with a deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers.preloaded import Preloaded
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+TINY_CONFIG = "tests/helpers/tiny_config.py"
+
+# Four small blocks on made-up images: a second to compile, 40 updates.
+TINY = {
+    "data.name": "synthetic",
+    "data.options.num_train": 240,
+    "data.options.num_eval": 50,
+    "data.options.shape": (8, 8, 1),
+    "model.name": "helpers.tiny_chain:build",
+    "global_batch_size": 12,
+    "num_epochs": 2.0,
+    "log_every_steps": 3,
+    "optim.learning_rate": 0.05,
+    "optim.drop_epochs": (1.5,),
+    "cluster.timeout_seconds": 15.0,
+    "cluster.connect_timeout_seconds": 60.0,
+}
+
+
+def long(*values):
+    """A parameter set of `pytest.mark.parametrize` that the default suite leaves out."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
+@dataclasses.dataclass
+class Ended:
+    code: int
+    output: str
+
+    @property
+    def error(self) -> str:
+        """The last error message, or an empty string."""
+        found = [line for line in self.output.splitlines() if line.startswith("jaxdist: error:")]
+        return found[-1] if found else ""
+
+
+class Run:
+    """N workers of one run, and parameter servers; those left are ended by id on leaving the `with`."""
+
+    def __init__(self, workdir, n=1, *, servers=0, fault="", config=TINY_CONFIG, address=None, env=None, **overrides):
+        values = {k.replace("__", "."): v for k, v in overrides.items()}
+        if servers:
+            values = {"strategy.name": "parameter_server"} | values
+        port = free_port()
+        self.processes = []
+        self.servers = []
+        self.addresses = [f"127.0.0.1:{free_port()}" for _ in range(servers)]
+        self._again = {"JAXDIST_FAULT": fault} | (env or {})
+        listed = [f"--server_addresses={','.join(self.addresses)}"] if servers else []
+        self.commands = {}
+        for j in range(servers):
+            command = [sys.executable, "-m", "jaxdist.main", f"--config={config}", f"--workdir={workdir}"]
+            command += [f"--config.{k}={v}" for k, v in values.items()]
+            self.commands[f"server {j}"] = [*command, *listed, "--role=server", f"--server_index={j}"]
+            self.servers.append(start(self.commands[f"server {j}"], self._again))
+        for i in range(n):
+            command = [sys.executable, "-m", "jaxdist.main", f"--config={config}", f"--workdir={workdir}"]
+            command += [f"--config.{k}={v}" for k, v in values.items()]
+            if n > 1 or address:
+                command += [f"--num_processes={max(n, 2)}", f"--process_id={i}"]
+                command += [f"--coordinator_address={address or f'127.0.0.1:{port}'}"]
+            command += listed
+            self.commands[f"worker {i}"] = command
+            self.processes.append(start(command, self._again))
+
+    def restart(self, name: str) -> subprocess.Popen:
+        """Starts 'server J' or 'worker I' again with the same command, without faults."""
+        kind, number = name.split()
+        processes = self.servers if kind == "server" else self.processes
+        processes[int(number)].wait()
+        processes[int(number)].communicate()
+        processes[int(number)] = start(self.commands[name], self._again | {"JAXDIST_FAULT": ""})
+        return processes[int(number)]
+
+    def wait(self, seconds: float = 120, servers: bool = True) -> list[Ended]:
+        """Of the workers, then of the servers, unless those may go on."""
+        deadline = time.monotonic() + seconds
+        ended = []
+        for p in [*self.processes, *(self.servers if servers else ())]:
+            out, _ = p.communicate(timeout=max(deadline - time.monotonic(), 0.1))
+            ended.append(Ended(p.returncode, out))
+        return ended
+
+    def loses(self, victim: int, action: str, seconds: float = 25) -> None:
+        """Asserts that the others end with 1 within that time of a fault and name the worker that it befell."""
+        begin = time.monotonic()
+        for i, p in enumerate(self.processes):
+            if i == victim and action == "stop":
+                continue
+            output, _ = p.communicate(timeout=seconds + 15)
+            if i == victim and action == "kill":
+                assert p.returncode == -signal.SIGKILL
+                continue
+            assert p.returncode == 1, output[-2000:]
+            if i != victim:
+                assert f"process {victim} " in output.splitlines()[-1], output[-2000:]
+        assert time.monotonic() - begin < seconds
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for p in [*self.processes, *self.servers]:
+            if p.poll() is None:
+                p.send_signal(signal.SIGCONT)
+                p.kill()
+            p.communicate()
+
+
+def start(command: list[str], env: dict[str, str], *, forked: bool = True) -> subprocess.Popen | Preloaded:
+    """Starts a command from the project's root; what it prints on both streams is one output.
+
+    `python -m MODULE` is forked from a process that has done the imports (`preloaded`), unless `forked` is False.
+    """
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_FLAGS", "JAX_NUM_CPU"))}
+    environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "PYTHONUNBUFFERED": "1"} | env
+    if forked and command[:2] == [sys.executable, "-m"]:
+        return Preloaded(command[2], command[3:], cwd=ROOT, env=environ)
+    return subprocess.Popen(command, cwd=ROOT, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def events(workdir) -> list[dict]:
+    """The event rows, in order."""
+    lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == "event"]
+
+
+def finish(workdir, n=1, *, seconds: float = 120, **overrides) -> dict:
+    """Runs to the end, which must be good; returns the summary."""
+    with Run(workdir, n, **overrides) as run:
+        for i, ended in enumerate(run.wait(seconds)):
+            assert ended.code == 0, f"process {i} ended with {ended.code}:\n{ended.output[-3000:]}"
+    return json.loads((pathlib.Path(workdir) / "summary.json").read_text())
+
+
+def rows(workdir, kind: str) -> dict[int, dict]:
+    """updates -> the last row of a kind, without times."""
+    found = {}
+    for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["kind"] == kind:
+            timed = ("time", "images_per_second", "step_ms", "data_wait_ms")
+            found[row["updates"]] = {k: v for k, v in row.items() if k not in timed}
+    return found
+
+
+def wait_for_update(workdir, update: int, seconds: float = 90) -> None:
+    """Blocks until the run has logged an update at or after `update`."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if path.exists() and max(rows(workdir, "train"), default=0) >= update:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"update {update} was not reached in {seconds} s")
+
+
+def wait_for_event(workdir, event: str, seconds: float = 90) -> None:
+    """Blocks until the run has written an event of that name."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (pathlib.Path(workdir) / "metrics.jsonl").exists() and event in (e["event"] for e in events(workdir)):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"there was no {event!r} in {seconds} s")
+
+
+def wait_for_server(address: str, seconds: float = 60) -> None:
+    """Blocks until somebody listens at 'host:port'."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1.0):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nobody listens at {address} after {seconds} s")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

@@ -1,0 +1,119 @@
+"""Process groups between threads of one process: who is refused, with what, and what is fetched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from helpers.processes import free_port
+
+from jaxdist.cluster import Cluster, ProcessGroup
+from jaxdist.cluster.coordinator import Connection
+from jaxdist.errors import ConnectionLost, PeerError, UsageError
+from jaxdist.state import LazyArray
+
+SECONDS = ("timeout_seconds", "connect_timeout_seconds", "compile_timeout_seconds", "evaluate_timeout_seconds")
+SETTINGS = dict.fromkeys(SECONDS, 10.0)
+
+
+def make(port: int, process_id: int) -> ProcessGroup:
+    cluster = Cluster(process_id=process_id, num_processes=2, coordinator_address=f"127.0.0.1:{port}")
+    return ProcessGroup(cluster, SETTINGS, Connection(cluster, SETTINGS))
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[ProcessGroup, ProcessGroup]]:
+    port = free_port()
+    both = make(port, 0), make(port, 1)
+    yield both
+    for group in reversed(both):
+        group.close()
+
+
+def gather(pair, name, values, timeout=None):
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(p.gather, name, v, timeout) for p, v in zip(pair, values, strict=True)]
+        return [call.result() for call in calls]
+
+
+def test_everybody_gets_everybodys_value(pair):
+    assert gather(pair, "join", ["a", {"b": 1}]) == [["a", {"b": 1}]] * 2
+
+
+def test_a_failure_while_others_wait_is_not_bad_input(pair):
+    gather(pair, "join", [1, 2])
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(pair[0].gather, "data", None)
+        pair[1].fail("RuntimeError: no memory", code=1)
+        with pytest.raises(PeerError, match="process 1 failed: RuntimeError: no memory"):
+            waiting.result()
+
+
+def test_bad_input_of_one_is_bad_input_of_all(pair):
+    gather(pair, "join", [1, 2])
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(pair[0].gather, "data", None)
+        pair[1].fail("the data set is not there.", code=2)
+        with pytest.raises(UsageError, match=r"cannot start together: process 1 failed: the data set is not there\.$"):
+            waiting.result()
+
+
+def test_a_stranger_is_refused_alone(pair):
+    gather(pair, "join", [1, 2])
+    stranger = make(int(pair[0]._cluster.coordinator_address.rpartition(":")[2]), 1)
+    with pytest.raises(UsageError, match="two processes were started with --process_id=1"):
+        stranger.gather("join", 3)
+    stranger._connection.client.close()
+    assert gather(pair, "end", [4, 5]) == [[4, 5]] * 2
+
+
+def test_arrays_larger_than_a_chunk_arrive_whole(pair):
+    gather(pair, "join", [1, 2])
+    payload = np.tile(np.arange(256, dtype=np.uint8), 20_000)
+    empty = np.empty((0, 3), np.float32)
+    made = []
+
+    def lazy(name, array):
+        return LazyArray(array.shape, array.dtype, lambda: made.append(name) or array)
+
+    pair[0].serve_arrays(7, {"array": lazy("array", payload), "empty": lazy("empty", empty), "here": payload})
+
+    def fetch(version, name, like):
+        return np.asarray(pair[1].served_array(version, name, like.shape, like.dtype))
+
+    np.testing.assert_array_equal(fetch(7, "array", payload), payload)
+    np.testing.assert_array_equal(fetch(7, "here", payload), payload)
+    np.testing.assert_array_equal(fetch(7, "empty", empty), empty)
+    assert made == ["array"]  # once, however many chunks it took
+    with pytest.raises(ConnectionLost, match="2097152 bytes came where 4 were expected"):
+        fetch(7, "array", np.zeros(1, np.float32))
+    with pytest.raises(ConnectionLost, match="there is no array 'other' here"):
+        fetch(7, "other", payload)
+    with pytest.raises(ConnectionLost, match="update 8 is not served here"):
+        fetch(8, "array", payload)
+
+
+def test_a_group_of_one_waits_for_nobody():
+    group = ProcessGroup.alone(Cluster(), SETTINGS)
+    assert group.is_chief and not group.fate_sharing and group.host == "127.0.0.1"
+    assert group.gather("join", 1) == [1] and group.broadcast("rule", 2) == 2 and group.phase_under_way() == -1
+    assert group.agree_on_next("phase", {"what": "end"}) == {"what": "end"}
+    assert group.diagnose(RuntimeError()) is None
+    group.agree("data", {"seed": 0})
+    group.open_collectives("phase 1")
+    group.close_collectives()
+    group.end_fate_sharing("phase 2", 1)
+    group.state_received("phase 2")
+    with group.activity("compile"):
+        group.note_progress(1)
+    group.fail("no matter")
+    group.disconnect()
+
+
+def test_the_cluster_is_known_before_jax_is_loaded():
+    code = "import sys, jaxdist.main; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
