@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 import jax
@@ -35,6 +36,7 @@ def enable_cache(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     _write_from_every_process()
+    _write_whole_entries()
 
 
 def counts() -> dict[str, int]:
@@ -70,3 +72,36 @@ def _write_from_every_process() -> None:
             state.process_id = own
 
     compiler._cache_write = write_as_process_0  # type: ignore[attr-defined]
+
+
+def _write_whole_entries() -> None:
+    """Makes an entry of the cache appear whole or not at all.
+
+    JAX writes it under its name: whoever looks meanwhile reads a part, and what a killed process has begun stays, fails
+    to load in every later run, and is never written again. Here it is written beside and renamed. JAX has no setting
+    for it; this replaces the one private method that writes, and says so where a JAX version has moved it.
+    """
+    try:
+        from jax._src.lru_cache import LRUCache
+
+        put = LRUCache.put
+    except (ImportError, AttributeError):
+        logging.warning("This JAX hides its compilation cache; a process killed while it writes an entry spoils it.")
+        return
+    if hasattr(put, "__wrapped__"):
+        return
+
+    @functools.wraps(put)
+    def put_whole(self: Any, key: str, value: bytes) -> None:
+        if self.eviction_enabled:  # under a lock of its own, with a second file for each entry
+            return put(self, key, value)
+        entry = pathlib.Path(self.path) / f"{key}-cache"  # as `LRUCache.get` looks for it
+        if entry.exists():
+            return None
+        handle, beside = tempfile.mkstemp(dir=entry.parent, prefix="writing-")
+        with os.fdopen(handle, "wb") as f:
+            f.write(value)
+        os.replace(beside, entry)
+        return None
+
+    LRUCache.put = put_whole  # type: ignore[method-assign]
