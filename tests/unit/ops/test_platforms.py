@@ -30,9 +30,9 @@ def test_materialize_keeps_xla_from_computing_twice():
         y, pull = jax.vjp(partial(f, wrap=wrap), x)
         return y, pull(jax.tree.map(jnp.sin, y))
 
-    assert_close(jax.jit(values, static_argnums=0)(ops.materialize), jax.jit(values, static_argnums=0)(lambda y: y), "float32")
-
-
+    assert_close(
+        jax.jit(values, static_argnums=0)(ops.materialize), jax.jit(values, static_argnums=0)(lambda y: y), "float32"
+    )
 
 
 def test_other_platforms_and_partitioned_programs_get_the_plain_operations():
