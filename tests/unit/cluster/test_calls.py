@@ -24,9 +24,9 @@ def test_replies_and_refusals():
     assert client.token != other.token and other.is_chief and not client.is_chief
     assert client.ask("echo", 60, value=[1]) == {"process": 3, "value": [1]}
     assert client.ask("none", 60) is None
-    with pytest.raises(PeerError, match="^no memory$"):
+    with pytest.raises(PeerError, match=r"^no memory$"):
         client.ask("refuse", 60, code=1)
-    with pytest.raises(Preempted, match="^no memory$"):
+    with pytest.raises(Preempted, match=r"^no memory$"):
         client.ask("refuse", 60, code=75)
     with pytest.raises(CallError) as e:
         client.rpc.call("refuse", client.payload(code=7), timeout=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import socket
 
 import jax
 import pytest
@@ -39,8 +40,6 @@ def test_one_process_waits_for_nobody_and_several_need_an_address():
 
 def test_process_0_cannot_serve_at_an_address_in_use():
     address = f"127.0.0.1:{free_port()}"
-    import socket
-
     with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
         with pytest.raises(UsageError, match=f"Process 0 cannot serve at --coordinator_address={address}"):
             connect(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -43,7 +44,7 @@ def test_everybody_gets_all_values_by_process_id(server):
 def test_who_does_not_come_is_named_and_that_is_bad_input_at_the_start_alone(server):
     words = "process 1 of 2 did not come to 'join' within 0.05 s"
     assert refusal(gather, server, 0, 1, timeout=0.05) == (words, 2)
-    assert together(server) == [[0, 10]] * 2
+    assert together(server, name="again") == [[0, 10]] * 2
     words = "process 1 of 2 did not come to 'later' within 0.05 s"
     assert refusal(gather, server, 0, 1, name="later", timeout=0.05) == (words, 1)
 
@@ -51,8 +52,8 @@ def test_who_does_not_come_is_named_and_that_is_bad_input_at_the_start_alone(ser
 def test_two_with_one_id_refuse_each_other_and_all_before_the_start(server):
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(refusal, gather, server, 0, "mine")
-        while not server._members.tokens:
-            pass
+        while 0 not in server._members.tokens:
+            time.sleep(0.01)
         words = "two processes were started with --process_id=0"
         assert refusal(gather, server, 0, "mine", token="another") == (words, 2)
         assert waiting.result(60) == (words, 2)

@@ -1,4 +1,7 @@
-"""Process 0's side of the watchdog, without processes: who is judged lost, or slow. `processes/` has the others' side."""
+"""Process 0's side of the watchdog, without processes: who is judged lost, or slow.
+
+`processes/` has the others' side.
+"""
 
 from __future__ import annotations
 

@@ -30,10 +30,8 @@ def pair():
         end.close()
 
 
-arrays = hnp.arrays(
-    st.sampled_from([np.float32, np.float64, np.uint8, np.int32]),
-    hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4),
-)
+shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+arrays = hnp.arrays(st.sampled_from([np.float32, np.float64, np.uint8, np.int32]), shapes)
 
 
 @given(sent=st.lists(st.tuples(st.dictionaries(st.text(), st.integers() | st.text()), arrays), max_size=5))

@@ -14,12 +14,11 @@ from jaxdist.runtime import allocator
 
 def test_what_is_freed_stays_with_the_process():
     code = """
-import os
+import resource
 from jaxdist.runtime.allocator import keep_freed_memory
-def faults(size=8 * 2**20):  # pages that one more buffer of this size touches for the first time
-    import resource
+def faults(size=2**26):  # pages that one more buffer of this size touches for the first time
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    bytearray(size)
+    b"x" * size
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 fresh = [faults() for _ in range(3)][-1]
 assert keep_freed_memory()
@@ -29,7 +28,7 @@ print(fresh, kept)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT, env={})
     assert ended.returncode == 0, ended.stderr
     fresh, kept = map(int, ended.stdout.split())
-    assert fresh > 1000 > 100 > kept
+    assert kept < fresh / 4  # pages may be of 2 MiB
 
 
 def test_somebody_s_own_settings_and_other_systems_are_left_alone(monkeypatch):
