@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from jaxdist.state import flatten, unflatten
 
-names = st.text("abc_1", min_size=1)
-trees = st.dictionaries(names, st.recursive(st.integers(), lambda inner: st.dictionaries(names, inner, min_size=1)))
+names = st.sampled_from(["a", "a1", "a_", "b", "kernel"])
+inner = st.dictionaries(names, st.integers() | st.dictionaries(names, st.integers(), min_size=1), min_size=1)
+trees = st.dictionaries(names, st.integers() | inner)
 
 
 @given(trees)

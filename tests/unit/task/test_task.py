@@ -10,7 +10,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers.reference import make_batches, make_task
+from helpers.dense import make_task
+from helpers.reference import make_batches
 
 from jaxdist.task import score
 from jaxdist.task.update import update
@@ -28,7 +29,7 @@ def test_metrics_are_sums_over_the_examples_whose_mask_is_one():
 
 
 def test_a_batch_in_parts_is_the_mean_of_the_parts_and_an_update_is_the_optimizer_s(x64):
-    task = make_task("chain")
+    task = make_task()
     batch = make_batches(1, 16)[0]
     arrays = jax.tree.map(np.asarray, task.init().arrays())
     halves = [{name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 8), slice(8, 16))]
@@ -36,11 +37,11 @@ def test_a_batch_in_parts_is_the_mean_of_the_parts_and_an_update_is_the_optimize
     found = [gradient(arrays["params"], arrays["model_state"], half) for half in halves]
     grads, stats = jax.tree.map(lambda *leaves: sum(leaves) / 2, *((one[0], one[1]) for one in found))
     metrics = jax.tree.map(lambda *leaves: sum(leaves), *(one[2] for one in found))
-    params, opt_state = task.optimizer.update(grads, arrays["opt_state"], arrays["params"], 0.05)
+    params, opt_state = task.optimizer.update(grads, arrays["opt_state"], arrays["params"], np.float64(0.05))
     wanted = {"params": params, "model_state": stats, "opt_state": opt_state}, metrics
 
     in_parts = dataclasses.replace(task, microbatches=2)
-    new = jax.jit(lambda arrays, batch: update(in_parts, arrays, batch, 0.05))(arrays, batch)
+    new = jax.jit(lambda arrays, batch: update(in_parts, arrays, batch, np.float64(0.05)))(arrays, batch)
     assert jax.tree.structure(new) == jax.tree.structure(wanted)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), new, wanted)
     moved = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), new[0], arrays)
