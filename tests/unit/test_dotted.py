@@ -12,9 +12,9 @@ from jaxdist.dotted import asked_for, function_of
 def test_functions_are_found_and_what_is_none_is_refused():
     assert function_of("os.path:join", "model.name") is os.path.join
     for name in ("os.path:jion", "no.such.module:f", ":join", "os.path"):
-        with pytest.raises(ValueError, match=f"model.name='{name}' cannot be imported"):
+        with pytest.raises(ValueError, match=rf"model\.name='{name}' cannot be imported"):
             function_of(name, "model.name")
-    with pytest.raises(ValueError, match="data.name='os:sep' is a str, not a function"):
+    with pytest.raises(ValueError, match=r"data\.name='os:sep' is a str, not a function"):
         function_of("os:sep", "data.name")
 
 

@@ -13,9 +13,8 @@ from jaxdist.parallel.schedules import bubble
 
 SIZES = ((0, 10, 100, 50), (10, 20, 100, 60), (20, 30, 100, 70), (30, 8, 700, 80))  # in, out, parameters, saved
 COSTS = [BlockCost(f"b{k}", i, o, np.float32, p, s) for k, (i, o, p, s) in enumerate(SIZES)]
-TIMED = [
-    dataclasses.replace(cost, forward=t, backward=2 * t) for cost, t in zip(COSTS, (4.0, 1.0, 1.0, 1.0), strict=True)
-]
+SECONDS = (4.0, 1.0, 1.0, 1.0)
+TIMED = [dataclasses.replace(cost, forward=t, backward=2 * t) for cost, t in zip(COSTS, SECONDS, strict=True)]
 OPTIONS = {"num_stages": 2, "num_microbatches": 4, "schedule": "1f1b", "remat": False}
 
 

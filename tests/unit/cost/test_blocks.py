@@ -7,6 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 from helpers.dense import make_task
+from helpers.reference import make_task as make_chain_task
 
 from jaxdist.cost import blocks
 from jaxdist.cost.blocks import block_costs, measured
@@ -21,8 +22,13 @@ def test_bytes_are_those_of_the_shapes(x64):
     assert head.output_bytes == 8 and head.saved_bytes >= head.input_bytes  # the mean loss
     twice = block_costs(task, 10)[0]
     assert twice.param_bytes == hidden.param_bytes and twice.output_bytes == 2 * hidden.output_bytes
-    narrow = block_costs(dataclasses.replace(task, compute_dtype=jnp.bfloat16), 5)[0]
-    assert narrow.output_dtype == jnp.bfloat16 and narrow.output_bytes == 5 * 4 * 2
+
+
+def test_activations_have_the_dtype_that_is_computed_in():
+    task = dataclasses.replace(make_chain_task("chain", np.float32), compute_dtype=jnp.bfloat16)
+    stem = block_costs(task, 5)[0]
+    assert stem.output_dtype == jnp.bfloat16 and stem.output_bytes == 5 * 4 * 4 * 4 * 2
+    assert stem.param_bytes == 4 * (9 * 4 + 2 * 4)
 
 
 def test_each_process_measures_its_share_and_all_get_all(x64, monkeypatch):
