@@ -1,6 +1,6 @@
 """Chains of blocks: initial arrays by seed and block, whole or in parts, and cuts that change nothing.
 
-The cuts of DenseNet and ResNet are held by `transparency/test_pipeline.py`.
+The cuts of DenseNet and ResNet are held by `transparency/`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The initial state: parts of arrays equal the parts of whole ones.
 
-That blocks are made one at a time is held by `roles/test_worker.py`, that no process holds more than its part by
+That blocks are made one at a time is held by `unit/roles/`, that no process holds more than its part by
 `models/test_chain.py`.
 """
 

@@ -1,6 +1,6 @@
 """One stage of a pipeline: its blocks, its share of the state, and passes that add up to the whole model's.
 
-That pipelines of stages train as one device does is held by `transparency/test_pipeline.py`.
+That pipelines of stages train as one device does is held by `transparency/`.
 """
 
 from __future__ import annotations
