@@ -1,4 +1,7 @@
-"""Process groups between threads of one process: who is refused, with what, and what is fetched."""
+"""Process groups between threads of one process: who is refused, with what, and what is fetched.
+
+Holds what cluster/coordinator.py serves and connects; `processes/` has groups of real processes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from jaxdist.errors import ConnectionLost, PeerError, UsageError
 from jaxdist.state import LazyArray
 
 SECONDS = ("timeout_seconds", "connect_timeout_seconds", "compile_timeout_seconds", "evaluate_timeout_seconds")
-SETTINGS = dict.fromkeys(SECONDS, 10.0)
+SETTINGS = dict.fromkeys(SECONDS, 60.0)
 
 
 def make(port: int, process_id: int) -> ProcessGroup:

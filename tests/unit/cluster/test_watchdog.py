@@ -1,12 +1,16 @@
-"""Process 0's side of the watchdog and of membership, without processes: who is judged lost, slow, or a stranger."""
+"""Process 0's side of the watchdog, without processes: who is judged lost, or slow.
+
+`processes/` has the others' side.
+"""
 
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
+from helpers.clock import Clock
 
+from jaxdist.cluster import watchdog
 from jaxdist.cluster.membership import Membership
 from jaxdist.cluster.watchdog import WatchdogServer
 
@@ -14,6 +18,13 @@ from jaxdist.cluster.watchdog import WatchdogServer
 @pytest.fixture
 def members() -> Membership:
     return Membership(2)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(watchdog, "time", made)
+    return made
 
 
 def request(**fields) -> bytes:
@@ -26,28 +37,28 @@ def send(server: WatchdogServer, process: int, update: int, activity: str = "tra
     return json.loads(reply)["text"] if reply else ""
 
 
-def test_missing_heartbeats(members):
+def test_missing_heartbeats(members, clock):
     server = WatchdogServer(members, timeout_seconds=0.2)
     assert send(server, 0, 3) == send(server, 1, 3, "compile") == ""
-    time.sleep(0.3)
+    clock.sleep(0.3)
     assert send(server, 0, 4) == "process 1 was lost: no heartbeat for 0.2 s at update 3 (compile)"
     assert members.code == 1
 
 
-def test_whoever_has_left_is_not_missed(members):
+def test_whoever_has_left_is_not_missed(members, clock):
     server = WatchdogServer(members, timeout_seconds=0.2)
     assert send(server, 0, 3) == send(server, 1, 3) == ""
     members.methods["leave"](request(process=1))
-    time.sleep(0.3)
+    clock.sleep(0.3)
     assert send(server, 0, 4) == ""
 
 
-def test_the_slowest_is_named_when_nobody_advances(members):
+def test_the_slowest_is_named_when_nobody_advances(members, clock):
     server = WatchdogServer(members, timeout_seconds=60)
     assert send(server, 0, 4, limit=0.1) == send(server, 1, 3, limit=0.8) == ""
-    time.sleep(0.3)
+    clock.sleep(0.3)
     assert send(server, 0, 4, limit=0.1) == ""  # the other may still take its time
-    time.sleep(0.6)
+    clock.sleep(0.6)
     assert send(server, 0, 4, limit=0.1).startswith("process 1 did not get past update 3 within 0.8 s")
 
 
@@ -72,15 +83,3 @@ def test_a_failure_reaches_watch_streams_and_heartbeats(members):
     members.methods["fail"](request(process=1, text="no memory", code=75))
     assert json.loads(next(stream)) == {"code": 75, "text": "process 1 failed: no memory"}
     assert send(server, 0, 1) == "process 1 failed: no memory"
-
-
-def test_with_fate_sharing_off_a_process_may_fail_and_be_started_again(members):
-    assert members.admit(1, "first") == ""
-    assert members.admit(1, "second") == "two processes were started with --process_id=1"
-    assert members.admit(2, "other") == "a process has the id 2, but ids run from 0 to 1"
-    members.announce_phase(1)
-    members.methods["fail"](request(process=1, text="no memory", code=1))
-    assert members.failure == "" and members.admit(1, "second") == ""
-    members.announce_phase(-1)
-    members.methods["fail"](request(process=1, text="no memory", code=1))
-    assert members.failure == "process 1 failed: no memory"

@@ -1,18 +1,15 @@
-"""Which arrays share a buffer, and what a step sends."""
+"""Which arrays share a buffer, and that the sums are those of the arrays."""
 
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from jaxdist.comm.fused import plan_buffers
-from jaxdist.comm.reducer import Reducer
-from jaxdist.cost.collectives import collectives
+from jaxdist.comm.fused import fused_psum, plan_buffers
 
 SIZES = st.lists(st.tuples(st.integers(0, 3_000_000), st.sampled_from(["f4", "f8"])), max_size=30)
 
@@ -36,30 +33,18 @@ def test_a_large_limit_is_one_collective(sizes):
     assert len(plan_buffers([(s, "f4") for s in sizes], 64.0)) == 1
 
 
-def test_a_step_with_gradients_and_one_without_say_the_same_of_metrics_and_stop():
-    """With gradients everything is one all-reduce; without, metrics and the stop flag have one of their own."""
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
-    reducer = Reducer("data", 4, 64.0)
+def test_the_sums_are_those_of_the_arrays_in_one_buffer_or_several(x64):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    rng = np.random.default_rng(0)
+    shapes = {"a": (2, 3), "b": (2,), "c": (2, 0, 4), "d": (2, 5, 1)}
+    tree = {name: rng.normal(size=shape).astype("f4" if name == "d" else "f8") for name, shape in shapes.items()}
 
-    def metrics_of(x):
-        return {"loss_sum": x.sum(), "correct": x.sum() * 2, "count": jnp.float32(x.size)}
+    def sums(megabytes):
+        return jax.shard_map(
+            lambda t: fused_psum(t, "data", megabytes), mesh=mesh, in_specs=P("data"), out_specs=P(), check_vma=False
+        )
 
-    def step(x, stop):
-        return reducer.step({"a": x, "b": 3 * x}, {"mean": x + 1}, metrics_of(x), stop)
-
-    def signals(x, stop):
-        return reducer.signals(metrics_of(x), stop)
-
-    x, stop = jnp.arange(8.0), jnp.array([0.0, 0.0, 1.0, 0.0])
-    placed = [jax.device_put(a, NamedSharding(mesh, P("data"))) for a in (x, stop)]
-    found = []
-    for replica in (step, signals):
-        spread = jax.shard_map(replica, mesh=mesh, in_specs=P("data"), out_specs=P(), check_vma=False)
-        program = jax.jit(spread).lower(*placed).compile()
-        assert [one.kind for one in collectives(program.as_text(), 4)] == ["all-reduce"]
-        found.append(program(*placed))
-    (grads, stats, summed), alone = found
-    mean = x.reshape(4, 2).mean(0)
-    jax.tree.map(np.testing.assert_allclose, (grads, stats), ({"a": mean, "b": 3 * mean}, {"mean": mean + 1}))
-    assert {k: float(v) for k, v in summed.items()} == {"loss_sum": 28, "correct": 56, "count": 8, "stop": 1}
-    assert jax.tree.map(float, alone) == jax.tree.map(float, summed)
+    for found in jax.jit(lambda t: [sums(megabytes)(t) for megabytes in (0.0, 64.0)])(tree):
+        for name, array in tree.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_allclose(found[name][0], array.sum(0), rtol=1e-6, err_msg=name)

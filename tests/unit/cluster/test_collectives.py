@@ -1,0 +1,41 @@
+"""JAX's runtime between processes, where there is one process: connected, and nothing to end.
+
+Runs of several are in `processes/`.
+"""
+
+from __future__ import annotations
+
+import atexit
+
+import jax
+import pytest
+
+from jaxdist.cluster import collectives
+
+
+def test_devices_are_connected_by_one_sum_over_all(monkeypatch):
+    summed = []
+    psum = jax.lax.psum
+    monkeypatch.setattr(jax.lax, "psum", lambda x, axis: summed.append((x.shape, axis)) or psum(x, axis))
+    collectives.connect_devices()
+    assert summed == [((1,), "all")]
+
+
+def test_where_no_runtime_was_started_nothing_is_ended(monkeypatch):
+    monkeypatch.setattr(atexit, "register", lambda *_: pytest.fail("would end the process"))
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: pytest.fail("was not started"))
+    collectives.exit_without_shutdown(1)
+    collectives.stop_at_the_end()
+
+
+def test_a_run_that_ends_well_takes_back_the_exit_of_one_that_failed(monkeypatch):
+    registered = []
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
+    monkeypatch.setattr(atexit, "register", lambda *what: registered.append(what))
+    monkeypatch.setattr(atexit, "unregister", lambda f: [registered.remove(r) for r in [*registered] if r[0] is f])
+    for code in (1, 75):
+        collectives.exit_without_shutdown(code)
+        assert [code for _, code in registered] == [code]  # the last one's alone
+    collectives.stop_at_the_end()
+    assert registered == []

@@ -1,0 +1,60 @@
+"""Who may come in, and whose failure ends the run, as process 0 knows it."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from jaxdist.cluster.membership import Membership
+
+
+@pytest.fixture
+def members() -> Membership:
+    return Membership(2)
+
+
+def request(**fields) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def test_with_fate_sharing_off_a_process_may_fail_and_be_started_again(members):
+    assert members.admit(1, "first") == ""
+    assert members.admit(1, "second") == "two processes were started with --process_id=1"
+    assert members.admit(2, "other") == "a process has the id 2, but ids run from 0 to 1"
+    members.announce_phase(1)
+    members.methods["fail"](request(process=1, text="no memory", code=1))
+    assert members.failure == "" and members.admit(1, "second") == ""
+    members.announce_phase(-1)
+    members.methods["fail"](request(process=1, text="no memory", code=1))
+    assert members.failure == "process 1 failed: no memory"
+
+
+def test_a_run_fails_for_its_first_reason(members):
+    members.raise_failure()
+    members.methods["fail"](request(process=1, text="no memory", code=75))
+    members.methods["fail"](request(process=0, text="no time", code=1))
+    assert (members.failure, members.code) == ("process 1 failed: no memory", 75)
+    with pytest.raises(ValueError) as e:
+        members.raise_failure()
+    assert json.loads(str(e.value)) == {"text": "process 1 failed: no memory", "code": 75}
+
+
+def test_the_phase_under_way_is_told_and_the_chief_s_failure_ends_even_such_a_run(members):
+    assert json.loads(members.methods["phase"](b"")) == -1
+    members.announce_phase(3)
+    assert json.loads(members.methods["phase"](b"")) == 3
+    members.methods["fail"](request(process=0, text="no memory", code=1))
+    assert members.failure == "process 0 failed: no memory"
+
+
+def test_the_service_ends_once_all_have_left(members):
+    waiting = threading.Thread(target=members.wait_until_all_left, args=(60.0,))
+    waiting.start()
+    members.methods["leave"](request(process=0))
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    members.methods["leave"](request(process=1))
+    waiting.join(60)
+    assert not waiting.is_alive()

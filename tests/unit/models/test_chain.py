@@ -1,0 +1,110 @@
+"""Chains of blocks: initial arrays by seed and block, whole or in parts, and cuts that change nothing.
+
+The cuts of DenseNet and ResNet are held by `transparency/`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from helpers.families import build
+from helpers.processes import ROOT, long
+from helpers.reference import make_task
+
+from jaxdist import models
+from jaxdist.state import flatten
+
+
+def test_initialisation_is_a_function_of_seed_and_block():
+    small, large = build("densenet", (8, 8, 1), depth=10), build("densenet", (8, 8, 1), depth=16)
+    one, _ = small.init_block("dense1_layer1", 5)
+    same, _ = large.init_block("dense1_layer1", 5)
+    other, _ = small.init_block("dense1_layer1", 6)
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert not np.array_equal(one["conv1"]["kernel"], other["conv1"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "block", "path"),
+    [
+        ("densenet", {"depth": 10, "growth_rate": 6}, "dense2_layer1", "conv2/kernel"),
+        long("resnet", {"depth": 8}, "stage2_block1", "conv1/kernel"),
+        ("cnn", {}, "dense", "dense/kernel"),
+    ],
+)
+def test_a_part_of_an_initial_array_is_made_without_the_rest(name, settings, block, path):
+    model = build(name, (28, 28, 1), **settings)
+    whole = flatten(model.init_block(block, 3)[0])[path]
+    for select in (lambda a: a[..., 3:5], lambda a: a.reshape(-1)[17:101], lambda a: a.reshape(-1)[5:5]):
+        params, stats = model.init_block(block, 3, ("params",), {path: select})
+        np.testing.assert_array_equal(flatten(params)[path], select(whole))
+        assert stats == {}
+        memory = model.init_program(block, ("params",), {path: select}).memory_analysis()
+        others = sum(leaf.nbytes for leaf in flatten(params).values())
+        assert memory.temp_size_in_bytes + memory.output_size_in_bytes < others + 2048 < others + whole.nbytes
+
+
+def test_no_process_holds_the_whole_of_an_initial_array_that_is_divided():
+    code = """
+import resource
+import numpy as np
+from jaxdist import models
+from jaxdist.optim import optimizers
+from jaxdist.state import flatten
+from jaxdist.task import Task
+megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+chain = models.build("cnn", input_shape=(28, 28, 1), num_classes=10, settings={}, options={"width": 1024})
+task = Task(chain, optimizers.build("sgd"), lambda seen: 0.1)
+make = lambda path, select: np.asarray(flatten(task.init({path: select}).arrays())[path])
+paths = ["params/dense/dense/kernel", "opt_state/trace/dense/dense/kernel"]
+make(paths[0], lambda a: a[:1])  # what JAX itself needs
+before = megabytes()
+for path in paths:
+    half = make(path, lambda a: a[:, :64])
+    del half
+print(flatten(task.init().params)["dense/dense/kernel"].nbytes / 1e6, megabytes() - before)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    whole, grown = map(float, ended.stdout.split())
+    assert whole > 150
+    assert grown < 0.7 * whole
+
+
+def test_a_cut_chain_gives_the_same_output():
+    task = make_task("chain", np.float32)
+    model, state = task.chain, task.init().in_memory()
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    context = models.Context(train=True, positions=np.arange(4, dtype=np.uint32))
+
+    def run(x, names=None):
+        return model.apply(state.params, state.model_state, x, context, seed=1, names=names)
+
+    whole, stats = run(x)
+    still = model.apply(state.params, state.model_state, x, context._replace(positions=None), seed=1)[0]
+    assert not np.array_equal(whole, still)  # dropout takes part
+    for cut in range(1, len(model.names)):
+        y, before = run(x, model.names[:cut])
+        y, after = run(y, model.names[cut:])
+        np.testing.assert_array_equal(y, whole)
+        jax.tree.map(np.testing.assert_array_equal, before | after, stats)
+
+
+class Plain(nn.Module):
+    @nn.compact
+    def __call__(self, x, context):
+        return nn.Dense(3)(x)
+
+
+def test_chains_that_cannot_be_are_refused():
+    for blocks in ((), (("a", Plain()), ("b", Plain()), ("a", Plain()))):
+        with pytest.raises(ValueError, match="blocks of different names"):
+            models.Chain(blocks, (4,))
+    one, other = (models.Chain(((name, Plain()),), (4,)) for name in ("a", "b"))
+    first, second = (model.init_block(model.names[0], 0)[0]["Dense_0"]["kernel"] for model in (one, other))
+    assert not np.array_equal(first, second)  # the block's name is in its key

@@ -1,0 +1,35 @@
+"""The initial state: parts of arrays equal the parts of whole ones.
+
+That blocks are made one at a time is held by `unit/roles/`, that no process holds more than its part by
+`models/test_chain.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers.reference import make_task
+
+from jaxdist.state import flatten
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_initial_state_is_cut_as_any_other(optimizer):
+    task = make_task("chain", np.float32, optimizer)
+    parts = {
+        path: (lambda a: a[..., 1:3]) if path.endswith("mean") else (lambda a: a.reshape(-1)[1:-2])
+        for path, leaf in flatten(task.init().arrays()).items()
+        if path.endswith(("middle/conv/kernel", "last/norm/mean", "stem/conv/kernel"))
+    }
+    assert {path.split("/")[0] for path in parts} == {"params", "model_state", "opt_state"}
+    cut, plain = task.init().cut(parts), dataclasses.replace(task.init(), cut_by=None).cut(parts)
+    found, wanted = flatten(cut.arrays()), flatten(plain.arrays())
+    assert found.keys() == wanted.keys()
+    for path, leaf in found.items():
+        assert (leaf.shape, leaf.dtype) == (wanted[path].shape, wanted[path].dtype), path
+        np.testing.assert_array_equal(np.asarray(leaf), np.asarray(wanted[path]), err_msg=path)
+    for state in (task.init(), plain):
+        with pytest.raises(KeyError):
+            state.cut({"params/stem/conv/colonel": lambda a: a})
