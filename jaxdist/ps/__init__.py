@@ -1,6 +1,6 @@
 """The parameter server: arrays and bytes, from synchronous to unbounded staleness by one bound.
 
-What it promises (each tested by tests/test_ps_contract.py):
+What it promises (each tested in tests/contract/):
 
 1.  *Order.* Server 0 puts accepted pushes into one order; every shard applies the same updates in that order. The
     version counts applied updates (at bound 0: rounds) since the run's beginning, and grows by one with each. Within

@@ -55,9 +55,24 @@ class Ended:
 
 
 class Run:
-    """N workers of one run, and parameter servers; those left are ended by id on leaving the `with`."""
+    """N workers of one run, and parameter servers; those left are ended by id on leaving the `with`.
 
-    def __init__(self, workdir, n=1, *, servers=0, fault="", config=TINY_CONFIG, address=None, env=None, **overrides):
+    With `servers_first` the workers are started when all servers answer.
+    """
+
+    def __init__(
+        self,
+        workdir,
+        n=1,
+        *,
+        servers=0,
+        servers_first=False,
+        fault="",
+        config=TINY_CONFIG,
+        address=None,
+        env=None,
+        **overrides,
+    ):
         values = {k.replace("__", "."): v for k, v in overrides.items()}
         if servers:
             values = {"strategy.name": "parameter_server"} | values
@@ -73,6 +88,8 @@ class Run:
             command += [f"--config.{k}={v}" for k, v in values.items()]
             self.commands[f"server {j}"] = [*command, *listed, "--role=server", f"--server_index={j}"]
             self.servers.append(start(self.commands[f"server {j}"], self._again))
+        for where in self.addresses if servers_first else ():
+            wait_for_server(where)
         for i in range(n):
             command = [sys.executable, "-m", "jaxdist.main", f"--config={config}", f"--workdir={workdir}"]
             command += [f"--config.{k}={v}" for k, v in values.items()]

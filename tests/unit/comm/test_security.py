@@ -1,4 +1,4 @@
-"""The token and the TLS files, from variables; `contract/` has the connections that they make."""
+"""The token and the TLS files, from variables. Servers that ask for them: `tests/contract/test_rpc.py`."""
 
 from __future__ import annotations
 
@@ -28,3 +28,16 @@ def test_a_file_that_is_missing_or_alone_is_refused(tmp_path):
         Security.from_environ(alone, "worker")
     with pytest.raises(UsageError, match=r"JAXDIST_TLS_KEY=.*none cannot be read: No such file"):
         Security.from_environ({"JAXDIST_TLS_KEY": str(tmp_path / "none")}, "server")
+
+
+@pytest.mark.parametrize(
+    ("role", "environ", "words"),
+    [
+        ("worker", {"JAXDIST_TLS_CA": "nowhere.pem"}, "JAXDIST_TLS_CA=nowhere.pem cannot be read"),
+        ("server", {"JAXDIST_TLS_CA": __file__}, "a server needs the variable JAXDIST_TLS_CERT and JAXDIST_TLS_KEY"),
+        ("worker", {"JAXDIST_TLS_CERT": __file__}, "a worker needs the variable JAXDIST_TLS_CA"),
+    ],
+)
+def test_half_of_a_tls_setup_is_refused(role, environ, words):
+    with pytest.raises(UsageError, match=words):
+        Security.from_environ(environ, role)

@@ -24,7 +24,7 @@ def arrays(shapes):
 
 
 @given(SHAPES, SHAPES, st.integers(1, 5))
-def test_servers_hold_everything_once_and_know_their_groups(params, stats, count):
+def test_servers_hold_equal_shares_and_everything_once(params, stats, count):
     named = arrays(params)
     layout = Layout.of(named, arrays(stats))
     vector = pack(layout.params, named)
@@ -37,6 +37,7 @@ def test_servers_hold_everything_once_and_know_their_groups(params, stats, count
     assert max(part.size for part in held) - min(part.size for part in held) <= 1
     assert sum(shard.num_stats for shard in shards) == layout.num_stats
     assert sum(shard.num_bytes for shard in shards) == 4 * (layout.num_params + layout.num_stats)
+    assert all(sum(shard.groups.values()) == shard.num_params for shard in shards)
     groups = {kind: [] for kind in ("kernel", "bias", "scale")}
     for shard, part in zip(shards, held, strict=True):
         for kind, values in shard.split(part).items():
@@ -44,6 +45,11 @@ def test_servers_hold_everything_once_and_know_their_groups(params, stats, count
     for kind, found in groups.items():
         wanted = [named[name].reshape(-1) for name in sorted(named) if name.endswith(kind)]
         np.testing.assert_array_equal(np.concatenate([*found, []]), np.concatenate([*wanted, []]))
+
+
+def test_a_tensor_larger_than_a_share_is_split():
+    layout = Layout.of({"big/kernel": np.zeros(1000), "small/bias": np.zeros(2)}, {})
+    assert [layout.shard(i, 3).num_params for i in range(3)] == [334, 334, 334]
 
 
 def test_layouts_that_differ_say_where():

@@ -1,0 +1,45 @@
+"""Workers and chiefs that give no sign of life.
+
+Promises of `ps/monitor.py`, `ps/session.py`, `ps/claims.py`, `ps/tally.py` and `ps/timing.py`, under real servers.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from helpers.servers import Servers, push
+
+from jaxdist.errors import PeerError
+from jaxdist.ps import Fenced
+from jaxdist.state.position import indices
+
+
+def test_late_pushes_of_a_lost_worker_are_refused_and_its_examples_go_to_others(tmp_path):
+    with Servers(tmp_path) as servers:
+        first, second = servers.begin(2, total=4, lease_seconds=1.5)
+        claim = second.claim()
+        second._session._silent.set()  # no signs of life any more
+        deadline = time.monotonic() + 20
+        while first.report.get("live") != [0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with pytest.raises(Fenced, match="session"):
+            push(second, 1.0, 0, claim=claim)
+        taken = []
+        while (mine := first.claim()) is not None:
+            taken += list(indices(mine.ranges))
+            push(first, claim=mine)
+        assert sorted(taken) == [0, 1, 2, 3]
+        assert [e["event"] for e in first.take_events()] == ["worker_lost"]
+
+
+def test_a_chief_that_is_lost_ends_the_run(tmp_path):
+    with Servers(tmp_path) as servers:
+        first, second = servers.begin(2, lease_seconds=1.0)
+        first._session._silent.set()
+        with pytest.raises(PeerError, match=r"worker 0 \(the chief\) was lost"):
+            for _ in range(100):
+                second.heartbeat()
+                time.sleep(0.1)
+        assert servers.servers[0].wait().code == 1
