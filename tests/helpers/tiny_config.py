@@ -1,4 +1,4 @@
-"""The run that the multi-process tests train: `tiny_chain` on made-up images, float64; a second to compile, 40 updates."""
+"""The run that the multi-process tests train: `tiny_chain` on made-up images, float64, 40 updates."""
 
 from ml_collections import ConfigDict
 
