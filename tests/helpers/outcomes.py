@@ -63,7 +63,7 @@ def assert_resumes_exactly(folder, n: int, *, sigterm: bool = False, **settings)
         wait_for_checkpoint(parts, 7)
         wait_for_update(parts, kill_after)
         run.processes[n - 1].kill()
-        run.loses(n - 1, "kill", 40)
+        run.loses(n - 1, "kill")
     assert final_state(parts).updates >= 7
     if sigterm:
         with Run(parts, n, fault=slowly, **settings) as run:

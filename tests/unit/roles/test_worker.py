@@ -7,7 +7,7 @@ import re
 
 import pytest
 from helpers import tiny_config
-from helpers.processes import ROOT, rows
+from helpers.processes import ROOT, long, rows
 
 import jaxdist
 from jaxdist.errors import UsageError
@@ -71,11 +71,17 @@ def test_early_stopping_ends_the_run(tmp_path):
     assert any('"stopped_early"' in line for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
 
 
-def test_a_finished_run_started_again_trains_nothing(tmp_path):
-    # The run of `processes/test_main.py`, whose programs are in the cache then.
-    densenet = {"model__name": "densenet", "model__depth": 10, "strategy__name": "single", "max_updates": 4}
-    first = jaxdist.train_and_evaluate(tiny(**densenet), str(tmp_path))
-    second = jaxdist.train_and_evaluate(tiny(**densenet), str(tmp_path))
+@pytest.mark.parametrize("name", ["chain", long("densenet")])
+def test_a_finished_run_started_again_trains_nothing(tmp_path, request, name):
+    if name == "chain":
+        workdir, first = request.getfixturevalue("runs")["single"]
+        config = tiny(num_epochs=2.0, data__holdout_examples=16, strategy__name="single")
+    else:
+        workdir, config = tmp_path, tiny(max_updates=4, model__name=name, model__depth=10)
+        first = jaxdist.train_and_evaluate(config, str(workdir))
+    before = (workdir / "summary.json").read_text()
+    second = jaxdist.train_and_evaluate(config, str(workdir))
+    assert first == json.loads(before)
     for key in ("updates", "validation_loss", "validation_accuracy", "train_loss"):
         assert first[key] == second[key]
 
