@@ -87,9 +87,9 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 
 
 def test_a_workdir_in_use_and_one_of_another_model(tmp_path):
-    with Run(tmp_path, 1, num_epochs=500.0, checkpoint__every_updates=5) as first:
+    with Run(tmp_path, 1, num_epochs=5000.0, checkpoint__every_updates=5) as first:
         wait_for_checkpoint(tmp_path, 5)
-        with Run(tmp_path, 1, num_epochs=500.0) as second:
+        with Run(tmp_path, 1, num_epochs=5000.0) as second:
             ended = second.wait(60)[0]
         assert first.processes[0].poll() is None
     assert ended.code == 2 and "in use by a run that is still going" in ended.error, ended.output
