@@ -8,7 +8,7 @@ import signal
 
 import numpy as np
 from helpers import tiny_config
-from helpers.processes import Run, finish, rows, wait_for_update
+from helpers.processes import Run, finish, rows, wait_for_checkpoint, wait_for_update
 from helpers.reference import train_reference
 
 from jaxdist.checkpoint import checkpointer
@@ -45,40 +45,49 @@ def reference_state(updates: int, *, replicas: int, batch: int = 12, **model) ->
     return train_reference(task, [_batch(k, batch, **model) for k in range(updates)], replicas=replicas)
 
 
-def assert_resumes_exactly(folder, n: int, **settings) -> None:
-    """A run whose last process is killed, then started again, ends as one that nothing befell, to the bit."""
-    kill_at = random.randrange(9, 36)
-    print("killed at", kill_at)
+def assert_resumes_exactly(folder, n: int, *, sigterm: bool = False, **settings) -> TrainState:
+    """A run whose last process is killed, then started again, ends as one that nothing befell, to the bit.
+
+    Args:
+      sigterm: the second start is ended too, by SIGTERM to process 1 (of at least two): all processes save the same
+        update and say so, and it is the third that ends as the whole run does.
+
+    Returns:
+      The state at the end; the whole run is in `folder` / 'whole'.
+    """
     whole, parts = folder / "whole", folder / "parts"
-    settings |= {"checkpoint__every_updates": 7}
-    finish(whole, n, **settings)
-    with Run(parts, n, fault=f"kill@process={n - 1},update={kill_at}", **settings) as run:
-        codes = [e.code for e in run.wait()]
-    assert codes == [1] * (n - 1) + [-signal.SIGKILL]
-    finish(parts, n, **settings)
-    a, b = flatten(final_state(whole).arrays()), flatten(final_state(parts).arrays())
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    settings |= {"checkpoint__every_updates": 7, "num_epochs": 200.0}
+    slowly = "delay@process=0,seconds=0.05"  # a second or two between what is waited for and the end of the run
+    kill_after, until = random.randrange(7, 33), 40
+    with Run(parts, n, fault=slowly, **settings) as run:
+        wait_for_checkpoint(parts, 7)
+        wait_for_update(parts, kill_after)
+        run.processes[n - 1].kill()
+        run.loses(n - 1, "kill")
+    assert final_state(parts).updates >= 7
+    if sigterm:
+        with Run(parts, n, fault=slowly, **settings) as run:
+            wait_for_update(parts, max(rows(parts, "train")) + 6)
+            run.processes[1].send_signal(signal.SIGTERM)
+            ended = run.wait()
+        assert [e.code for e in ended] == [75] * n, [e.output[-1500:] for e in ended]
+        saved = {int(e.output.split("after saving update ")[1].split()[0]) for e in ended}
+        assert saved == {final_state(parts).updates}
+        until = saved.pop() + 5
+    assert finish(parts, n, max_updates=until, **settings)["updates"] == until
+    finish(whole, n, max_updates=until, **settings)
+    a, b = final_state(whole), final_state(parts)
+    assert a.updates == b.updates == until
+    found, wanted = flatten(b.arrays()), flatten(a.arrays())
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
     assert rows(whole, "eval") == rows(parts, "eval")
     assert _untimed(whole) == _untimed(parts)
+    return b
 
 
 def _untimed(workdir) -> list[dict]:
     # Of times, or of all steps but the one that compiled.
     timed = ("bubble", "stage_ms", "stage_bytes_sent", "bytes_sent", "live_activation_bytes")
     return [{k: v for k, v in row.items() if k not in timed} for _, row in sorted(rows(workdir, "train").items())]
-
-
-def assert_sigterm_saves(folder, n: int, **settings) -> None:
-    """SIGTERM to process 1 of at least two: all save the same update and say so, and the run goes on from it."""
-    with Run(folder, n, num_epochs=200.0, **settings) as run:
-        wait_for_update(folder, 6)
-        run.processes[1].send_signal(signal.SIGTERM)
-        ended = run.wait(60)
-    assert [e.code for e in ended] == [75] * n, [e.output[-1500:] for e in ended]
-    saved = {int(e.output.split("after saving update ")[1].split()[0]) for e in ended}
-    assert saved == {final_state(folder).updates}
-    settings.pop("fault", None)
-    until = saved.pop() + 5
-    assert finish(folder, n, num_epochs=200.0, max_updates=until, **settings)["updates"] == until

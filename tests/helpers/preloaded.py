@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 _ROOMS = (
     *(f"jaxdist.roles.{role}" for role in ("worker", "server", "evaluator")),
     *(f"jaxdist.strategies.{one}.setup" for one in ("data_parallel", "sharded", "pipeline", "parameter_server")),
-    "tensorboardX",
+    *("jaxdist.models.layers", "ml_collections.config_flags", "tensorboardX"),
 )
 
 

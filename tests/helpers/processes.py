@@ -20,22 +20,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 TINY_CONFIG = "tests/helpers/tiny_config.py"
 
-# Four small blocks on made-up images: a second to compile, 40 updates.
-TINY = {
-    "data.name": "synthetic",
-    "data.options.num_train": 240,
-    "data.options.num_eval": 50,
-    "data.options.shape": (8, 8, 1),
-    "model.name": "helpers.tiny_chain:build",
-    "global_batch_size": 12,
-    "num_epochs": 2.0,
-    "log_every_steps": 3,
-    "optim.learning_rate": 0.05,
-    "optim.drop_epochs": (1.5,),
-    "cluster.timeout_seconds": 15.0,
-    "cluster.connect_timeout_seconds": 60.0,
-}
-
 
 def long(*values):
     """A parameter set of `pytest.mark.parametrize` that the default suite leaves out."""
@@ -200,6 +184,17 @@ def wait_for_event(workdir, event: str, seconds: float = 90) -> None:
             return
         time.sleep(0.05)
     raise TimeoutError(f"there was no {event!r} in {seconds} s")
+
+
+def wait_for_checkpoint(workdir, update: int, seconds: float = 90) -> None:
+    """Blocks until a whole checkpoint of that update or a later one has its name."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        folders = (pathlib.Path(workdir) / "checkpoints").glob("*")
+        if max((int(folder.name) for folder in folders if folder.name.isdigit()), default=0) >= update:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"there was no checkpoint of update {update} in {seconds} s")
 
 
 def wait_for_server(address: str, seconds: float = 60) -> None:

@@ -8,9 +8,6 @@ import sys
 import pytest
 from helpers.processes import Run, free_port, start
 
-import jaxdist
-from jaxdist.config import default_config
-
 
 def run(folder, *, servers="", schedule="", raises=()):
     """Two processes; their exit codes, outputs and diaries."""
@@ -52,9 +49,3 @@ def test_every_moment_of_a_run_in_phases(tmp_path):
     ]
     assert chief[-1][2:] == [20, 20] and ["evaluated", "parameter_server(max_staleness=0)", 20, 20] in chief
     assert {"start", "logged", "phase_changed", "end"} <= set(moments(other))
-
-
-def test_what_is_no_callback_is_refused_before_anything_is_trained(tmp_path):
-    with pytest.raises(TypeError, match=r"callbacks\[1\] is a function, not a jaxdist\.Callback"):
-        jaxdist.train_and_evaluate(default_config(), str(tmp_path), callbacks=[jaxdist.Callback(), lambda run: None])
-    assert not list(tmp_path.iterdir())

@@ -8,12 +8,10 @@ import signal
 import numpy as np
 import pytest
 from helpers.outcomes import final_state
-from helpers.own import every_second
-from helpers.processes import Run, finish, rows
+from helpers.processes import Run, finish, rows, wait_for_checkpoint
 
 import jaxdist
 from jaxdist import strategies
-from jaxdist.knobs import Knob
 from jaxdist.optim.optimizers import OPTIMIZERS
 from jaxdist.optim.schedules import SCHEDULES
 from jaxdist.state import flatten
@@ -27,10 +25,12 @@ def test_of_somebodys_own_over_two_processes_and_resumed_exactly(tmp_path, caplo
     summary = finish(whole, 2, config=CONFIG)
     assert summary["updates"] == 16 and summary["examples_seen"] == 32 * 12
     assert summary["validation_accuracy"] == 1.0
-    # At the tenth step, when the checkpoint of the ninth has had the time to reach the disk.
     for row in rows(whole, "train").values():  # the schedule's rate at the examples seen before the row's last step
         assert row["learning_rate"] == pytest.approx(0.1 * (1 - 0.9 * (row["examples_seen"] - 12) / 384))
-    with Run(parts, 2, config=CONFIG, fault="delay@update=5,seconds=2;kill@process=1,update=5") as run:
+    # Killed at the tenth step, once the checkpoint of the ninth is on the disk.
+    with Run(parts, 2, config=CONFIG, fault="stop@process=1,update=5") as run:
+        wait_for_checkpoint(parts, 4)
+        run.processes[1].kill()
         codes = [ended.code for ended in run.wait()]
     assert codes == [1, -signal.SIGKILL]
     kept = final_state(parts)
@@ -61,20 +61,3 @@ def test_of_somebodys_own_over_two_processes_and_resumed_exactly(tmp_path, caplo
             table.update(entries)
     assert "What every_second has kept besides the model" in caplog.text
     assert final_state(whole).strategy_state == {} and final_state(whole).updates == 16 + 8
-
-
-def test_a_strategy_is_registered_once():
-    strategies.register(every_second.SPEC)
-    try:
-        strategies.register(every_second.SPEC)  # the same again is harmless
-        with pytest.raises(ValueError, match="already"):
-            strategies.register(
-                strategies.StrategySpec(name="every_second", check=every_second.check, build=every_second.build)
-            )
-        with pytest.raises(ValueError, match=r"strategy\.spmd"):
-            taken = Knob("strategy.spmd", "", "another's")
-            strategies.register(
-                strategies.StrategySpec(name="x", knobs=(taken,), check=every_second.check, build=every_second.build)
-            )
-    finally:
-        del strategies.SPECS["every_second"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
-from helpers.outcomes import assert_resumes_exactly, assert_sigterm_saves, final_state, reference_state, tiny_task
+from helpers.outcomes import assert_resumes_exactly, final_state, reference_state, tiny_task
 from helpers.processes import Run, finish, long, rows, wait_for_update
 from helpers.reference import assert_same
 
@@ -20,15 +21,10 @@ ZERO1 = SHARDED | {"strategy__shard_params": "zero1"}
 @pytest.mark.parametrize(
     ("n", "devices", "options"),
     [
-        (2, 1, MODEL),
         (2, 1, FSDP),
-        long(2, 1, ZERO1),
         long(4, 1, SHARDED | {"strategy__mesh": "data:2,model:2"}),
-        long(2, 2, SHARDED | {"strategy__mesh": "data:2,model:2"}),
         long(2, 2, SHARDED | {"strategy__mesh": "model:2,data:2"}),
-        long(4, 1, FSDP),
         long(3, 1, FSDP),
-        long(2, 2, FSDP),
         long(2, 2, ZERO1),
     ],
 )
@@ -37,10 +33,14 @@ def test_processes_equal_the_single_device_run(x64, tmp_path, n, devices, option
     summary = finish(tmp_path, n, max_updates=10, env=env, **options)
     assert_same(final_state(tmp_path), reference_state(10, replicas=1), 1e-9)
     assert 10 in rows(tmp_path, "eval") and summary["examples_seen"] == 120
+    _check_what_a_run_says(summary, n, devices, options)
+
+
+def _check_what_a_run_says(summary, n: int, devices: int, options, **model) -> None:
     assert summary["collectives_per_step"]["all-reduce"]["count"] > 0
     whole = 8 * summary["num_params"]
     if options.get("strategy__shard_params") == "fsdp":
-        leaves = list(flatten(tiny_task()[0].init().params).values())
+        leaves = list(flatten(tiny_task(**model)[0].init().params).values())
         small = sum(leaf.nbytes for leaf in leaves if math.prod(leaf.shape) < FSDP["strategy__shard_threshold"])
         # Small tensors are on every device; padding is less than an element a tensor and device.
         most = (whole - small) / n + devices * (small + 8 * len(leaves))
@@ -48,6 +48,29 @@ def test_processes_equal_the_single_device_run(x64, tmp_path, n, devices, option
         assert sum(summary["param_bytes_per_process"]) >= whole
     if "model" in options.get("strategy__mesh", "") and devices == 1:
         assert max(summary["param_bytes_per_process"]) < whole
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("options", [FSDP, MODEL])
+def test_killed_and_stopped_by_sigterm_it_equals_the_single_device_run(x64, tmp_path, options):
+    state = assert_resumes_exactly(tmp_path, 2, sigterm=options is FSDP, **options)
+    assert_same(state, reference_state(state.updates, replicas=1), 1e-9)
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert state.updates in rows(tmp_path / "whole", "eval") and summary["examples_seen"] == 12 * state.updates
+    _check_what_a_run_says(summary, 2, 1, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "options"),
+    [long("densenet", 10, SHARDED | {"strategy__mesh": "data:2,model:2"}), long("resnet", 8, FSDP)],
+)
+def test_a_family_over_processes_of_two_devices(x64, tmp_path, name, depth, options):
+    model = {"name": name, "depth": depth}
+    settings = {"model__name": name, "model__depth": depth, "env": {"JAX_NUM_CPU_DEVICES": "2"}}
+    summary = finish(tmp_path, 2, max_updates=10, **settings, **options)
+    assert_same(final_state(tmp_path), reference_state(10, replicas=1, **model), 1e-9)
+    assert 10 in rows(tmp_path, "eval") and summary["examples_seen"] == 120
+    _check_what_a_run_says(summary, 2, 2, options, **model)
 
 
 @pytest.mark.long
@@ -64,27 +87,10 @@ def test_a_checkpoint_moves_between_strategies_and_meshes(x64, tmp_path):
     assert_same(final_state(tmp_path), reference_state(35, replicas=1), 1e-9)
 
 
-@pytest.mark.parametrize("options", [long(FSDP), long(MODEL)])
-def test_killed_and_resumed_is_bit_identical(tmp_path, options):
-    assert_resumes_exactly(tmp_path, 2, **options)
-
-
 def test_phases_of_a_switch(x64, tmp_path):
     schedule = "model_parallel(mesh=model:2):0.3,allreduce(sync_batch_norm=True):0.3,model_parallel(shard_params=fsdp)"
     finish(tmp_path, 2, strategy__name="switch", strategy__schedule=schedule, strategy__shard_threshold=16)
     assert_same(final_state(tmp_path), reference_state(40, replicas=1), 1e-9)
-
-
-@pytest.mark.long
-def test_a_phase_before_servers(tmp_path):
-    schedule = "model_parallel(shard_params=fsdp):0.5,parameter_server"
-    summary = finish(tmp_path, 2, servers=1, strategy__name="switch", strategy__schedule=schedule)
-    assert summary["examples_seen"] == 480
-
-
-@pytest.mark.long
-def test_sigterm_to_one_process_saves(tmp_path):
-    assert_sigterm_saves(tmp_path, 2, **FSDP)
 
 
 @pytest.mark.parametrize(("action", "victim"), [("kill", 1), long("stop", 1), long("kill", 0)])
@@ -94,20 +100,8 @@ def test_a_lost_peer_is_named_in_time(tmp_path, action, victim):
         run.loses(victim, action)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"strategy__mesh": "data:2,model:2"}, "2 x 2 = 4 devices, and there are 2"),
-        ({"strategy__mesh": "model:2", "strategy__rules": "absent = model"}, "matches nothing"),
-        (
-            {"strategy__name": "allreduce", "strategy__shard_params": "fsdp"},
-            "means nothing to strategy.name='allreduce'",
-        ),
-        ({"strategy__shard_threshold": -1}, "shard_threshold=-1 must be at least 0"),
-    ],
-)
-def test_bad_input(tmp_path, options, words):
-    with Run(tmp_path, 2, **SHARDED | options) as run:
-        for ended in run.wait(90):
+def test_a_mesh_that_does_not_fit_is_refused_on_all_processes(tmp_path):
+    with Run(tmp_path, 2, **SHARDED, strategy__mesh="data:2,model:2") as run:
+        for ended in run.wait():
             assert ended.code == 2, ended.output[-2000:]
-            assert words in ended.error
+            assert "2 x 2 = 4 devices, and there are 2" in ended.error

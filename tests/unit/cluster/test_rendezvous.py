@@ -78,3 +78,8 @@ def test_differences_are_told_by_field_and_process():
     found = differences(signatures)
     assert found == ["a is 1 on processes 0, 2 but 2 on process 1", "c is null on processes 0, 1 but [1] on process 2"]
     assert differences(signatures[:1]) == [] and name_processes([3]) == "process 3"
+
+
+def test_differing_versions_are_named():
+    signatures = [{"jaxlib": "0.10.2"}, {"jaxlib": "0.10.1"}, {"jaxlib": "0.10.2"}]
+    assert differences(signatures) == ['jaxlib is "0.10.2" on processes 0, 2 but "0.10.1" on process 1']

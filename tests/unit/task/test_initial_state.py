@@ -1,7 +1,6 @@
-"""The initial state: parts of arrays equal the parts of whole ones.
+"""The initial state: made a block at a time, no more than is asked for; parts equal the parts of whole arrays.
 
-That blocks are made one at a time is held by `unit/roles/`, that no process holds more than its part by
-`models/test_chain.py`.
+That no process holds more than its part is held by `models/test_chain.py`.
 """
 
 from __future__ import annotations
@@ -33,3 +32,23 @@ def test_the_initial_state_is_cut_as_any_other(optimizer):
     for state in (task.init(), plain):
         with pytest.raises(KeyError):
             state.cut({"params/stem/conv/colonel": lambda a: a})
+
+
+def test_canonical_leaves_are_made_one_block_at_a_time():
+    task = make_task("chain", np.float32)
+    made = []
+    original = type(task.chain).init_block
+    try:
+        type(task.chain).init_block = lambda self, name, *rest: made.append(name) or original(self, name, *rest)
+        state = task.init()
+        assert made == []
+        np.asarray(state.params["stem"]["conv"]["kernel"])
+        assert made == ["stem"]
+        made.clear()
+        task.init().in_memory()
+        assert sorted(made) == sorted(
+            [n for n, (params, _) in task.chain.shapes.items() if params]
+            + [n for n, (_, stats) in task.chain.shapes.items() if stats]
+        )
+    finally:
+        type(task.chain).init_block = original

@@ -1,0 +1,68 @@
+"""The command itself, `python -m jaxdist.main`, in an interpreter of its own; and that the other tests' short cut, a
+process forked from one that has done the imports (`helpers/preloaded.py`), says and does the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import numpy as np
+from helpers.outcomes import final_state
+from helpers.processes import TINY_CONFIG, start
+
+from jaxdist.state import flatten
+
+COMMAND = [sys.executable, "-m", "jaxdist.main", f"--config={TINY_CONFIG}"]
+
+
+def fresh_and_forked(folder, *flags: str) -> list[tuple[int, list[str]]]:
+    """(exit code, lines) of the command in its own interpreter, in 'fresh', and of the forked process, in 'forked'."""
+    ended = []
+    for name in ("fresh", "forked"):
+        process = start([*COMMAND, f"--workdir={folder / name}", *flags], {}, forked=name == "forked")
+        output, _ = process.communicate(timeout=120)
+        ended.append((process.returncode, output.splitlines()))
+    return ended
+
+
+def untimed(line: str) -> str:
+    return re.sub(r"/(fresh|forked)\b", "/RUN", re.sub(r"\d+([.,:]\d+)*", "N", line))
+
+
+def test_it_trains_and_evaluates_and_the_forked_process_does_the_same(tmp_path):
+    model = ("model.name=densenet", "model.depth=10", "model.param_dtype=float32", "strategy.name=single")
+    flags = [f"--config.{flag}" for flag in (*model, "global_batch_size=16", "max_updates=4")]
+    (code, said), (forked_code, forked_said) = fresh_and_forked(tmp_path, *flags)
+    assert code == forked_code == 0, (said, forked_said)
+    assert re.fullmatch(r"Validation accuracy \d+\.\d\d % after \d+ s\.", said[-2])
+    assert said[-1].startswith(f"Results are in {tmp_path / 'fresh'} (summary.json")
+    assert said[-2].split("after")[0] == forked_said[-2].split("after")[0]
+    assert forked_said[-1].startswith(f"Results are in {tmp_path / 'forked'} (summary.json")
+    assert [untimed(line) for line in said] == [untimed(line) for line in forked_said]
+    assert any("INFO jaxdist process worker-0, pid" in line for line in said)
+    logs = [(tmp_path / name / "logs" / "worker-0.log").read_text().splitlines() for name in ("fresh", "forked")]
+    assert [untimed(line) for line in logs[0]] == [untimed(line) for line in logs[1]] != []
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("fresh", "forked")]
+    assert summaries[0].keys() == summaries[1].keys()
+    for key in ("updates", "examples_seen", "train_loss", "validation_loss", "validation_accuracy"):
+        assert summaries[0][key] == summaries[1][key]
+    a, b = (flatten(final_state(tmp_path / name).arrays()) for name in ("fresh", "forked"))
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_it_refuses_and_the_forked_process_does_the_same(tmp_path):
+    (code, said), forked = fresh_and_forked(tmp_path, "--config.optim.learning_rte=0.1")
+    assert code == 2 and (code, said) == forked
+    assert said[-1].startswith("jaxdist: error:") and "nearest: 'optim.learning_rate'" in said[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_process_has_imported(tmp_path):
+    """A forked one finds what it needs, and training imports no TensorFlow, not even with TensorFlow Datasets."""
+    process = start([sys.executable, "-m", "helpers.imports", str(tmp_path)], {})
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert json.loads(output.splitlines()[-1]) == {"preloaded": True, "tensorflow": False}
