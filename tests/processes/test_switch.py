@@ -107,8 +107,8 @@ def test_a_run_may_begin_and_end_without_collectives(x64, tmp_path):
 def test_rounds_after_allreduce_are_allreduce_whatever_the_handover(x64, tmp_path, how):
     schedule = "allreduce:0.5,parameter_server(max_staleness=0)"
     settings = SWITCH | {"strategy__schedule": schedule, "strategy__momentum_handover": how}
-    finish(tmp_path, 1, servers=1, **settings)
-    assert_same(final_state(tmp_path), reference_state(40, replicas=1), 1e-9)
+    finish(tmp_path, 1, servers=1, global_batch_size=6, **settings)
+    assert_same(final_state(tmp_path), reference_state(80, replicas=1, batch=6), 1e-9)
 
 
 @pytest.mark.long

@@ -65,13 +65,12 @@ def test_killed_at_either_end_of_a_hand_over_it_resumes_at_the_boundary(tmp_path
 
 
 def test_a_worker_lost_in_the_asynchronous_phase_stops_nobody(tmp_path):
-    """Batches of 18: a worker's share is that of two workers of the others' 12."""
-    fault = "delay@seconds=0.02;kill@process=1,update=20"
-    settings = SWITCH | SOON | {"strategy__schedule": "allreduce:0.5,parameter_server", "global_batch_size": 18}
+    fault = "delay@seconds=0.02;kill@process=1,update=30"
+    settings = SWITCH | SOON | {"strategy__schedule": "allreduce:0.5,parameter_server"}
     with Run(tmp_path, 3, servers=1, fault=fault, **settings) as run:
         ended = run.wait(120)
     assert [e.code for e in ended] == [0, -signal.SIGKILL, 0, 0], [e.output[-1500:] for e in ended]
-    assert json.loads((tmp_path / "summary.json").read_text())["examples_seen"] == 468
+    assert json.loads((tmp_path / "summary.json").read_text())["examples_seen"] == 480
     assert any(e["event"] == "worker_lost" for e in events(tmp_path))
 
 
@@ -79,23 +78,23 @@ def test_a_worker_lost_in_the_asynchronous_phase_stops_nobody(tmp_path):
 def test_a_lost_worker_ends_the_run_where_a_synchronous_phase_needs_it(tmp_path):
     """It is killed as soon as the asynchronous phase has begun."""
     schedule = "allreduce:0.25,parameter_server:0.5,allreduce"
-    settings = SWITCH | SOON | {"servers": 1, "strategy__schedule": schedule, "global_batch_size": 18}
+    settings = SWITCH | SOON | {"servers": 1, "strategy__schedule": schedule}
     with Run(tmp_path, 3, fault="delay@seconds=0.02;kill@process=1,point=switched", **settings) as run:
         ended = run.wait(120)
     assert [e.code for e in ended] == [1, -signal.SIGKILL, 1, 1], [e.output[-1500:] for e in ended]
     assert "worker 1 was lost in phase 2, and phase 3 (allreduce) needs all 3" in ended[0].error
     assert final_state(tmp_path).examples_seen == 360
     summary = finish(tmp_path, 3, **settings)
-    assert summary["examples_seen"] == 468
+    assert summary["examples_seen"] == 480
     assert f"{GOES_ON} at the boundary before phase 3 of 3" in _log(tmp_path)
 
 
 @pytest.mark.long
 def test_workers_that_are_started_again_join_the_asynchronous_phase(tmp_path):
-    """One was killed, one has failed. Nobody takes more than 60 rows before both are back, and the phase has 400."""
+    """One was killed, one has failed. Before both are back nobody takes more than 60 rows, and the phase has 384."""
     (tmp_path / "rows").mkdir()
     schedule = "allreduce:0.1,parameter_server:0.8,allreduce"
-    settings = SWITCH | SOON | {"strategy__schedule": schedule, "data__options__most": 60, "global_batch_size": 18}
+    settings = SWITCH | SOON | {"strategy__schedule": schedule, "data__options__most": 60}
     settings |= {"config": "tests/helpers/recorded_config.py", "data__options__folder": str(tmp_path / "rows")}
     fault = "kill@process=1,update=8;raise@process=2,update=8"
     with Run(tmp_path / "run", 3, servers=1, fault=fault, **settings) as run:
@@ -110,4 +109,4 @@ def test_workers_that_are_started_again_join_the_asynchronous_phase(tmp_path):
     assert all("The run is in phase 2 already" in e.output for e in ended[1:3])
     joined = [e for e in events(tmp_path / "run") if e["event"] == "worker_joined_again"]
     assert len(joined) == 2
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["examples_seen"] == 468
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["examples_seen"] == 480
