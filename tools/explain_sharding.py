@@ -42,11 +42,13 @@ def explain(config: Any, devices: int) -> tuple[list[tuple[str, str, str, int, i
     from jaxdist import cluster, strategies
     from jaxdist.cluster import ProcessGroup
     from jaxdist.config import validate
+    from jaxdist.runtime import compilation
     from jaxdist.state import Position
     from jaxdist.strategies.data_parallel.allreduce import AllReduce
     from jaxdist.train import setup
 
     validate(config)
+    compilation.set_up(config.compilation_cache, config.model.param_dtype)
     examples = setup.load_examples(config)
     task = setup.make_task(config, examples)
     size = config.global_batch_size

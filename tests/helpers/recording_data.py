@@ -1,4 +1,4 @@
-"""A data source that writes down which training examples each process takes for its steps."""
+"""A data source that writes down which training examples each process takes for its steps, and can hold them up."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import collections
 import os
 import pathlib
 import threading
+import time
 
 from jaxdist import data
 
 
-def build(*, folder: str, num_train: int = 240, num_eval: int = 50) -> data.Dataset:
-    """The synthetic data; rows that are read by a prefetching thread go to `folder`, a file a process."""
-    made = data.load("synthetic", seed=3, options={"num_train": num_train, "num_eval": num_eval, "shape": (8, 8, 1)})
+def build(*, folder: str, num_train: int = 240, num_eval: int = 50, most: int = 0) -> data.Dataset:
+    """The data of `tiny_config`; rows that are read by a prefetching thread go to `folder`, a file a process.
+
+    Args:
+      most: rows that a process may take for its steps before `let_go`; 0: any number.
+    """
+    made = data.load("synthetic", seed=0, options={"num_train": num_train, "num_eval": num_eval, "shape": (8, 8, 1)})
     images = made.train.images
     assert images is not None
     path = pathlib.Path(folder) / f"rows-{os.getpid()}"
+    count = 0
 
     def read(row: int):
+        nonlocal count
         if threading.current_thread() is not threading.main_thread():
+            count += 1
+            if most and count > most:
+                _wait_for(_go(folder))
             with open(path, "a") as f:
                 f.write(f"{row}\n")
         return images[row]
@@ -30,3 +40,25 @@ def taken(folder: str | pathlib.Path) -> collections.Counter[int]:
     """How often each row was taken, by all processes."""
     paths = pathlib.Path(folder).glob("rows-*")
     return collections.Counter(int(line) for path in paths for line in path.read_text().splitlines())
+
+
+def wait_until_it_trains(folder: str | pathlib.Path, pid: int) -> None:
+    """Blocks until that process has taken rows for a step."""
+    _wait_for(pathlib.Path(folder) / f"rows-{pid}")
+
+
+def let_go(folder: str | pathlib.Path) -> None:
+    """Processes may take any number of rows from now on."""
+    _go(folder).touch()
+
+
+def _go(folder: str | pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(folder) / "go"
+
+
+def _wait_for(path: pathlib.Path, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path} did not come in {seconds} s")
+        time.sleep(0.02)

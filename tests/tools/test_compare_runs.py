@@ -1,0 +1,55 @@
+"""`tools/compare_runs.py` (and, where matplotlib is installed, `run_plots.py`): kept results as one table and page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import compare_runs
+from helpers.processes import ROOT
+
+RESULTS = ROOT / "experiments" / "results" / "densenet_fmnist_6000"
+
+
+def compare(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "tools/compare_runs.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_compare_runs_shows_seeds_together_and_unfinished_runs(tmp_path):
+    (tmp_path / "begun").mkdir()
+    run = compare(*sorted(RESULTS.glob("seed*")), tmp_path / "begun", f"--out={tmp_path}")
+    assert run.returncode in (0, 1), run.stderr  # 1: matplotlib is an extra, and not installed
+    found = [json.loads((RESULTS / f"seed{k}" / "summary.json").read_text())["validation_accuracy"] for k in range(3)]
+    cell = f"{100 * sum(found) / 3:.2f} [{100 * min(found):.2f}, {100 * max(found):.2f}]"
+    assert "| densenet_fmnist_6000 | 3 | " in run.stdout and cell in run.stdout
+    assert "| begun | unfinished" in (tmp_path / "comparison.md").read_text()
+    page = (tmp_path / "comparison.html").read_text()
+    assert cell in page and "<script" not in page and 'src="' not in page and 'rel="' not in page
+
+
+def test_runs_of_different_models_are_refused(tmp_path, monkeypatch, capsys):
+    def no_pictures(_):
+        raise ImportError("no matplotlib here")
+
+    monkeypatch.setattr(compare_runs, "_pictures", no_pictures)
+    other = tmp_path / "other" / "seed0"
+    shutil.copytree(RESULTS / "seed0", other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model.depth": 22, "global_batch_size": 104}))
+    arguments = [str(RESULTS / "seed0"), str(other), f"--out={tmp_path}"]
+    assert compare_runs.main(arguments) == 2
+    words = "different models or data: model.depth is 40 in densenet_fmnist_6000/seed0, 22 in other/seed0"
+    assert words in capsys.readouterr().err
+    assert compare_runs.main([*arguments, "--anyway"]) == 1
+    said = capsys.readouterr()
+    assert "Differs: global_batch_size is 52 in" in said.out
+    assert "No plots: they need the extra 'report' (no matplotlib here)." in said.err
+    assert "<svg" not in (tmp_path / "comparison.html").read_text()
+
+
+def test_what_is_no_run_is_refused(tmp_path, capsys):
+    assert compare_runs.main([str(tmp_path / "nowhere")]) == 2
+    assert f"Not a run directory: {tmp_path / 'nowhere'}." in capsys.readouterr().err

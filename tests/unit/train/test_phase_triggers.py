@@ -1,0 +1,66 @@
+"""The plateau rule: a function of the train rows and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxdist.optim import schedules
+from jaxdist.train import phase_triggers
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=12, max_size=40), st.integers(1, 5))
+def test_the_rule_is_a_function_of_the_rows(losses, window):
+    train = [{"examples_seen": 10 * (k + 1), "loss": loss} for k, loss in enumerate(losses)]
+    decided = phase_triggers.replay(train, phase_triggers.Plateau(10.0 * window, 0.1))
+    for row in train:
+        now = row["examples_seen"] // 10
+        if now < 2 * window:
+            continue
+        older, newer = losses[now - 2 * window : now - window], losses[now - window : now]
+        if np.mean(newer) > 0.9 * np.mean(older) + 1e-9:
+            assert decided is not None and decided <= row["examples_seen"]
+            return
+    assert decided is None or decided % 10 == 0
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, 0.0])
+def test_the_rule_passes_over_rows_that_mean_nothing(odd):
+    rule = phase_triggers.Plateau(20, 0.1)
+    losses = [9.0, odd, 8.0, 5.0, odd, 4.0, 3.0, 2.0]
+    assert not any(rule.look({"examples_seen": 10 * (k + 1), "loss": x}) for k, x in enumerate(losses))
+
+
+def test_the_rule_waits_for_the_learning_rate_to_drop():
+    flat = [{"examples_seen": 10 * (k + 1), "loss": 1.0} for k in range(20)]
+    rate = schedules.step_decay(0.1, drop_epochs=(5, 12), drop_factor=0.1, examples_per_epoch=10)
+    settings = {"switch_when": "plateau", "switch_threshold": 0.1, "switch_window_epochs": 2, "switch_after_drop": True}
+    assert (
+        phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 200)) == 90
+    )  # two windows after the row that has it
+    assert (
+        phase_triggers.replay(flat[6:], phase_triggers.build(settings, 10, rate, 200)) == 110
+    )  # a phase that begins after the drop
+    assert phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 40)) == 40  # none comes in this run
+    settings["switch_after_drop"] = False
+    assert phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 200)) == 40
+    settings["switch_window_epochs"] = 3  # windows do not reach over a drop: 0.1 up to 50, 0.01 up to 120
+    assert phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 200)) == 110
+    assert phase_triggers.build(settings | {"switch_when": ""}, 10, rate, 200) is None
+
+
+def test_the_rule_goes_on_where_its_checkpoint_left_it():
+    train = [{"examples_seen": 10 * (k + 1), "loss": loss} for k, loss in enumerate([9, 5, 3, 2, 2, 2, 2])]
+    whole, first = phase_triggers.Plateau(20, 0.1), phase_triggers.Plateau(20, 0.1)
+    expected = [whole.look(row) for row in train]
+    for row in train[:4]:
+        first.look(row)
+    second = phase_triggers.Plateau(20, 0.1)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert [second.look(row) for row in train[4:]] == expected[4:]
+    assert expected[-1] is not None
