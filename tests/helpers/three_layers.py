@@ -37,6 +37,6 @@ def three_layers(rule: optax.GradientTransformation, dtype=np.float64):
     return dataclasses.replace(with_rule(rule, dtype), chain=models.Chain(blocks, SHAPE))
 
 
-def with_rule(rule: optax.GradientTransformation, dtype=np.float64):
-    """The tiny chain's task with another optimizer, called 'mine'."""
-    return dataclasses.replace(make_task("chain", dtype), optimizer=Optimizer(rule, 1e-4, "mine"))
+def with_rule(rule: optax.GradientTransformation, dtype=np.float64, model: str = "chain"):
+    """A model's task with another optimizer, called 'mine'."""
+    return dataclasses.replace(make_task(model, dtype), optimizer=Optimizer(rule, 1e-4, "mine"))

@@ -19,20 +19,29 @@ DEFAULT = [(2, 8, "gpipe", False), (4, 8, "1f1b", True)]
 SIZES = [(1, 1), (1, 8), (2, 1), (2, 4), (2, 8), (3, 2), (4, 1), (4, 8)]
 
 
-@pytest.mark.parametrize(
-    ("stages", "microbatches", "schedule", "remat"),
-    DEFAULT
-    + [
-        long(*sizes, schedule, remat)
-        for sizes, schedule, remat in itertools.product(SIZES, ["gpipe", "1f1b"], [False, True])
-        if (*sizes, schedule, remat) not in DEFAULT
-    ],
-)
+@pytest.mark.parametrize(("stages", "microbatches", "schedule", "remat"), DEFAULT)
 def test_equals_the_single_device_run(x64, stages, microbatches, schedule, remat):
-    task, batches = make_task("chain"), make_batches(20, BATCH)  # the learning rate drops after 15
+    check("chain", 20, stages, microbatches, schedule, remat)  # the learning rate drops after 15 updates
+
+
+def check(model, updates, stages, microbatches, schedule, remat):
+    task, batches = make_task(model), make_batches(updates, BATCH)
     options = {"num_stages": stages, "num_microbatches": microbatches, "pipeline_schedule": schedule, "remat": remat}
     expected = train_reference(task, batches, replicas=microbatches)
     assert_same(run_pipeline(task, batches, devices=stages, **options), expected, 1e-9)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("sizes", "schedule", "remat"),
+    [
+        (sizes, schedule, remat)
+        for sizes, remat, schedule in itertools.product(SIZES, [False, True], ["gpipe", "1f1b"])
+        if (*sizes, schedule, remat) not in DEFAULT
+    ],
+)
+def test_every_cut_and_schedule(x64, quickly_compiled, sizes, schedule, remat):
+    check("chain", 16, *sizes, schedule, remat)
 
 
 @pytest.mark.parametrize(
@@ -47,14 +56,11 @@ def test_equals_the_single_device_run(x64, stages, microbatches, schedule, remat
     ],
 )
 def test_every_family(x64, quickly_compiled, model, schedule, remat):
-    task, batches = make_task(model), make_batches(10, BATCH)
-    options = {"num_stages": 2, "pipeline_schedule": schedule, "remat": remat}
-    expected = train_reference(task, batches, replicas=4)
-    assert_same(run_pipeline(task, batches, devices=2, **options), expected, 1e-9)
+    check(model, 10, 2, 4, schedule, remat)
 
 
 @pytest.mark.parametrize("optimizer", [long("adam"), long("adadelta")])
-def test_every_optimizer(x64, optimizer):
+def test_every_optimizer(x64, quickly_compiled, optimizer):
     task, batches = make_task("chain", optimizer=optimizer), make_batches(4, BATCH)
     expected = train_reference(task, batches, replicas=4)
     assert_same(run_pipeline(task, batches, devices=2, num_stages=2), expected, 1e-9)
@@ -63,7 +69,7 @@ def test_every_optimizer(x64, optimizer):
 @pytest.mark.parametrize(
     ("stages", "replicas", "microbatches", "devices"), [(2, 2, 4, 4), long(1, 4, 2, 4), long(4, 2, 2, 8)]
 )
-def test_replicas_are_averaged(x64, quickly_compiled, stages, replicas, microbatches, devices):
+def test_replicas_are_averaged(x64, stages, replicas, microbatches, devices):
     task, batches = make_task("chain"), make_batches(5, BATCH)
     options = {"num_stages": stages, "replicas": replicas, "num_microbatches": microbatches}
     expected = train_reference(task, batches, replicas=microbatches * replicas)
@@ -71,7 +77,7 @@ def test_replicas_are_averaged(x64, quickly_compiled, stages, replicas, microbat
 
 
 @pytest.mark.parametrize("model", ["chain", long("densenet"), long("resnet")])
-def test_one_float32_update(model):
+def test_one_float32_update(quickly_compiled, model):
     task, batches = make_task(model, np.float32), make_batches(1, BATCH, np.float32)
     expected = train_reference(task, batches, replicas=4)
     assert_same(run_pipeline(task, batches, devices=3, num_stages=3), expected, 1e-5)

@@ -38,7 +38,7 @@ def test_what_cannot_be_cut_is_refused(options, processes, words):
 
 
 @pytest.mark.parametrize("model", ["chain", long("densenet")])
-def test_a_balance_by_time(model):
+def test_a_balance_by_time(quickly_compiled, model):
     task = make_task(model, np.float32)
     pipeline = build_pipeline(task, devices=2, num_stages=2, balance_by="time")
     try:
