@@ -8,6 +8,7 @@ from unittest import mock
 import jax
 
 from jaxdist import strategies
+from jaxdist.config import default_config
 
 BATCH = 16
 
@@ -39,6 +40,8 @@ def run_strategy(task, batches, *, devices: int, strategy=None, **settings):
         assert float(metrics["count"]) == size
         return strategy.export_state(state)
 
+
+SHARDED = default_config().strategy.to_dict() | {"name": "model_parallel", "shard_threshold": 16}
 
 PIPELINE = {
     "name": "pipeline", "num_stages": 0, "replicas": 1, "num_microbatches": 4, "pipeline_schedule": "gpipe",

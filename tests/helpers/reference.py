@@ -90,7 +90,7 @@ class _Reference:
             share = slice(r * size // replicas, (r + 1) * size // replicas)
             part = {k: v[share] for k, v in batch.items()}
             grads, stats, _ = self._gradient(arrays["params"], arrays["model_state"], part)
-            found.append((grads, stats))
+            found.append(jax.tree.map(np.asarray, (grads, stats)))  # NumPy's sums need no compiling
         grads, stats = jax.tree.map(lambda *leaves: sum(leaves) / replicas, *found)
         rate = np.asarray(self.task.learning_rate(seen), self.task.dtype)
         params, opt_state = self._update(grads, arrays["opt_state"], arrays["params"], rate)

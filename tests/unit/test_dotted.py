@@ -22,3 +22,9 @@ def test_a_function_gets_the_settings_that_it_has_parameters_for():
     def build(num_classes, *, depth=10, width=4): ...
 
     assert asked_for(build, {"depth": 40, "dropout": 0.1, "width": 2}) == {"depth": 40, "width": 2}
+
+
+@pytest.mark.parametrize("name", ["nowhere_at_all:f", "math:nothing", ":f", "math:pi"])
+def test_functions_that_are_not_there(name):
+    with pytest.raises(ValueError, match=r"^optim\.name='.*' (cannot be imported|is a float)"):
+        function_of(name, "optim.name")

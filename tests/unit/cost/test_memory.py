@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 from helpers.dense import make_task
+from helpers.in_process import BATCH
+from helpers.reference import make_task as make_chain
 
+from jaxdist import strategies
+from jaxdist.config import default_config
 from jaxdist.cost import memory
 from jaxdist.cost.blocks import block_costs
 from jaxdist.cost.memory import Need, Share
@@ -58,3 +63,11 @@ def test_more_than_the_limit_is_refused_with_the_sum_and_the_remedy():
         "A process needs about 10.500 GB (parameters 1.000, gradients 2.000, optimizer 3.000, activations 4.000, "
         "checkpoint 0.500), more than strategy.memory_limit=10.4 GB. Take more."
     )
+
+
+def test_a_whole_model_beyond_the_limit_is_refused():
+    task = make_chain("chain", np.float32)
+    limited = default_config().strategy
+    limited.memory_limit = 1e-6
+    with pytest.raises(UsageError, match=r"One process needs about .*memory_limit=1e-06 GB.*'pipeline' cuts"):
+        strategies.check(limited, task, global_batch_size=BATCH, num_processes=1, num_devices=1)
