@@ -1,4 +1,4 @@
-"""The momentum in the state of any optimizer is found and scaled; what becomes of it where an asynchronous phase begins."""
+"""The momentum in any optimizer's state is found and scaled, and handed over where an asynchronous phase begins."""
 
 from __future__ import annotations
 
