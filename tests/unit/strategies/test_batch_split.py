@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import pytest
-from helpers.dense import make_task
+from helpers.reference import make_task
 
 from jaxdist.cost import memory
 from jaxdist.errors import UsageError
@@ -31,9 +31,9 @@ def test_parts_that_are_unequal(size, count, words):
 def test_microbatches_that_are_unequal():
     settings = {"accumulate": 4, "memory_limit": 0.0}
     with pytest.raises(UsageError, match=r"24 is not divisible by the 16 parts.*accumulate=4 on 4 device.*16 or 32"):
-        check_microbatches(settings, make_task(), 24, 4)
-    check_microbatches(settings, make_task(), 32, 4)
-    check_microbatches(settings | {"accumulate": 1}, make_task(), 25, 4)  # not looked at here
+        check_microbatches(settings, make_task("dense"), 24, 4)
+    check_microbatches(settings, make_task("dense"), 32, 4)
+    check_microbatches(settings | {"accumulate": 1}, make_task("dense"), 25, 4)  # not looked at here
 
 
 def test_microbatches_that_are_too_large(monkeypatch):
@@ -47,6 +47,6 @@ def test_microbatches_that_are_too_large(monkeypatch):
     monkeypatch.setattr(memory, "of_whole_model", of_whole_model)
     settings = {"accumulate": 2, "memory_limit": 999e-9}
     with pytest.raises(UsageError, match=r"^One process needs .*; smaller batches or strategy\.accumulate need less"):
-        check_microbatches(settings, make_task(), 48, 8)
-    check_microbatches(settings | {"memory_limit": 1000e-9}, make_task(), 48, 1)
+        check_microbatches(settings, make_task("dense"), 48, 8)
+    check_microbatches(settings | {"memory_limit": 1000e-9}, make_task("dense"), 48, 1)
     assert asked == [(3, len(jax.local_devices())), (24, 1)]

@@ -8,15 +8,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers.dense import make_task
-from helpers.reference import make_batches
+from helpers.reference import make_batches, make_task
 
 from jaxdist.task.stage import METRICS, Stage
 
 
 def test_two_stages_do_what_the_whole_model_does(x64):
     """Whether they keep what the backward pass needs or compute it again."""
-    task, batch = make_task(), make_batches(1, 16)[0]
+    task, batch = make_task("dense"), make_batches(1, 16)[0]
     arrays = jax.tree.map(np.asarray, task.init().arrays())
     halves = [{name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 8), slice(8, 16))]
     gradient = jax.jit(task.gradient)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from helpers.dense import make_task
 from helpers.in_process import only
-from helpers.reference import make_batches
+from helpers.reference import make_batches, make_task
 
 from jaxdist.parallel.flat_layout import pack
 from jaxdist.state import flatten
@@ -24,7 +23,7 @@ def buffers(model: FlatModel, params, stats) -> list[np.ndarray]:
 
 
 def test_several_devices_are_averaged_and_what_is_not_finite_is_said(x64):
-    task, batch = make_task(), make_batches(1, 16)[0]
+    task, batch = make_task("dense"), make_batches(1, 16)[0]
     canonical = jax.tree.map(np.asarray, task.init().arrays())
     params, stats = canonical["params"], canonical["model_state"]
     gradient = jax.jit(task.gradient)
@@ -45,7 +44,7 @@ def test_several_devices_are_averaged_and_what_is_not_finite_is_said(x64):
 
 
 def test_an_evaluation_is_of_the_whole_batch_on_one_device(x64):
-    task, batch = make_task(), make_batches(1, 16)[0]
+    task, batch = make_task("dense"), make_batches(1, 16)[0]
     canonical = jax.tree.map(np.asarray, task.init().arrays())
     params, stats = canonical["params"], canonical["model_state"]
     batch = {"image": batch["image"], "label": batch["label"], "mask": np.arange(16) < 11}

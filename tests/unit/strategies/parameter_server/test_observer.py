@@ -9,9 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from helpers.dense import make_task
 from helpers.in_process import only
-from helpers.reference import make_task as chain_task
+from helpers.reference import make_task
 from helpers.servers import SIGNATURE, Servers, settings_of_a_run
 
 from jaxdist.errors import UsageError
@@ -22,7 +21,7 @@ TIMEOUTS = {"timeout_seconds": 10.0, "connect_timeout_seconds": 10.0}
 
 
 def test_it_sees_whole_versions_and_posts_what_it_finds(x64, tmp_path):
-    task = make_task()
+    task = make_task("dense")
     with only(1), Servers(tmp_path, 2) as servers:
         layout = FlatModel(task, 2).layout
         chief = servers.client(0, layout)
@@ -53,8 +52,6 @@ def test_it_sees_whole_versions_and_posts_what_it_finds(x64, tmp_path):
             with pytest.raises(NotImplementedError):
                 observer.train_step(state, {})
             with pytest.raises(UsageError):
-                Observer(
-                    chain_task("chain"), server_addresses=servers.addresses, signature=SIGNATURE, timeouts=TIMEOUTS
-                )
+                Observer(make_task("chain"), server_addresses=servers.addresses, signature=SIGNATURE, timeouts=TIMEOUTS)
         finally:
             observer.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from helpers.dense import make_task
 from helpers.in_process import only
+from helpers.reference import make_task
 
 from jaxdist import strategies
 from jaxdist.config import default_config
@@ -26,7 +26,7 @@ def test_what_cannot_be_is_refused(changes, resources, words):
     batch, workers, servers = resources
     sizes = {"global_batch_size": batch, "num_processes": workers, "num_devices": 3 * workers, "num_servers": servers}
     with only(3), pytest.raises(UsageError, match=words):
-        strategies.check(SETTINGS | changes, make_task(), **sizes)
+        strategies.check(SETTINGS | changes, make_task("dense"), **sizes)
 
 
 @pytest.mark.parametrize(("low", "high", "fits"), [(1, 6, True), (3, 3, True), (0, 3, False), (5, 3, False)])

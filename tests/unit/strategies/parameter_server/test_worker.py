@@ -9,8 +9,8 @@ import collections
 import types
 
 import pytest
-from helpers.dense import make_task
 from helpers.in_process import only
+from helpers.reference import make_task
 
 from jaxdist import strategies
 from jaxdist.config import default_config
@@ -25,7 +25,7 @@ def build(settings, workers: int) -> ParameterServer:
     with only(1):
         return strategies.build(
             SETTINGS | settings,
-            make_task(),
+            make_task("dense"),
             global_batch_size=12,
             process_id=1,
             num_processes=workers,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from helpers.dense import make_task
 from helpers.in_process import strategy_on
+from helpers.reference import make_task
 
 from jaxdist import strategies
 from jaxdist.config import default_config
@@ -18,15 +18,15 @@ def test_it_is_for_one_process_and_accumulates_in_equal_parts():
     settings = default_config().strategy
     settings.name = "single"
     with pytest.raises(UsageError, match="for one process, but there are 2: use 'allreduce'"):
-        strategies.check(settings, make_task(), global_batch_size=8, num_processes=2, num_devices=2)
+        strategies.check(settings, make_task("dense"), global_batch_size=8, num_processes=2, num_devices=2)
     settings.accumulate = 3
     with pytest.raises(UsageError, match=r"8 is not divisible by the 3 parts \(strategy.accumulate=3 on 1 device"):
-        strategies.check(settings, make_task(), global_batch_size=8, num_processes=1, num_devices=8)
-    strategies.check(settings, make_task(), global_batch_size=9, num_processes=1, num_devices=8)
+        strategies.check(settings, make_task("dense"), global_batch_size=8, num_processes=1, num_devices=8)
+    strategies.check(settings, make_task("dense"), global_batch_size=9, num_processes=1, num_devices=8)
 
 
 def test_a_state_lies_on_the_first_device_and_comes_back_as_it_was():
-    strategy = strategy_on(4, make_task(), name="single", accumulate=2)
+    strategy = strategy_on(4, make_task("dense"), name="single", accumulate=2)
     arrays = {"params": {"a": np.arange(3.0, dtype=np.float32)}, "model_state": {}, "opt_state": {"count": np.int32(4)}}
     canonical = TrainState.of(arrays, 7, Position(84, ((3, 5),)))
     state = strategy.import_state(canonical)
