@@ -8,6 +8,7 @@ jaxdist/ps/pulls.py          tests/contract/test_histories.py, whose docstring h
 from __future__ import annotations
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -29,8 +30,8 @@ def modules() -> list[str]:
         written = str(path.relative_to(PACKAGE))
         if path.name in ELSEWHERE and "/" in written:
             continue
-        tree = ast.parse(path.read_text())
-        if any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for node in ast.walk(tree)):
+        defines = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        if any(isinstance(node, defines) for node in tree_of(path).body):
             found.append(written)
     return [written for written in found if written != "__init__.py"]
 
@@ -39,6 +40,15 @@ def called_after(written: str) -> str:
     """'unit/ps/test_pulls.py' for 'ps/pulls.py'."""
     folder, _, name = written.rpartition("/")
     return str(pathlib.PurePath("unit", folder, f"test_{name.removesuffix('.py').strip('_')}.py"))
+
+
+@functools.cache
+def tree_of(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def docstring_of(path: pathlib.Path) -> str:
+    return ast.get_docstring(tree_of(path)) or ""
 
 
 def files_of_tests() -> list[pathlib.Path]:
@@ -56,8 +66,7 @@ def test_every_unit_test_is_called_after_a_module_of_the_package():
 
 def test_every_module_of_the_package_is_found_by_its_name():
     others = [path for path in files_of_tests() if path.name not in ABOUT_EVERYTHING]
-    said = "\n".join(ast.get_docstring(ast.parse(path.read_text())) or "" for path in others)
-    named = set(re.findall(r"(?<![\w/.])(?:jaxdist/)?([\w/]+\.py)\b", said))
+    named = set(re.findall(r"(?<![\w/.])(?:jaxdist/)?([\w/]+\.py)\b", "\n".join(map(docstring_of, others))))
     missing = []
     for written in modules():
         own = called_after(written)
@@ -67,12 +76,10 @@ def test_every_module_of_the_package_is_found_by_its_name():
 
 
 def test_no_file_of_tests_is_empty():
-    trees = {path: ast.parse(path.read_text()) for path in files_of_tests()}
-    empty = [
-        str(path.relative_to(TESTS))
-        for path, tree in trees.items()
-        if not any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in tree.body)
-    ]
+    def tests(path: pathlib.Path) -> list[ast.stmt]:
+        return [n for n in tree_of(path).body if isinstance(n, ast.FunctionDef) and n.name.startswith("test_")]
+
+    empty = [str(path.relative_to(TESTS)) for path in files_of_tests() if not tests(path)]
     assert not empty, f"{empty} have no tests: a merge may have emptied them"
 
 
@@ -81,7 +88,7 @@ def test_what_a_docstring_names_is_there():
     rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
     wrong = []
     for path in files_of_tests():
-        for name in re.findall(r"(?<![\w/.])([\w/]+/\w+\.py)\b", ast.get_docstring(ast.parse(path.read_text())) or ""):
+        for name in re.findall(r"(?<![\w/.])([\w/]+/\w+\.py)\b", docstring_of(path)):
             places = [TESTS.parent / name, TESTS / name, TESTS / "unit" / name, path.parent / name]
             places += [PACKAGE / name] if name.split("/")[0] in rooms else []
             if path.name != "test_names.py" and not any(place.exists() for place in places):

@@ -17,6 +17,7 @@ from jaxdist.train.due import crossed
         (50, 60, 60.0, True),
         (70, 80, 37.5, True),  # a fraction of an epoch
         (75, 112, 37.5, False),
+        (0, 1, 0.5, True),
         (0, 1000, 0, False),
         (0, 1000, 0.0, False),
         (12, 9, 3, False),  # servers have gone back

@@ -140,8 +140,8 @@ def test_the_last_epoch_is_a_whole_one_or_most_of_one(run):
     take(recorder.measured, 0, 8.0, 8.0, 2.0)
     assert recorder.summary([])["train_loss"] == 2.0  # half of the second epoch
     take(recorder.measured, 36, 2.0)
-    recorder.measured.epoch.add({"loss_sum": 9.0, "correct": 0, "count": 1})
-    assert recorder.summary([])["train_loss"] == 2.0  # a mere beginning of the third
+    recorder.measured.epoch.add({"loss_sum": 99.0, "correct": 0, "count": 11})
+    assert recorder.summary([])["train_loss"] == 2.0  # less than half of the third
 
 
 def test_numbers_of_workers_are_listed_and_a_lost_one_s_are_missing(run):

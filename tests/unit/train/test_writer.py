@@ -44,11 +44,11 @@ def test_rows_are_lines_with_kind_and_time_and_numbers_go_to_tensorboard(tmp_pat
     rows = Writer(str(tmp_path), True, clock.now - 5.0)
     rows.write("train", updates=3, loss=0.5, phase="allreduce")
     clock.sleep(1.25)
-    rows.write("event", event="saved", updates=3)
+    rows.write("event", event="worker_lost", updates=3, worker=1)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()  # there before it is closed
     assert [json.loads(line) for line in lines] == [
         {"kind": "train", "time": 5.0, "updates": 3, "loss": 0.5, "phase": "allreduce"},
-        {"kind": "event", "time": 6.25, "event": "saved", "updates": 3},
+        {"kind": "event", "time": 6.25, "event": "worker_lost", "updates": 3, "worker": 1},
     ]
     rows.close()
     rows.close()

@@ -38,9 +38,10 @@ def test_several_devices_are_averaged_and_what_is_not_finite_is_said(x64):
         for name, value in sums.items():
             assert float(metrics[name]) == pytest.approx(float(value), rel=1e-12)
         assert bool(metrics["finite"])
-        broken = buffers(model, params, stats)
-        broken[1][0] = np.nan
-        assert not bool(model.gradient(model.put(broken), model.put_batch(batch))[1]["finite"])
+        for server, element in ((0, 0), (1, -1)):  # the head's bias, and a running statistic: each alone
+            broken = buffers(model, params, stats)
+            broken[server][element] = np.nan
+            assert not bool(model.gradient(model.put(broken), model.put_batch(batch))[1]["finite"])
 
 
 def test_an_evaluation_is_of_the_whole_batch_on_one_device(x64):

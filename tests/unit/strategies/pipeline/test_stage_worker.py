@@ -39,16 +39,22 @@ class Doubling:
         return x * 2
 
 
-@pytest.fixture
-def stage():
-    """(a stage in the middle, the far ends of its links)."""
+FORTH_AND_BACK = [Action("F", 0), Action("F", 1), Action("B", 1), Action("B", 0)]
+
+
+def in_the_middle(actions):
+    """(a stage with these actions, the far ends of its links)."""
     device = jax.devices()[0]
     first, before = LocalLink.pair(device, device)
     after, last = LocalLink.pair(device, device)
-    actions = [Action("F", 0), Action("F", 1), Action("B", 1), Action("B", 0)]
     kind = SHAPE, np.float32
     worker = StageWorker(Doubling(), actions, device, before=before, after=after, incoming=kind, outgoing=kind)
     return worker, types.SimpleNamespace(before=first, after=last)
+
+
+@pytest.fixture
+def stage():
+    return in_the_middle(FORTH_AND_BACK)
 
 
 def send(link, kind: str, microbatch: int, step: int = 7, value: float = 1.0, **more) -> None:
@@ -75,19 +81,30 @@ def test_actions_are_done_in_order_and_the_last_gradient_takes_the_report_along(
     assert [h["microbatch"] for h in headers] == [1, 0] and "metrics" not in headers[0]
     assert headers[1]["metrics"] == {"count": 6.0} and headers[1]["stop"]
     assert headers[1]["busy"][1:] == [0.5] and headers[1]["sent"] == [4 * 2 * 3 * 4, 11]
-    assert [action for action, *_ in done.spans] == [Action("F", 0), Action("F", 1), Action("B", 1), Action("B", 0)]
+    assert [action for action, *_ in done.spans] == FORTH_AND_BACK
     assert done.stop and done.metrics == {"count": 6.0} and done.grads == 2
     assert done.live_bytes == 2 * 2 * 3 * 4
+
+
+def test_what_a_backward_pass_has_used_is_not_kept():
+    worker, far = in_the_middle([Action("F", 0), Action("B", 0), Action("F", 1), Action("B", 1)])
+    for m in range(2):
+        send(far.before, "F", m, stop=False)
+        send(far.after, "B", m, metrics={})
+    assert worker.train({}, [BATCH, BATCH], 7, False).live_bytes == 2 * 3 * 4
 
 
 @pytest.mark.parametrize(("kind", "microbatch", "step"), [("F", 0, 8), ("F", 1, 7), ("E", 0, 7)])
 def test_a_neighbour_that_does_another_step_is_found_and_both_are_told(stage, kind, microbatch, step):
     worker, far = stage
     send(far.before, kind, microbatch, step, stop=False)
+    send(far.before, "F", 1, stop=False)  # what would do, had the first not been another
+    for m in (1, 0):
+        send(far.after, "B", m, metrics={})
     words = rf"sent \('{kind}', {microbatch}, {step}\) where \('F', 0, 7\) was due"
     with pytest.raises(ConnectionLost, match=words):
         worker.train({}, [BATCH, BATCH], 7, False)
-    for link in (far.before, far.after):
+    for link in (far.before, far.after):  # neither is to wait
         with pytest.raises(ConnectionLost, match="another stage of this process failed"):
             link.receive((2, *SHAPE), np.float32)
 
