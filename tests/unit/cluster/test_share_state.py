@@ -16,11 +16,11 @@ class Group:
 
     connect_timeout = 5.0
     told: Any = None
-    served: dict[int, Any]
 
     def __init__(self, chief: Group | None = None) -> None:
         self.is_chief, self._chief = chief is None, chief
         self.fetched: list[str] = []
+        self.served: dict[int, Any] = {}
 
     def gather(self, name, value, timeout=None):
         assert timeout == self.connect_timeout
@@ -64,5 +64,7 @@ def test_what_another_than_the_chief_has_does_not_count():
     chief, state = Group(), TrainState.of({"params": {"a": np.ones(1)}, "model_state": {}}, 1, Position(3))
     share(chief, state, "state")
     mine = TrainState.of({"params": {"a": np.zeros(1)}, "model_state": {}}, 9, Position(0))
-    found = share(Group(chief), mine, "state")
+    other = Group(chief)
+    found = share(other, mine, "state")
     assert found.updates == 1 and np.asarray(found.params["a"]) == 1
+    assert other.served == {}
