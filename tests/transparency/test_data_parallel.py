@@ -1,6 +1,6 @@
 """Synchronous data parallelism, in each spelling, equals the single-device run. (The single strategy is that run.)
 
-The tiny chain goes through all options; each family goes through each spelling once.
+The tiny chain goes through all options; each family goes through one spelling or more.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ def test_allreduce_on_fewer_devices(x64, quickly_compiled, spmd, devices):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("spmd", ["shard_map", "jit", "pmap"])
-@pytest.mark.parametrize("model", ["densenet", "resnet"])
+@pytest.mark.parametrize(("model", "spmd"), [("densenet", "shard_map"), ("densenet", "jit"), ("resnet", "pmap")])
 def test_allreduce_of_every_family(x64, quickly_compiled, model, spmd):
     check(model, spmd, 4, size=4 if spmd == "jit" else BATCH)  # BatchNorm always sees four examples
 
@@ -47,21 +46,15 @@ def test_sync_batch_norm_sees_the_global_batch(x64, quickly_compiled):
     assert_same(run_strategy(task, batches, devices=4, sync_batch_norm=True), expected, 1e-9)
 
 
-@pytest.mark.parametrize("model", [long("densenet"), long("resnet_v2")])
-def test_sync_batch_norm_of_every_family(x64, quickly_compiled, model):
-    task, batches = make_task(model), make_batches(20, 4)
+@pytest.mark.long
+def test_sync_batch_norm_of_a_family(x64, quickly_compiled):
+    task, batches = make_task("resnet_v2"), make_batches(20, 4)
     expected = train_reference(task, batches, replicas=1)
     assert_same(run_strategy(task, batches, devices=4, sync_batch_norm=True), expected, 1e-9)
 
 
 def test_single_equals_the_reference(x64):
     task, batches = make_task("chain"), make_batches(20, BATCH)
-    assert_same(run_strategy(task, batches, devices=1, name="single"), train_reference(task, batches, replicas=1), 1e-9)
-
-
-@pytest.mark.long
-def test_single_of_a_family(x64, quickly_compiled):
-    task, batches = make_task("densenet"), make_batches(20, 4)
     assert_same(run_strategy(task, batches, devices=1, name="single"), train_reference(task, batches, replicas=1), 1e-9)
 
 
@@ -89,7 +82,7 @@ def test_fusion_does_not_change_the_result(x64, megabytes):
 
 @pytest.mark.parametrize(
     ("model", "spmd"),
-    [("chain", "shard_map"), long("chain", "jit"), long("densenet", "shard_map"), long("resnet", "jit")],
+    [("chain", "shard_map"), long("chain", "jit"), long("densenet", "shard_map")],
 )
 def test_one_float32_update(model, spmd):
     task, batches = make_task(model, np.float32), make_batches(1, BATCH, np.float32)
