@@ -1,5 +1,3 @@
-<<<<<<< HEAD
-=======
 """What cannot be cut into stages is refused, with the arithmetic; what is cut by time fits."""
 
 from __future__ import annotations
@@ -48,4 +46,3 @@ def test_a_balance_by_time(quickly_compiled):
         assert 0 < predicted["bubble"] < 1 and len(predicted["cut_bytes"]) == 1
     finally:
         pipeline.close()
->>>>>>> wt-B
