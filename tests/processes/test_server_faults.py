@@ -74,7 +74,7 @@ def test_a_killed_server_that_does_not_come_back_is_named_in_time(tmp_path):
 @pytest.mark.long
 def test_a_stopped_process_that_goes_on_again_takes_part_again(tmp_path):
     """A worker stands still for longer than its lease; then each server does."""
-    with Run(tmp_path, 2, servers=2, fault=SLOW, num_epochs=25.0, **SETTINGS) as run:
+    with Run(tmp_path, 2, servers=2, fault="delay@seconds=0.1", num_epochs=8.0, **SETTINGS) as run:
         wait_for_update(tmp_path, 12)
         run.processes[1].send_signal(signal.SIGSTOP)
         wait_for_event(tmp_path, "worker_lost")
@@ -92,7 +92,7 @@ def test_a_stopped_process_that_goes_on_again_takes_part_again(tmp_path):
         assert all(p.poll() is None for p in run.processes)
         ended = run.wait(120)
     assert [e.code for e in ended] == [0] * 4, [e.output[-1500:] for e in ended]
-    assert summary_of(tmp_path)["examples_seen"] == 25 * 240
+    assert summary_of(tmp_path)["examples_seen"] == 8 * 240
 
 
 @pytest.mark.long
