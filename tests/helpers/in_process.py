@@ -17,7 +17,7 @@ BATCH = 16
 def only(devices: int):
     """JAX sees the first `devices` alone."""
     some = jax.devices()[:devices]
-    with mock.patch.object(jax, "devices", lambda: some), mock.patch.object(jax, "local_devices", lambda: some):
+    with mock.patch.object(jax, "devices", lambda *_: some), mock.patch.object(jax, "local_devices", lambda **_: some):
         yield
 
 

@@ -13,19 +13,24 @@ from jaxdist.state import Position, TrainState, flatten
 from jaxdist.task import Task
 
 TINY = {
+    "dense": {"features": 4},
     "chain": {},
     "densenet": {"depth": 10, "growth_rate": 4, "dropout": 0.2},
     "resnet": {"depth": 8, "width": 4},
     "resnet_v2": {"depth": 11, "width": 4, "version": 2},
 }
+FAMILY = {"dense": "helpers.own.two_blocks:build", "chain": "helpers.tiny_chain:build", "resnet_v2": "resnet"}
 SHAPE = (8, 8, 1)
 
 
 @functools.cache
 def make_task(name: str, dtype=np.float64, optimizer: str = "sgd", seed: int = 3) -> Task:
-    """The same object for the same arguments: its model is traced once, and its references are trained once."""
-    family = {"chain": "helpers.tiny_chain:build", "resnet_v2": "resnet"}.get(name, name)
-    chain = models.build(family, input_shape=SHAPE, num_classes=10, settings={}, options=TINY[name])
+    """The same object for the same arguments: its model is traced once, and its references are trained once.
+
+    'dense': two blocks, with statistics, for what needs a model, be it the smallest; 'chain': what the families are
+    made of, for what is not about one of them.
+    """
+    chain = models.build(FAMILY.get(name, name), input_shape=SHAPE, num_classes=10, settings={}, options=TINY[name])
     rule = optimizers.build(optimizer, momentum=0.9, weight_decay=1e-4)
     rate = schedules.step_decay(0.05, drop_epochs=(0.5,), drop_factor=0.1, examples_per_epoch=480)
     return Task(chain, rule, rate, seed, np.dtype(dtype))

@@ -1,7 +1,7 @@
 """Runs of several phases over real processes: exact over a boundary, nothing lost or repeated, ended by a rule.
 
-What holds them: `config.phases`, `train.phases`, `train.phase_triggers`, `ps.reservation`. Their faults are in
-`test_switch_faults.py`, but for a lost worker; what needs no process is in the unit tests of these modules.
+What holds `train/phases.py`, and what it needs of `config/phases.py`, `train/phase_triggers.py` and
+`ps/reservation.py`, whose tests without processes are under their names. Faults are in `test_switch_faults.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs of several phases whose processes are killed, fail, and come back (`train.phases`, `checkpoint`, `ps`)."""
+"""Runs of several phases whose processes are killed, fail, and come back (`train/phases.py`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Synchronous data parallelism, in each spelling, equals the single-device run. (The single strategy is that run.)
 
-The tiny chain goes through all options; each family goes through one spelling or more.
+The tiny chain goes through all options; each family goes through one spelling or more: what holds
+`strategies/data_parallel/allreduce.py` and `strategies/data_parallel/pmap.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The house of the tests: a file's tests are found by its name, and a test's file by the name of the test.
 
 jaxdist/comm/rpc.py          tests/unit/comm/test_rpc.py
-jaxdist/ps/pulls.py          tests/contract/test_pulls.py, whose docstring has `ps/pulls.py`
+jaxdist/config/__main__.py   tests/unit/config/test_main.py
+jaxdist/ps/pulls.py          tests/contract/test_histories.py, whose docstring has `ps/pulls.py`
 """
 
 from __future__ import annotations
@@ -34,32 +35,45 @@ def modules() -> list[str]:
     return [written for written in found if written != "__init__.py"]
 
 
+def called_after(written: str) -> str:
+    """'unit/ps/test_pulls.py' for 'ps/pulls.py'."""
+    folder, _, name = written.rpartition("/")
+    return str(pathlib.PurePath("unit", folder, f"test_{name.removesuffix('.py').strip('_')}.py"))
+
+
 def files_of_tests() -> list[pathlib.Path]:
     return sorted(TESTS.rglob("test_*.py"))
 
 
 def test_every_unit_test_is_called_after_a_module_of_the_package():
-    strays = []
-    for path in files_of_tests():
-        place = path.relative_to(TESTS)
-        if place.parts[0] != "unit" or str(place.relative_to("unit")) in ABOUT_EVERYTHING:
-            continue
-        module = PACKAGE.joinpath(*place.parts[1:-1], path.stem.removeprefix("test_"))
-        if not (module.with_suffix(".py").exists() or module.is_dir()):
-            strays.append(f"{place}: there is no jaxdist/{module.relative_to(PACKAGE)}.py")
+    called = {called_after(str(path.relative_to(PACKAGE))) for path in PACKAGE.rglob("*.py")} | {
+        f"unit/{name}" for name in ABOUT_EVERYTHING
+    }
+    found = {str(path.relative_to(TESTS)) for path in files_of_tests() if path.relative_to(TESTS).parts[0] == "unit"}
+    strays = [f"{place}: the package has no module that it is called after" for place in sorted(found - called)]
     assert not strays, "\n" + "\n".join(strays)
 
 
 def test_every_module_of_the_package_is_found_by_its_name():
-    said = "\n".join(ast.get_docstring(ast.parse(path.read_text())) or "" for path in files_of_tests())
+    others = [path for path in files_of_tests() if path.name not in ABOUT_EVERYTHING]
+    said = "\n".join(ast.get_docstring(ast.parse(path.read_text())) or "" for path in others)
     named = set(re.findall(r"(?<![\w/.])(?:jaxdist/)?([\w/]+\.py)\b", said))
     missing = []
     for written in modules():
-        *room, name = written.split("/")
-        own = TESTS.joinpath("unit", *room, f"test_{name}")
-        if not (own.exists() or written in named):
-            missing.append(f"{written}: neither {own.relative_to(TESTS)} nor a test whose docstring has `{written}`")
+        own = called_after(written)
+        if not ((TESTS / own).exists() or written in named):
+            missing.append(f"{written}: neither {own} nor a test whose docstring has `{written}`")
     assert not missing, "\n" + "\n".join(missing)
+
+
+def test_no_file_of_tests_is_empty():
+    trees = {path: ast.parse(path.read_text()) for path in files_of_tests()}
+    empty = [
+        str(path.relative_to(TESTS))
+        for path, tree in trees.items()
+        if not any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in tree.body)
+    ]
+    assert not empty, f"{empty} have no tests: a merge may have emptied them"
 
 
 def test_what_a_docstring_names_is_there():

@@ -1,8 +1,11 @@
-"""The cluster from flags, variables and schedulers."""
+"""The cluster from flags, variables and schedulers; flags that say too little or contradict each other are refused."""
 
 from __future__ import annotations
 
+import pytest
+
 from jaxdist import cluster
+from jaxdist.errors import UsageError
 
 
 def test_one_process_without_anything():
@@ -39,3 +42,20 @@ def test_kubernetes_indexed_job():
         "JOB_COMPLETION_INDEX": "4",
     }
     assert cluster.detect(environ=env) == cluster.Cluster("worker", 4, 5, "train-0.train:8476")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"num_processes": 2, "process_id": 5, "coordinator_address": "h:1"}, "ids are 0 to 1"),
+        ({"num_processes": 2, "process_id": -1, "coordinator_address": "h:1"}, "ids are 0 to 1"),
+        ({"num_processes": 2, "coordinator_address": "h:1"}, "--process_id"),
+        ({"num_processes": 2, "process_id": 1}, "--coordinator_address"),
+        ({"num_processes": 2, "process_id": 1, "coordinator_address": "h"}, "HOST:PORT"),
+        ({"num_processes": 0}, "at least 1"),
+    ],
+)
+def test_cluster_flags(flags, words):
+    with pytest.raises(UsageError) as e:
+        cluster.detect(environ={}, **flags)
+    assert words in str(e.value)

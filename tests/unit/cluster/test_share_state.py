@@ -2,39 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import numpy as np
+from helpers.chief_and_other import Group
 
 from jaxdist.cluster.share_state import share
-from jaxdist.state import LazyArray, Position, TrainState, flatten
-
-
-class Group:
-    """One end of two; the other's calls come first where they are the chief's."""
-
-    connect_timeout = 5.0
-    told: Any = None
-
-    def __init__(self, chief: Group | None = None) -> None:
-        self.is_chief, self._chief = chief is None, chief
-        self.fetched: list[str] = []
-        self.served: dict[int, Any] = {}
-
-    def gather(self, name, value, timeout=None):
-        assert timeout == self.connect_timeout
-        if self.is_chief:
-            self.told = json.loads(json.dumps(value))  # as it travels
-            return [self.told, None]
-        return [self._chief.told, value]
-
-    def serve_arrays(self, version, arrays):
-        self.served = {version: dict(arrays)}
-
-    def served_array(self, version, name, shape, dtype):
-        array = self._chief.served[version][name]
-        return LazyArray(shape, dtype, lambda: self.fetched.append(name) or np.asarray(array))
+from jaxdist.state import Position, TrainState, flatten
 
 
 def test_the_others_get_the_chief_s_state_and_fetch_what_they_ask_for():

@@ -6,15 +6,14 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from helpers.dense import make_task
-from helpers.reference import make_task as make_chain_task
+from helpers.reference import make_task
 
 from jaxdist.cost import blocks
 from jaxdist.cost.blocks import block_costs, measured
 
 
 def test_bytes_are_those_of_the_shapes(x64):
-    task = make_task()
+    task = make_task("dense")
     hidden, head = block_costs(task, 5)
     assert (hidden.name, head.name) == ("hidden", "head")
     assert hidden.input_bytes == 0 and hidden.output_bytes == 5 * 4 * 8 == head.input_bytes  # images cross no cut
@@ -25,7 +24,7 @@ def test_bytes_are_those_of_the_shapes(x64):
 
 
 def test_activations_have_the_dtype_that_is_computed_in():
-    task = dataclasses.replace(make_chain_task("chain", np.float32), compute_dtype=jnp.bfloat16)
+    task = dataclasses.replace(make_task("chain", np.float32), compute_dtype=jnp.bfloat16)
     stem = block_costs(task, 5)[0]
     assert stem.output_dtype == jnp.bfloat16 and stem.output_bytes == 5 * 4 * 4 * 4 * 2
     assert stem.param_bytes == 4 * (9 * 4 + 2 * 4)
@@ -33,7 +32,7 @@ def test_activations_have_the_dtype_that_is_computed_in():
 
 def test_each_process_measures_its_share_and_all_get_all(x64, monkeypatch):
     monkeypatch.setattr(blocks, "_ROUNDS", 2)
-    task = make_task()
+    task = make_task("dense")
     costs = block_costs(task, 5)
     asked = []
 

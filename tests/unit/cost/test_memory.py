@@ -6,9 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers.dense import make_task
 from helpers.in_process import BATCH
-from helpers.reference import make_task as make_chain
+from helpers.reference import make_task
 
 from jaxdist import strategies
 from jaxdist.config import default_config
@@ -22,13 +21,13 @@ PARAMS = 8 * (64 * 4 + 4 + 2 * 4) + 8 * (4 * 10 + 10)
 
 
 def test_slots_follow_the_optimizer(x64):
-    task = make_task()
+    task = make_task("dense")
     assert memory.slots_per_param(task) == 1  # momentum
     assert memory.slots_per_param(dataclasses.replace(task, optimizer=optimizers.build("adam"))) == 2
 
 
 def test_a_whole_model_on_each_device_and_a_model_in_shares(x64):
-    task = make_task()
+    task = make_task("dense")
     kept = sum(cost.saved_bytes for cost in block_costs(task, 5))
     one, two = (memory.of_whole_model(task, 5, devices) for devices in (1, 2))
     assert one == Need(PARAMS, PARAMS, PARAMS, kept, 2 * PARAMS)
@@ -42,7 +41,7 @@ def test_a_whole_model_on_each_device_and_a_model_in_shares(x64):
 
 
 def test_stages_keep_as_many_microbatches_as_their_schedule_has_in_flight(x64):
-    task = make_task()
+    task = make_task("dense")
     costs = block_costs(task, 5)
     for schedule, in_flight in (("gpipe", (4, 4)), ("1f1b", (2, 1))):
         for remat in (False, True):
@@ -66,7 +65,7 @@ def test_more_than_the_limit_is_refused_with_the_sum_and_the_remedy():
 
 
 def test_a_whole_model_beyond_the_limit_is_refused():
-    task = make_chain("chain", np.float32)
+    task = make_task("chain", np.float32)
     limited = default_config().strategy
     limited.memory_limit = 1e-6
     with pytest.raises(UsageError, match=r"One process needs about .*memory_limit=1e-06 GB.*'pipeline' cuts"):

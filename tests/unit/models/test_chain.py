@@ -1,4 +1,4 @@
-"""Chains of blocks: initial arrays by seed and block, whole or in parts, and cuts that change nothing.
+"""Chains of blocks: initial arrays by seed and block, whole or in parts, by shared programs; cuts that change nothing.
 
 The cuts of DenseNet and ResNet are held by `transparency/`.
 """
@@ -96,9 +96,76 @@ def test_a_cut_chain_gives_the_same_output():
 
 
 class Plain(nn.Module):
+    features: int = 3
+
     @nn.compact
     def __call__(self, x, context):
-        return nn.Dense(3)(x)
+        return nn.Dense(self.features)(x)
+
+
+class Wide(nn.Module):
+    """As wide as JAX's numbers are."""
+
+    @nn.compact
+    def __call__(self, x, context):
+        return x + self.param("shift", lambda key: jax.random.normal(key, (4,), float))
+
+
+class Listed(nn.Module):
+    """With a field that has no hash."""
+
+    widths: list[int]
+
+    @nn.compact
+    def __call__(self, x, context):
+        for width in self.widths:
+            x = nn.Dense(width)(x)
+        return x
+
+
+def program_of(chain, block, collections=("params", "batch_stats")):
+    return chain.init_program(block, collections, {})
+
+
+def test_equal_blocks_share_a_program_and_no_values():
+    blocks = (("a", Plain(4)), ("b", Plain(4)), ("wider", Plain(5)), ("c", Plain(4)))
+    chain = models.Chain(blocks, (4,))
+    shared = program_of(chain, "a")
+    assert program_of(chain, "b") is shared
+    assert program_of(models.Chain(blocks[1:2], (4,)), "b") is shared  # of another model too
+    assert program_of(chain, "wider") is not shared
+    assert program_of(chain, "c") is not shared  # its inputs are the wider ones
+    assert program_of(chain, "a", ("params",)) is not shared
+    values = [chain.init_block(name, seed)[0]["Dense_0"]["kernel"] for name, seed in (("a", 0), ("b", 0), ("a", 1))]
+    assert {value.shape for value in values} == {(4, 4)}
+    assert len({value.tobytes() for value in values}) == 3
+    np.testing.assert_array_equal(chain.init_block("a", 0)[0]["Dense_0"]["kernel"], values[0])
+
+
+def test_float64_has_a_program_of_its_own():
+    chain = models.Chain((("a", Wide()),), (4,))
+    narrow = chain.init_block("a", 0)[0]["shift"]
+    jax.config.update("jax_enable_x64", True)
+    try:
+        wide = chain.init_block("a", 0)[0]["shift"]
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert (narrow.dtype, wide.dtype) == (np.float32, np.float64)
+    assert chain.init_block("a", 0)[0]["shift"].dtype == np.float32
+
+
+def test_a_block_without_a_hash_has_values_as_any_other():
+    chain = models.Chain((("a", Listed([3, 2])), ("b", Listed([3, 2]))), (4,))
+    with pytest.raises(TypeError):
+        hash(chain.blocks[0][1])
+    (params, stats), other = chain.init_block("a", 0), chain.init_block("b", 0)[0]
+    assert {path: leaf.shape for path, leaf in flatten(params).items()} == {
+        "Dense_0/kernel": (4, 3),
+        "Dense_0/bias": (3,),
+        "Dense_1/kernel": (3, 2),
+        "Dense_1/bias": (2,),
+    }
+    assert stats == {} and not np.array_equal(params["Dense_0"]["kernel"], other["Dense_0"]["kernel"])
 
 
 def test_chains_that_cannot_be_are_refused():

@@ -1,4 +1,7 @@
-"""The library's entry point, in this process: early stopping, a model and data of one's own."""
+"""The library's entry point, in this process: early stopping, a model and data of one's own.
+
+What holds `train/loop.py`, with the tests of resuming in `processes/test_data_parallel.py`.
+"""
 
 from __future__ import annotations
 

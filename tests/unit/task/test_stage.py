@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.dense import make_task
 from helpers.processes import long
-from helpers.reference import make_batches
+from helpers.reference import make_batches, make_task
 
 from jaxdist.task.stage import METRICS, Stage
 
@@ -19,7 +18,7 @@ from jaxdist.task.stage import METRICS, Stage
 @pytest.mark.parametrize("remat", [False, long(True)])
 def test_two_stages_do_what_the_whole_model_does(x64, remat):
     """Whether they keep what the backward pass needs or compute it again."""
-    task, batch = make_task(), make_batches(1, 16)[0]
+    task, batch = make_task("dense"), make_batches(1, 16)[0]
     arrays = jax.tree.map(np.asarray, task.init().arrays())
     halves = [{name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 8), slice(8, 16))]
     gradient = jax.jit(task.gradient)

@@ -10,8 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers.dense import make_task
-from helpers.reference import make_batches
+from helpers.reference import make_batches, make_task
 
 from jaxdist.task import score
 from jaxdist.task.update import update
@@ -29,7 +28,7 @@ def test_metrics_are_sums_over_the_examples_whose_mask_is_one():
 
 
 def test_a_batch_in_parts_is_the_mean_of_the_parts_and_an_update_is_the_optimizer_s(x64):
-    task = make_task()
+    task = make_task("dense")
     batch = make_batches(1, 16)[0]
     arrays = jax.tree.map(np.asarray, task.init().arrays())
     halves = [{name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 8), slice(8, 16))]

@@ -1,0 +1,104 @@
+"""A stage at work: its actions in order, and neighbours that do another step than it does.
+
+That stages train as one device does is held by `transparency/test_pipeline.py`, over processes by
+`processes/test_pipeline.py`.
+"""
+
+from __future__ import annotations
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdist.errors import ConnectionLost
+from jaxdist.parallel.schedules import Action
+from jaxdist.strategies.pipeline.links import LocalLink
+from jaxdist.strategies.pipeline.stage_worker import StageWorker
+
+SHAPE = (3,)
+BATCH = {"label": np.zeros(2, np.int32)}
+
+
+class Doubling:
+    """A stage whose forward pass doubles and whose backward pass trebles; NumPy counts what it is asked."""
+
+    metrics_dtype = np.float32
+
+    def start(self, arrays):
+        return {"metrics": {"loss_sum": 1.0, "correct": 2.0, "count": 3.0}}, 0
+
+    def forward(self, arrays, sums, x, batch):
+        return (jax.device_put(np.ones((2, 3), np.float32)) if x is None else x) * 2, sums, None
+
+    def backward(self, arrays, x, batch, saved, cotangent, grads):
+        return cotangent * 3, grads + 1
+
+    def evaluate(self, params, stats, x, batch):
+        return x * 2
+
+
+@pytest.fixture
+def stage():
+    """(a stage in the middle, the far ends of its links)."""
+    device = jax.devices()[0]
+    first, before = LocalLink.pair(device, device)
+    after, last = LocalLink.pair(device, device)
+    actions = [Action("F", 0), Action("F", 1), Action("B", 1), Action("B", 0)]
+    kind = SHAPE, np.float32
+    worker = StageWorker(Doubling(), actions, device, before=before, after=after, incoming=kind, outgoing=kind)
+    return worker, types.SimpleNamespace(before=first, after=last)
+
+
+def send(link, kind: str, microbatch: int, step: int = 7, value: float = 1.0, **more) -> None:
+    link.send({"kind": kind, "microbatch": microbatch, "step": step} | more, np.full((2, 3), value, np.float32))
+
+
+def test_actions_are_done_in_order_and_the_last_gradient_takes_the_report_along(stage):
+    worker, far = stage
+    send(far.before, "F", 0, value=1.0, stop=False)
+    send(far.before, "F", 1, value=2.0, stop=True)
+    send(far.after, "B", 1, value=1.0)
+    report = {"metrics": {"count": 6.0}, "busy": [0.5], "sent": [11], "stop": True}
+    send(far.after, "B", 0, value=2.0, **report)
+    done = worker.train({}, [BATCH, BATCH], 7, False)
+    for m, value in ((0, 2.0), (1, 4.0)):
+        header, y = far.after.receive((2, *SHAPE), np.float32)
+        assert (header["kind"], header["microbatch"], header["step"], header["stop"]) == ("F", m, 7, m == 1)
+        np.testing.assert_array_equal(y, np.full((2, 3), value))
+    headers = []
+    for value in (3.0, 6.0):
+        header, gradient = far.before.receive((2, *SHAPE), np.float32)
+        headers.append(header)
+        np.testing.assert_array_equal(gradient, np.full((2, 3), value))
+    assert [h["microbatch"] for h in headers] == [1, 0] and "metrics" not in headers[0]
+    assert headers[1]["metrics"] == {"count": 6.0} and headers[1]["stop"]
+    assert headers[1]["busy"][1:] == [0.5] and headers[1]["sent"] == [4 * 2 * 3 * 4, 11]
+    assert [action for action, *_ in done.spans] == [Action("F", 0), Action("F", 1), Action("B", 1), Action("B", 0)]
+    assert done.stop and done.metrics == {"count": 6.0} and done.grads == 2
+    assert done.live_bytes == 2 * 2 * 3 * 4
+
+
+@pytest.mark.parametrize(("kind", "microbatch", "step"), [("F", 0, 8), ("F", 1, 7), ("E", 0, 7)])
+def test_a_neighbour_that_does_another_step_is_found_and_both_are_told(stage, kind, microbatch, step):
+    worker, far = stage
+    send(far.before, kind, microbatch, step, stop=False)
+    words = rf"sent \('{kind}', {microbatch}, {step}\) where \('F', 0, 7\) was due"
+    with pytest.raises(ConnectionLost, match=words):
+        worker.train({}, [BATCH, BATCH], 7, False)
+    for link in (far.before, far.after):
+        with pytest.raises(ConnectionLost, match="another stage of this process failed"):
+            link.receive((2, *SHAPE), np.float32)
+
+
+def test_evaluations_go_through_and_their_metrics_come_back(stage):
+    worker, far = stage
+    send(far.before, "E", 4, 0, value=3.0)
+    assert worker.evaluate({"params": {}, "model_state": {}}, BATCH, 4) is None  # the last stage has the metrics
+    header, y = far.after.receive((2, *SHAPE), np.float32)
+    assert (header["kind"], header["microbatch"]) == ("E", 4) and float(y[0, 0]) == 6.0
+    far.after.send({"kind": "M", "microbatch": 4, "step": 0, "metrics": {"count": 2.0}}, None)
+    assert worker.receive_metrics(4) == {"count": 2.0}
+    worker.return_metrics(4, {"count": 2.0})
+    assert far.before.receive((0,), np.uint8)[0]["metrics"] == {"count": 2.0}

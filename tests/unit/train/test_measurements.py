@@ -1,0 +1,99 @@
+"""What is measured of a run: sums of epochs and of windows, one step late, and what a checkpoint keeps of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from helpers.clock import Clock
+
+from jaxdist.train import measurements, metrics
+from jaxdist.train.measurements import Measurements
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    for module in (measurements, metrics):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def begin(clock: Clock, before=None) -> Measurements:
+    return Measurements(24, 3, before, clock.monotonic())
+
+
+def step(measured: Measurements, before: int, loss: float = 1.0, stop: float = 0.0, **more) -> bool:
+    """Twelve examples from `before` on, half of them correct."""
+    row = {"loss_sum": 12 * loss, "correct": 6, "count": 12, "stop": stop}
+    return measured.add_step(row | more, before, before + 12, waited=0.25, timed=True)
+
+
+def test_a_step_counts_when_the_next_is_there(clock):
+    measured = begin(clock)
+    step(measured, 0)
+    assert measured.window.count == 0 and measured.has_late
+    step(measured, 12)
+    assert measured.window.count == 12
+    assert not measured.take_late() and measured.window.count == 24 and not measured.has_late
+
+
+def test_a_step_that_says_stop_is_heard_one_step_late(clock):
+    measured = begin(clock)
+    assert not step(measured, 0, stop=1.0)
+    assert step(measured, 12)
+    assert not measured.take_late()
+
+
+def test_an_epoch_ends_with_the_step_that_crosses_its_end(clock):
+    measured = begin(clock)
+    for k, loss in enumerate((1.0, 3.0, 5.0)):
+        step(measured, 12 * k, loss)
+    measured.take_late()
+    assert (measured.last_epoch.loss, measured.last_epoch.count) == (2.0, 24)
+    assert (measured.epoch.loss, measured.epoch.count) == (5.0, 12)
+
+
+def test_a_row_is_of_its_window_alone(clock):
+    measured = begin(clock)
+    with measured.timer.phase("train"):
+        clock.sleep(5.0)
+    measured.window_row()
+    with measured.timer.phase("train"):
+        clock.sleep(2.0)
+    step(measured, 0, loss=4.0)
+    step(measured, 12, loss=2.0, elsewhere=4)  # others trained on four of these while this process was away
+    measured.take_late()
+    row = {"loss": 3.0, "accuracy": 0.5, "images_per_second": 10.0, "step_ms": 1000.0, "data_wait_ms": 250.0}
+    assert measured.window_row() == row
+    assert measured.window_row() == {"loss": 0.0, "accuracy": 0.0}
+    assert measured.timed_examples == 20
+
+
+def test_the_step_that_compiles_is_not_timed(clock):
+    measured = begin(clock)
+    row = {"loss_sum": 12.0, "correct": 6, "count": 12, "stop": 0.0}
+    measured.add_step(row, 0, 12, waited=9.0, timed=False)
+    measured.take_late()
+    assert measured.window_row() == {"loss": 1.0, "accuracy": 0.5} and measured.timed_examples == 0
+
+
+def test_a_resumed_run_goes_on_where_its_checkpoint_was(clock):
+    measured = begin(clock)
+    with measured.timer.phase("train"):
+        clock.sleep(7.0)
+    for k, loss in enumerate((1.0, 3.0, 5.0)):
+        step(measured, 12 * k, loss)
+    measured.take_late()
+    measured.last_evaluation = {"updates": 2, "loss": 0.5}
+    for loss in (0.5, 0.6):
+        measured.early_stopping.should_stop(loss)
+    kept = json.loads(json.dumps(measured.to_json()))
+    assert kept["elapsed"] == 7.0
+    clock.sleep(100.0)  # nobody trained
+    again = begin(clock, kept)
+    assert again.to_json() == kept
+    assert again.early_stopping.patience == 3 and again.early_stopping.evaluations_since_best == 1
+    step(again, 36, loss=7.0)
+    again.take_late()
+    assert again.last_epoch.loss == 6.0 and again.window.loss == 4.0
