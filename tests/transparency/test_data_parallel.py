@@ -81,18 +81,32 @@ def test_fusion_does_not_change_the_result(x64, megabytes):
     assert_same(run_strategy(task, batches, devices=8, fusion_megabytes=megabytes), whole, 1e-12)
 
 
-@pytest.mark.parametrize(
-    ("model", "spmd"),
-    [("chain", "shard_map"), long("chain", "jit"), long("densenet", "shard_map")],
-)
-def test_one_float32_update(model, spmd):
+@pytest.mark.parametrize("spmd", ["shard_map", long("jit")])
+def test_one_float32_update(spmd):
+    check_float32("chain", spmd)
+
+
+def check_float32(model, spmd):
     task, batches = make_task(model, np.float32), make_batches(1, BATCH, np.float32)
     expected = train_reference(task, batches, replicas=1 if spmd == "jit" else 4)
     assert_same(run_strategy(task, batches, devices=4, spmd=spmd), expected, 1e-5)
 
 
-@pytest.mark.parametrize("model", ["chain", long("resnet")])
-def test_bfloat16_is_near_float32(model):
+@pytest.mark.long
+def test_one_float32_update_of_a_family(quickly_compiled):
+    check_float32("densenet", "shard_map")
+
+
+def test_bfloat16_is_near_float32():
+    check_bfloat16("chain")
+
+
+@pytest.mark.long
+def test_bfloat16_of_a_family_is_near_float32(quickly_compiled):
+    check_bfloat16("resnet")
+
+
+def check_bfloat16(model):
     task, batches = make_task(model, np.float32), make_batches(1, BATCH // 4, np.float32)
     narrow = dataclasses.replace(task, compute_dtype=jnp.bfloat16)
     params, stats = (jax.tree.map(np.asarray, tree) for tree in (task.init().params, task.init().model_state))

@@ -13,11 +13,11 @@ from helpers.reference import make_batches, make_task
 
 @pytest.mark.long
 def test_fewer_activations_are_kept_under_1f1b(quickly_compiled):
-    task = make_task("chain", np.float32)
+    task = make_task("densenet", np.float32)
     batch = make_batches(1, BATCH, np.float32)[0]
     kept = {}
     for schedule, remat in itertools.product(["gpipe", "1f1b"], [False, True]):
-        options = {"num_microbatches": 8, "pipeline_schedule": schedule, "remat": remat, "balance": (2, 2)}
+        options = {"num_microbatches": 8, "pipeline_schedule": schedule, "remat": remat, "balance": (4, 3)}
         pipeline = build_pipeline(task, devices=2, num_stages=2, **options)
         state = pipeline.import_state(task.init())
         pipeline.train_step(state, pipeline.place(batch))
