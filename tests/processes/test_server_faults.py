@@ -119,14 +119,14 @@ def test_the_chief_s_bad_input_ends_everybody_with_2(tmp_path):
 def test_the_launcher_restarts_a_killed_server_and_keeps_going_without_a_worker(tmp_path):
     flags = ["--num_workers=3", "--num_servers=2", "--max_restarts=1", "--keep_going"]
     command = [sys.executable, str(ROOT / "tools/launch.py"), *flags, "--", f"--config={TINY_CONFIG}"]
-    command += [f"--workdir={tmp_path}", "--config.strategy.name=parameter_server", "--config.num_epochs=4"]
-    command += ["--config.strategy.lease_seconds=3", "--config.strategy.snapshot_seconds=0.5"]
-    p = start(command, {"JAXDIST_FAULT": f"{SLOW};kill@server=1,update=30;kill@process=2,update=120"})
+    command += [f"--workdir={tmp_path}", "--config.strategy.name=parameter_server", "--config.num_epochs=6"]
+    command += ["--config.strategy.lease_seconds=3", "--config.strategy.snapshot_seconds=0.2"]
+    p = start(command, {"JAXDIST_FAULT": f"{SLOW};kill@server=1,update=120;kill@process=2,update=200"})
     output, _ = p.communicate(timeout=120)
     assert p.returncode == 0, output[-3000:]
     assert "[server 1] ended with -9; starting it again (0 restarts left)." in output
     assert "A failure that the others survived (worker 2)" in output
-    assert summary_of(tmp_path)["examples_seen"] == 960
+    assert summary_of(tmp_path)["examples_seen"] == 1440
 
 
 def test_bad_flags(tmp_path):
