@@ -12,7 +12,9 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-hypothesis.settings.register_profile("jaxdist", deadline=None)  # machines are slow now and then; tests have time-outs
+# Machines are slow now and then; tests have time-outs.
+_SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("jaxdist", deadline=None, suppress_health_check=_SLOW)
 hypothesis.settings.load_profile("jaxdist")
 jax.config.update("jax_num_cpu_devices", 8)
 

@@ -160,6 +160,8 @@ class Rollback:
         state = self._state
         stored = state.snapshots.load_run()
         with state.changed:
+            if not state.rollback_asked:  # meanwhile the chief has begun another
+                return
             before = state.sequencer
             if stored is None:
                 if before is not None:
@@ -181,7 +183,7 @@ class Rollback:
                     other.boot = other.stub.call("Status", pb.StatusRequest(), timeout=5)[0].boot
                     break
                 except Refused as e:
-                    return self._cannot_roll_back(before, f"the server at {other.stub.address} says: {e}")
+                    return self._cannot_roll_back(run, before, f"the server at {other.stub.address} says: {e}")
                 except (Lost, Fenced) as e:
                     logging.warning("Waiting for a server to go back with: %s", e)
                     state.closing.wait(HEARTBEAT_SECONDS)
@@ -190,7 +192,7 @@ class Rollback:
         except Fenced:
             return
         except ValueError as e:
-            return self._cannot_roll_back(before, str(e))
+            return self._cannot_roll_back(run, before, str(e))
         with state.changed:
             if run != state.run:
                 return
@@ -209,10 +211,12 @@ class Rollback:
             state.changed.notify_all()
         logging.warning("All servers are at version %d, incarnation %d.", record["version"], state.incarnation)
 
-    def _cannot_roll_back(self, before: Sequencer | None, why: str) -> None:
+    def _cannot_roll_back(self, run: str, before: Sequencer | None, why: str) -> None:
         """Ends the run; or, where no run went on here, forgets the snapshot and waits for a chief."""
         state = self._state
         with state.changed:
+            if run != state.run:  # the chief has begun another, and forgotten the snapshot
+                return
             state.rollback_asked = False
             if before is not None:
                 state.rolling = False

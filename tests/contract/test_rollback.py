@@ -5,11 +5,15 @@ Promises of `ps/rollback.py`, `ps/snapshots.py`, `ps/server_state.py` and `ps/mo
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
-from helpers.servers import Servers, push, values, wait_for_snapshot
+from helpers.servers import VALUES, Servers, push, settings_of_a_run, values, wait_for_snapshot
 
 from jaxdist.ps import Fenced
+from jaxdist.ps.rollback import Rollback
+from jaxdist.ps.snapshots import Snapshots
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -63,4 +67,34 @@ def test_a_snapshot_of_other_servers_is_left_alone(tmp_path):
         wait_for_snapshot(tmp_path)
     with Servers(tmp_path, 1) as servers:
         (client,) = servers.begin()
+        assert push(client).version == 1
+
+
+def test_a_chief_that_begins_while_servers_go_back_keeps_its_values(tmp_path, monkeypatch):
+    """What a killed run has left is gone when server 0 comes to read it: it must not forget the run begun meanwhile."""
+    with Servers(tmp_path) as servers:
+        servers.begin(snapshot_seconds=0.2)
+        wait_for_snapshot(tmp_path)
+    loading, begun, over = threading.Event(), threading.Event(), threading.Event()
+    load, roll_back = Snapshots.load, Rollback.roll_back
+
+    def late_load(*arguments):
+        loading.set()
+        assert begun.wait(30)
+        return load(*arguments)
+
+    def watched(rollback) -> None:
+        roll_back(rollback)
+        over.set()
+
+    monkeypatch.setattr(Snapshots, "load", late_load)
+    monkeypatch.setattr(Rollback, "roll_back", watched)
+    with Servers(tmp_path) as servers:
+        assert loading.wait(30)
+        client = servers.client()
+        client.begin(settings_of_a_run(), VALUES)
+        begun.set()
+        assert over.wait(30)
+        client.join()
+        assert client.caller.incarnation == 1
         assert push(client).version == 1

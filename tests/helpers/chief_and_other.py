@@ -15,11 +15,11 @@ class Group:
 
     connect_timeout = 5.0
     told: Any = None
-    served: dict[int, Any]
 
     def __init__(self, chief: Group | None = None) -> None:
         self.is_chief, self._chief = chief is None, chief
         self.fetched: list[str] = []  # names of arrays
+        self.served: dict[int, Any] = {}
 
     def gather(self, name, value, timeout=None):
         assert timeout == self.connect_timeout

@@ -1,4 +1,7 @@
-"""The parameter server with real processes: transparency, and training at every staleness bound."""
+"""The parameter server with real processes: transparency, and training at every staleness bound.
+
+Four examples a device and a push throughout: processes of different runs share their compiled programs.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,10 @@ from helpers.reference import assert_same
 @pytest.mark.parametrize(("workers", "servers", "devices"), [long(1, 1, 1), long(2, 1, 3), (3, 2, 1), long(2, 3, 1)])
 def test_at_staleness_0_workers_equal_replicas(x64, tmp_path, workers, servers, devices):
     env = {"JAX_NUM_CPU_DEVICES": str(devices)}
-    summary = finish(tmp_path, workers, servers=servers, max_updates=20, strategy__max_staleness=0, env=env)
-    assert_same(final_state(tmp_path), reference_state(20, replicas=workers * devices), 1e-9)
+    batch = 4 * workers * devices
+    settings = {"global_batch_size": batch, "max_updates": 20, "strategy__max_staleness": 0}
+    summary = finish(tmp_path, workers, servers=servers, env=env, **settings)
+    assert_same(final_state(tmp_path), reference_state(20, replicas=workers * devices, batch=batch), 1e-9)
     assert summary["staleness_histogram"] == [{"0": 20}] * workers
     assert summary["pushes_per_worker"] == [20] * workers and summary["updates"] == 20
 
@@ -32,12 +37,13 @@ def test_one_asynchronous_worker_that_starts_its_host_s_server_is_single(x64, tm
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "jaxdist.main", f"--config={TINY_CONFIG}", f"--workdir={tmp_path}"]
     command += ["--config.strategy.name=parameter_server", "--config.max_updates=20"]
+    command += ["--config.global_batch_size=4"]
     command += ["--with_server", f"--server_addresses={address}", "--server_index=0"]
     p = start(command, {})
     output, _ = p.communicate(timeout=90)
     assert p.returncode == 0, output[-2000:]
     assert f"Server 0 of 1 serves at {address}" in output and "The run has ended" in output
-    assert_same(final_state(tmp_path), reference_state(20, replicas=1), 1e-9)
+    assert_same(final_state(tmp_path), reference_state(20, replicas=1, batch=4), 1e-9)
 
 
 # A run with a slow worker and lost replies, under each bound.
@@ -57,15 +63,15 @@ def uneven(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uneven")
     fault = "delay@process=1,seconds=0.05;" + ";".join(f"drop@server=0,update={u}" for u in (5, 6, 20))
     settings = {"strategy__max_staleness": bound, "strategy__overlap": overlap, "strategy__lease_seconds": 3.0}
+    settings["global_batch_size"] = 4 * workers
     return workers, bound, overlap, folder, finish(folder, workers, servers=servers, fault=fault, **settings)
 
 
 def test_every_example_is_pushed_once_though_replies_are_lost(uneven):
     workers, bound, _, folder, summary = uneven
     assert summary["examples_seen"] == 480
-    pushes = 480 // (12 // workers)
-    assert sum(summary["pushes_per_worker"]) == pushes
-    assert summary["updates"] == (pushes if bound else pushes // workers)
+    assert sum(summary["pushes_per_worker"]) == 480 // 4
+    assert summary["updates"] == (480 // 4 if bound else 480 // 4 // workers)
     train, evaluations = rows(folder, "train"), rows(folder, "eval")
     measured = {"staleness_mean", "staleness_max", "bytes_sent", "bytes_received", "wait_ms", "compute_ms"}
     assert measured <= train[max(train)].keys()
@@ -90,7 +96,8 @@ def test_a_slow_worker_keeps_the_others_within_the_bound(uneven):
 def observed(tmp_path_factory):
     """(run directory, its end, the evaluator's end, the end of a second server 0 that was started meanwhile)."""
     folder = tmp_path_factory.mktemp("observed")
-    settings = {"strategy__staleness_policy": "dynamic", "strategy__staleness_range": (1, 6), "num_epochs": 6.0}
+    settings = {"strategy__staleness_policy": "dynamic", "strategy__staleness_range": (1, 6)}
+    settings |= {"num_epochs": 4.0, "global_batch_size": 8}
     with Run(folder, 2, servers=2, fault="delay@process=1,seconds=0.06", **settings) as run:
         command = [c for c in run.commands["server 0"] if not c.startswith(("--role", "--server_index"))]
         evaluator = start([*command, "--role=evaluator"], {})
@@ -112,7 +119,7 @@ def test_dynamic_staleness_stays_inside_its_range(observed):
     assert [e.code for e in ended] == [0] * 4, [e.output[-1500:] for e in ended]
     summary = json.loads((folder / "summary.json").read_text())
     assert 1 < summary["clock_lead_max"][0] <= 6
-    assert summary["examples_seen"] == 6 * 240
+    assert summary["examples_seen"] == 4 * 240
 
 
 def test_an_evaluator_evaluates_versions_beside_the_training(observed):

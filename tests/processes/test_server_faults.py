@@ -1,4 +1,4 @@
-"""Faults of a parameter-server run, each with real processes and a deadline."""
+"""Faults of a parameter-server run, each with real processes and a deadline; four examples a push."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_killed_worker_is_dropped_and_one_that_comes_back_joins(tmp_path, stal
 
 @pytest.mark.parametrize(("victim", "staleness"), [(0, -1), long(1, -1), long(1, 0)])
 def test_a_killed_server_is_started_again_and_the_run_goes_on(tmp_path, victim, staleness):
-    settings = SETTINGS | {"num_epochs": 4.0, "strategy__max_staleness": staleness}
+    settings = SETTINGS | {"num_epochs": 3.0, "global_batch_size": 8, "strategy__max_staleness": staleness}
     with Run(tmp_path, 2, servers=2, fault=SLOW, **settings) as run:
         wait_for_update(tmp_path, 12)
         wait_for_snapshot(tmp_path / "servers")
@@ -55,7 +55,7 @@ def test_a_killed_server_is_started_again_and_the_run_goes_on(tmp_path, victim, 
         ended = run.wait(120)
     assert [e.code for e in ended] == [0] * 4, [e.output[-1500:] for e in ended]
     summary = summary_of(tmp_path)
-    assert summary["examples_seen"] == 960
+    assert summary["examples_seen"] == 720
     assert sum(summary["pushes_per_worker"]) == (summary["updates"] * 2 if staleness == 0 else summary["updates"])
     (lost,) = named(tmp_path, "updates_lost")
     assert 0 <= lost["lost_updates"] <= 40 and lost["incarnation"] == 2
@@ -65,6 +65,7 @@ def test_a_killed_server_is_started_again_and_the_run_goes_on(tmp_path, victim, 
 @pytest.mark.long
 def test_a_killed_server_that_does_not_come_back_is_named_in_time(tmp_path):
     settings = SETTINGS | {"cluster__timeout_seconds": 4.0, "cluster__connect_timeout_seconds": 20.0}
+    settings["global_batch_size"] = 8
     with Run(tmp_path, 2, servers=2, fault=f"{SLOW};kill@server=1,update=12", **settings) as run:
         ended = run.wait(90)
     assert [e.code for e in ended] == [1, 1, 1, -signal.SIGKILL]
@@ -74,7 +75,8 @@ def test_a_killed_server_that_does_not_come_back_is_named_in_time(tmp_path):
 @pytest.mark.long
 def test_a_stopped_process_that_goes_on_again_takes_part_again(tmp_path):
     """A worker stands still for longer than its lease; then each server does."""
-    with Run(tmp_path, 2, servers=2, fault=SLOW, num_epochs=25.0, **SETTINGS) as run:
+    settings = SETTINGS | {"num_epochs": 6.0, "global_batch_size": 8}
+    with Run(tmp_path, 2, servers=2, fault="delay@seconds=0.1", **settings) as run:
         wait_for_update(tmp_path, 12)
         run.processes[1].send_signal(signal.SIGSTOP)
         wait_for_event(tmp_path, "worker_lost")
@@ -92,12 +94,13 @@ def test_a_stopped_process_that_goes_on_again_takes_part_again(tmp_path):
         assert all(p.poll() is None for p in run.processes)
         ended = run.wait(120)
     assert [e.code for e in ended] == [0] * 4, [e.output[-1500:] for e in ended]
-    assert summary_of(tmp_path)["examples_seen"] == 25 * 240
+    assert summary_of(tmp_path)["examples_seen"] == 6 * 240
 
 
 @pytest.mark.long
 def test_a_stopped_server_is_given_up_in_time(tmp_path):
     settings = SETTINGS | {"cluster__timeout_seconds": 4.0, "cluster__connect_timeout_seconds": 20.0}
+    settings["global_batch_size"] = 8
     with Run(tmp_path, 2, servers=1, fault=f"{SLOW};stop@server=0,update=12", **settings) as run:
         for p in run.processes:
             output, _ = p.communicate(timeout=60)
@@ -116,14 +119,14 @@ def test_the_chief_s_bad_input_ends_everybody_with_2(tmp_path):
 def test_the_launcher_restarts_a_killed_server_and_keeps_going_without_a_worker(tmp_path):
     flags = ["--num_workers=3", "--num_servers=2", "--max_restarts=1", "--keep_going"]
     command = [sys.executable, str(ROOT / "tools/launch.py"), *flags, "--", f"--config={TINY_CONFIG}"]
-    command += [f"--workdir={tmp_path}", "--config.strategy.name=parameter_server", "--config.num_epochs=4"]
-    command += ["--config.strategy.lease_seconds=3", "--config.strategy.snapshot_seconds=0.5"]
-    p = start(command, {"JAXDIST_FAULT": f"{SLOW};kill@server=1,update=30;kill@process=2,update=120"})
+    command += [f"--workdir={tmp_path}", "--config.strategy.name=parameter_server", "--config.num_epochs=6"]
+    command += ["--config.strategy.lease_seconds=3", "--config.strategy.snapshot_seconds=0.2"]
+    p = start(command, {"JAXDIST_FAULT": f"{SLOW};kill@server=1,update=120;kill@process=2,update=200"})
     output, _ = p.communicate(timeout=120)
     assert p.returncode == 0, output[-3000:]
     assert "[server 1] ended with -9; starting it again (0 restarts left)." in output
     assert "A failure that the others survived (worker 2)" in output
-    assert summary_of(tmp_path)["examples_seen"] == 960
+    assert summary_of(tmp_path)["examples_seen"] == 1440
 
 
 def test_bad_flags(tmp_path):

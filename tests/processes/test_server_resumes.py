@@ -17,6 +17,7 @@ from jaxdist.state.position import size
 SLOW = "delay@seconds=0.05"  # so that there is time to hurt a run
 ENDLESS = {
     "num_epochs": 200.0,
+    "global_batch_size": 8,
     "servers": 2,
     "fault": SLOW,
     "checkpoint__every_updates": 10,
@@ -84,17 +85,17 @@ def epochs_after(state: TrainState) -> float:
 def test_a_run_resumes_however_it_has_ended(tmp_path):
     """Its chief is killed; then all its processes; then all are stopped; what is left is trained on to the end."""
     stored = chief_is_lost(tmp_path, signal.SIGKILL)
-    assert stored.examples_seen == 6 * stored.updates
+    assert stored.examples_seen == 4 * stored.updates
     stored = all_are_killed(tmp_path, stored.updates)
-    assert stored.examples_seen == 6 * stored.updates
+    assert stored.examples_seen == 4 * stored.updates
     stored = all_get_sigterm(tmp_path, stored.updates)
     assert size(stored.pending) > 0, "what is claimed is saved as not done"
-    assert stored.examples_seen == 6 * stored.updates
+    assert stored.examples_seen == 4 * stored.updates
     assert stored.position.next == stored.examples_seen + size(stored.pending)
     epochs = epochs_after(stored)
     summary = finish(tmp_path, 2, **ENDLESS | {"fault": "", "num_epochs": epochs})
     assert summary["examples_seen"] == 240 * epochs
-    assert summary["updates"] - stored.updates == (240 * epochs - stored.examples_seen) // 6
+    assert summary["updates"] - stored.updates == (240 * epochs - stored.examples_seen) // 4
 
 
 @pytest.mark.long
@@ -103,9 +104,9 @@ def test_an_asynchronous_run_goes_on_under_allreduce_without_losing_examples(x64
     stored = chief_is_lost(tmp_path, signal.SIGSTOP)
     before = all_get_sigterm(tmp_path, stored.updates)
     epochs = epochs_after(before)
-    summary = finish(tmp_path, 2, num_epochs=epochs)
+    summary = finish(tmp_path, 2, num_epochs=epochs, global_batch_size=8)
     after = final_state(tmp_path)
-    assert (240 * epochs - before.examples_seen) // 12 == summary["updates"] - before.updates
+    assert (240 * epochs - before.examples_seen) // 8 == summary["updates"] - before.updates
     assert not after.pending and after.examples_seen == summary["examples_seen"]
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in after.params["stem"]["conv"].values())
 
@@ -113,12 +114,12 @@ def test_an_asynchronous_run_goes_on_under_allreduce_without_losing_examples(x64
 @pytest.mark.long
 def test_at_staleness_0_a_run_in_parts_is_one_run(x64, tmp_path):
     """Begun under allreduce, killed as a whole under the parameter server, resumed there and ended under allreduce."""
-    finish(tmp_path, 2, max_updates=6)
+    finish(tmp_path, 2, max_updates=6, global_batch_size=8)
     servers = {"strategy__max_staleness": 0}
     stored = all_are_killed(tmp_path, 6, **servers)
-    assert stored.examples_seen == 12 * stored.updates
-    until = stored.updates + 25  # the learning rate drops on the way
+    assert stored.examples_seen == 8 * stored.updates
+    until = stored.updates + 40  # the learning rate drops on the way
     finish(tmp_path, 2, **ENDLESS | servers | {"fault": "", "max_updates": until})
-    assert_same(final_state(tmp_path), reference_state(until, replicas=2), 1e-9)
-    finish(tmp_path, 2, num_epochs=200.0, max_updates=until + 7)
-    assert_same(final_state(tmp_path), reference_state(until + 7, replicas=2), 1e-9)
+    assert_same(final_state(tmp_path), reference_state(until, replicas=2, batch=8), 1e-9)
+    finish(tmp_path, 2, num_epochs=200.0, max_updates=until + 7, global_batch_size=8)
+    assert_same(final_state(tmp_path), reference_state(until + 7, replicas=2, batch=8), 1e-9)

@@ -7,6 +7,7 @@ What holds `train/phases.py`, and what it needs of `config/phases.py`, `train/ph
 from __future__ import annotations
 
 import itertools
+import json
 import pathlib
 import re
 import shutil
@@ -14,8 +15,8 @@ import signal
 
 import pytest
 from helpers.outcomes import final_state, reference_state
-from helpers.processes import Run, events, finish, long, rows, start, wait_for_update
-from helpers.recording_data import taken
+from helpers.processes import Ended, Run, events, finish, long, rows, start, wait_for_update
+from helpers.recording_data import let_go, taken
 from helpers.reference import assert_same
 
 from jaxdist.optim import schedules
@@ -128,17 +129,38 @@ PLATEAU = SWITCH | {
 }
 
 
-def test_the_rule_ends_the_phase_and_can_be_replayed(tmp_path):
-    schedule = "allreduce:0.9,parameter_server"
-    summary = finish(tmp_path, 2, servers=1, **PLATEAU, strategy__schedule=schedule, num_epochs=3.0)
-    assert summary["examples_seen"] == 720
-    decided = next(e for e in events(tmp_path) if e["event"] == "switch_decided")
-    switched = next(e for e in events(tmp_path) if e["event"] == "switched")
+@pytest.fixture(scope="module")
+def bereft(tmp_path_factory) -> tuple[pathlib.Path, list[Ended]]:
+    """(run directory, how the three workers and the server have ended). The rule ends the synchronous phase; in the
+    asynchronous one worker 1 is killed, and until then nobody takes more than 36 examples of its 120 (24 at least: some
+    were prepared for the phase that the rule cut short)."""
+    folder = tmp_path_factory.mktemp("bereft")
+    (folder / "rows").mkdir()
+    settings = PLATEAU | {"strategy__schedule": "allreduce:0.9,parameter_server", "num_epochs": 3.0}
+    settings |= {"data__options__folder": str(folder / "rows"), "data__options__most": 200 + 36}
+    settings |= {"strategy__lease_seconds": 3.0, "config": RECORDED}
+    with Run(folder / "run", 3, servers=1, fault="kill@process=1,update=52", **settings) as run:
+        run.processes[1].wait(90)
+        let_go(folder / "rows")
+        return folder / "run", run.wait(120)
+
+
+def test_the_rule_ends_the_phase_and_can_be_replayed(bereft):
+    workdir, _ = bereft
+    decided = next(e for e in events(workdir) if e["event"] == "switch_decided")
+    switched = next(e for e in events(workdir) if e["event"] == "switched")
     assert decided["examples_seen"] == switched["examples_seen"] < 0.9 * 720
-    train = [row for row in rows(tmp_path, "train").values() if row["phase"] == 1]
+    train = [row for row in rows(workdir, "train").values() if row["phase"] == 1]
     rate = schedules.step_decay(0.05, drop_epochs=(1.5,), drop_factor=0.1, examples_per_epoch=240)
     rule = phase_triggers.Plateau(decided["window_examples"], decided["threshold"], rate, waits_above=0.05)
     assert phase_triggers.replay(train, rule) == decided["examples_seen"] > 1.5 * 240
+
+
+def test_a_worker_lost_in_the_asynchronous_phase_stops_nobody(bereft):
+    workdir, ended = bereft
+    assert [e.code for e in ended] == [0, -signal.SIGKILL, 0, 0], [e.output[-1500:] for e in ended]
+    assert json.loads((workdir / "summary.json").read_text())["examples_seen"] == 720
+    assert any(e["event"] == "worker_lost" for e in events(workdir))
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import pathlib
 import re
 import subprocess
@@ -41,6 +42,11 @@ FENCES = {
 }
 
 
+@functools.cache
+def parsed(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def modules():
     """(path, room, room/file) of every module."""
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -48,9 +54,10 @@ def modules():
         yield path, parts[0], "/".join(parts[:2])
 
 
+@functools.cache
 def imported(path: pathlib.Path) -> set[str]:
     """What is imported when the module runs: imports for type checkers alone are not."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     unused = {
         id(inner)
         for node in ast.walk(tree)
@@ -101,7 +108,7 @@ def test_the_name_of_a_strategy_is_compared_in_its_own_folder_alone():
 
     home = {name: spec.check.split(":")[0].rpartition(".")[0].replace(".", "/") for name, spec in SPECS.items()}
     for path, _, _ in modules():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             values = []
             if isinstance(node, ast.Compare):
                 for side in (node.left, *node.comparators):
@@ -131,7 +138,7 @@ def test_choices_are_listed_once():
 
     tables: dict[frozenset, list[str]] = {}
     for path, _, _ in modules():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             elements = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else ()
             elements = node.keys if isinstance(node, ast.Dict) else elements
             words = [e.value for e in elements if isinstance(e, ast.Constant) and isinstance(e.value, str)]

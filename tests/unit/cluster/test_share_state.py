@@ -36,5 +36,7 @@ def test_what_another_than_the_chief_has_does_not_count():
     chief, state = Group(), TrainState.of({"params": {"a": np.ones(1)}, "model_state": {}}, 1, Position(3))
     share(chief, state, "state")
     mine = TrainState.of({"params": {"a": np.zeros(1)}, "model_state": {}}, 9, Position(0))
-    found = share(Group(chief), mine, "state")
+    other = Group(chief)
+    found = share(other, mine, "state")
     assert found.updates == 1 and np.asarray(found.params["a"]) == 1
+    assert other.served == {}

@@ -8,25 +8,22 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from helpers.processes import long
 from helpers.reference import make_batches, make_task
 
 from jaxdist.task.stage import METRICS, Stage
 
 
-def test_two_stages_do_what_the_whole_model_does(x64):
+@pytest.mark.parametrize("remat", [False, long(True)])
+def test_two_stages_do_what_the_whole_model_does(x64, remat):
     """Whether they keep what the backward pass needs or compute it again."""
     task, batch = make_task("dense"), make_batches(1, 16)[0]
     arrays = jax.tree.map(np.asarray, task.init().arrays())
     halves = [{name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 8), slice(8, 16))]
     gradient = jax.jit(task.gradient)
     found = [gradient(arrays["params"], arrays["model_state"], half) for half in halves]
-    sums = jax.tree.map(lambda *leaves: sum(leaves), *found)
-    for remat in (False, True):
-        check(task, arrays, halves, sums, remat)
-
-
-def check(task, arrays, halves, whole, remat):
-    grads, stats, metrics = whole
+    grads, stats, metrics = jax.tree.map(lambda *leaves: sum(leaves), *found)
     first, last = (Stage(task, names, remat=remat) for names in (["hidden"], ["head"]))
     assert (first.is_first, first.is_last, last.is_first, last.is_last) == (True, False, False, True)
     own = [jax.tree.map(jnp.asarray, stage.cut_arrays(arrays)) for stage in (first, last)]
@@ -46,8 +43,6 @@ def check(task, arrays, halves, whole, remat):
     jax.tree.map(close, grads0 | grads1, grads)
     jax.tree.map(close, sums0["stats"] | sums1["stats"], stats)
     jax.tree.map(close, sums1["metrics"], metrics)
-    if remat:
-        return
     new = [
         stage.update(part, own_grads, sums["stats"], jnp.float64(0.05), jnp.float64(2))
         for stage, part, own_grads, sums in zip((first, last), own, (grads0, grads1), (sums0, sums1), strict=True)
