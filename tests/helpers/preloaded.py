@@ -37,7 +37,8 @@ class Preloaded:
     """`python -m MODULE ARGUMENTS`, forked; what of `subprocess.Popen` the tests use.
 
     Args:
-      env: all variables of the process. Of those that JAX reads when it is imported, JAX_NUM_CPU_DEVICES alone counts.
+      env: all variables of the process. Of those that JAX reads when it is imported, JAX_NUM_CPU_DEVICES and
+        JAX_DISABLE_MOST_OPTIMIZATIONS count.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], *, cwd: pathlib.Path, env: Mapping[str, str]) -> None:
@@ -98,6 +99,8 @@ def _main(arguments: Sequence[str], cwd: str, environ: Mapping[str, str], output
         import jax
 
         jax.config.update("jax_num_cpu_devices", int(environ.get("JAX_NUM_CPU_DEVICES", 1)))
+        quickly = environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0") == "1"
+        jax.config.update("jax_disable_most_optimizations", quickly)
         sys.argv = [*arguments]
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)  # jaxdist.main ends the process itself
         code = 0

@@ -20,6 +20,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 TINY_CONFIG = "tests/helpers/tiny_config.py"
 
+# Variables of processes whose programs are compiled as a user's are; those of other tests are compiled quickly.
+OPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+
 
 def long(*values):
     """A parameter set of `pytest.mark.parametrize` that the default suite leaves out."""
@@ -133,11 +136,17 @@ def start(command: list[str], env: dict[str, str], *, forked: bool = True) -> su
 
     `python -m MODULE` is forked from a process that has done the imports (`preloaded`), unless `forked` is False.
     """
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_FLAGS", "JAX_NUM_CPU"))}
-    environ |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "PYTHONUNBUFFERED": "1"} | env
+    environ = environment() | env
     if forked and command[:2] == [sys.executable, "-m"]:
         return Preloaded(command[2], command[3:], cwd=ROOT, env=environ)
     return subprocess.Popen(command, cwd=ROOT, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def environment() -> dict[str, str]:
+    """The variables of a process that a test starts."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_FLAGS", "JAX_NUM_CPU"))}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return kept | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def events(workdir) -> list[dict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from helpers.outcomes import assert_resumes_exactly, final_state, reference_state
-from helpers.processes import Run, finish, long, rows, wait_for_update
+from helpers.processes import OPTIMIZED, Run, finish, long, rows, wait_for_update
 from helpers.reference import assert_same
 
 
@@ -26,7 +26,7 @@ def test_processes_equal_the_single_device_run(x64, tmp_path, n, spmd):
 
 @pytest.mark.parametrize(("name", "depth", "spmd"), [long("densenet", 10, "shard_map"), long("resnet", 8, "jit")])
 def test_a_family_over_processes(x64, tmp_path, name, depth, spmd):
-    finish(tmp_path, 2, max_updates=20, model__name=name, model__depth=depth, strategy__spmd=spmd)
+    finish(tmp_path, 2, max_updates=20, env=OPTIMIZED, model__name=name, model__depth=depth, strategy__spmd=spmd)
     replicas = 1 if spmd == "jit" else 2
     assert_same(final_state(tmp_path), reference_state(20, replicas=replicas, name=name, depth=depth), 1e-9)
 

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 from helpers.outcomes import final_state
-from helpers.processes import TINY_CONFIG, start
+from helpers.processes import OPTIMIZED, TINY_CONFIG, start
 
 from jaxdist.state import flatten
 
@@ -20,7 +20,7 @@ def fresh_and_forked(folder, *flags: str) -> list[tuple[int, list[str]]]:
     """(exit code, lines) of the command in its own interpreter, in 'fresh', and of the forked process, in 'forked'."""
     ended = []
     for name in ("fresh", "forked"):
-        process = start([*COMMAND, f"--workdir={folder / name}", *flags], {}, forked=name == "forked")
+        process = start([*COMMAND, f"--workdir={folder / name}", *flags], OPTIMIZED, forked=name == "forked")
         output, _ = process.communicate(timeout=120)
         ended.append((process.returncode, output.splitlines()))
     return ended

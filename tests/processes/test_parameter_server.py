@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from helpers.outcomes import final_state, reference_state
-from helpers.processes import TINY_CONFIG, Run, finish, free_port, long, rows, start, wait_for_server
+from helpers.processes import OPTIMIZED, TINY_CONFIG, Run, finish, free_port, long, rows, start, wait_for_server
 from helpers.reference import assert_same
 
 
@@ -29,7 +29,7 @@ def test_at_staleness_0_workers_equal_replicas(x64, tmp_path, workers, servers, 
 @pytest.mark.long
 def test_a_resnet_at_staleness_0(x64, tmp_path):
     model = {"model__name": "resnet", "model__depth": 8}
-    finish(tmp_path, 2, servers=2, max_updates=8, strategy__max_staleness=0, **model)
+    finish(tmp_path, 2, servers=2, max_updates=8, env=OPTIMIZED, strategy__max_staleness=0, **model)
     assert_same(final_state(tmp_path), reference_state(8, replicas=2, name="resnet", depth=8), 1e-9)
 
 

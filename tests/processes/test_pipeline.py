@@ -6,7 +6,7 @@ import json
 
 import pytest
 from helpers.outcomes import assert_resumes_exactly, final_state, reference_state
-from helpers.processes import Run, finish, long, rows, wait_for_update
+from helpers.processes import OPTIMIZED, Run, finish, long, rows, wait_for_update
 from helpers.reference import assert_same
 
 PIPELINE = {"strategy__name": "pipeline", "strategy__num_microbatches": 2, "strategy__balance_by": "bytes"}
@@ -63,7 +63,7 @@ def test_stages_equal_the_single_device_run(x64, tmp_path, n, options):
 )
 def test_a_family_over_processes(x64, tmp_path, name, depth, options):
     settings = PIPELINE | {f"strategy__{key}": value for key, value in options.items()}
-    env = {"JAX_NUM_CPU_DEVICES": str(options["num_stages"] // 2)}
+    env = OPTIMIZED | {"JAX_NUM_CPU_DEVICES": str(options["num_stages"] // 2)}
     finish(tmp_path, 2, max_updates=10, model__name=name, model__depth=depth, env=env, **settings)
     assert_same(final_state(tmp_path), reference_state(10, replicas=2, name=name, depth=depth), 1e-9)
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 from helpers.outcomes import assert_resumes_exactly, final_state, reference_state, tiny_task
-from helpers.processes import Run, finish, long, rows, wait_for_update
+from helpers.processes import OPTIMIZED, Run, finish, long, rows, wait_for_update
 from helpers.reference import assert_same
 
 from jaxdist.state import flatten
@@ -66,7 +66,7 @@ def test_killed_and_stopped_by_sigterm_it_equals_the_single_device_run(x64, tmp_
 )
 def test_a_family_over_processes_of_two_devices(x64, tmp_path, name, depth, options):
     model = {"name": name, "depth": depth}
-    settings = {"model__name": name, "model__depth": depth, "env": {"JAX_NUM_CPU_DEVICES": "2"}}
+    settings = {"model__name": name, "model__depth": depth, "env": OPTIMIZED | {"JAX_NUM_CPU_DEVICES": "2"}}
     summary = finish(tmp_path, 2, max_updates=10, **settings, **options)
     assert_same(final_state(tmp_path), reference_state(10, replicas=1, **model), 1e-9)
     assert 10 in rows(tmp_path, "eval") and summary["examples_seen"] == 120

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 from find_switch_point import bisect_share
-from helpers.processes import ROOT
+from helpers.processes import ROOT, environment
 
 
 @pytest.mark.parametrize("smallest", range(1, 9))
@@ -28,7 +27,7 @@ def test_bisection_finds_the_smallest_share(smallest):
 def test_the_switch_point_is_searched_from_common_checkpoints(tmp_path):
     command = [sys.executable, "tools/find_switch_point.py", "tests/helpers/tiny_config.py", f"--out={tmp_path}"]
     command += ["--steps=2", "--tolerance=1.0", "--num_workers=1", "--", "--config.num_epochs=2.0"]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    env = environment()
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Smallest synchronous share within 1 of" in run.stdout and "25.0% of the run" in run.stdout

@@ -5,16 +5,15 @@ Servers that are started again and workers that are missed by nobody: `processes
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 
 import launch
 import pytest
-from helpers.processes import ROOT, TINY_CONFIG, wait_for_update
+from helpers.processes import ROOT, TINY_CONFIG, environment, wait_for_update
 
-ENV = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+ENV = environment()
 
 
 def command(workdir, *flags: str) -> list[str]:
