@@ -68,7 +68,7 @@ def test_accumulated_parts_equal_replicas(x64, quickly_compiled, name, devices, 
     assert_same(run_strategy(task, batches, devices=devices, name=name, accumulate=accumulate), expected, 1e-9)
 
 
-@pytest.mark.parametrize("optimizer", [long("adadelta"), "adagrad", long("adam")])
+@pytest.mark.parametrize("optimizer", [long("adadelta"), long("adagrad"), long("adam")])
 def test_every_optimizer(x64, quickly_compiled, optimizer):
     task, batches = make_task("chain", optimizer=optimizer), make_batches(5, BATCH)
     assert_same(run_strategy(task, batches, devices=8), train_reference(task, batches, replicas=8), 1e-9)

@@ -61,8 +61,8 @@ def test_every_optimizer(x64, quickly_compiled, optimizer):
     assert_same(run_pipeline(task, batches, devices=2, num_stages=2), expected, 1e-9)
 
 
-def test_replicas_are_averaged(x64):
-    check_replicas(stages=2, replicas=2, microbatches=4, devices=4)
+def test_replicas_are_averaged(x64, quickly_compiled):
+    check_replicas(stages=2, replicas=2, microbatches=2, devices=4)
 
 
 def check_replicas(*, stages, replicas, microbatches, devices):
@@ -81,7 +81,7 @@ def test_any_number_of_replicas(x64, quickly_compiled, stages, replicas, devices
 def test_one_float32_update(quickly_compiled):
     task, batches = make_task("chain", np.float32), make_batches(1, BATCH, np.float32)
     expected = train_reference(task, batches, replicas=4)
-    assert_same(run_pipeline(task, batches, devices=3, num_stages=3), expected, 1e-5)
+    assert_same(run_pipeline(task, batches, devices=2, num_stages=2), expected, 1e-5)
 
 
 @pytest.mark.long

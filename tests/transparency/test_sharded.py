@@ -47,7 +47,7 @@ def test_every_mesh(x64, quickly_compiled, devices, mesh):
 @pytest.mark.parametrize(
     ("model", "mesh"),
     [
-        ("resnet", "data:2,model:2"),
+        long("resnet", "data:2,model:2"),
         long("densenet", "data:2,model:2"),
         long("resnet_v2", "data:2,model:2"),
     ],

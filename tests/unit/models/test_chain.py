@@ -32,7 +32,7 @@ def test_initialisation_is_a_function_of_seed_and_block():
 @pytest.mark.parametrize(
     ("name", "settings", "block", "path"),
     [
-        ("densenet", {"depth": 10, "growth_rate": 6}, "dense2_layer1", "conv2/kernel"),
+        long("densenet", {"depth": 10, "growth_rate": 6}, "dense2_layer1", "conv2/kernel"),
         long("resnet", {"depth": 8}, "stage2_block1", "conv1/kernel"),
         ("cnn", {}, "dense", "dense/kernel"),
     ],

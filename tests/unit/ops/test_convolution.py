@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.gradients import assert_close, numbers, plain_conv, reference, with_gradients
+from helpers.processes import long
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,11 +20,11 @@ from jaxdist import ops
         (2, 8, 1, 5, 7, 1, 0),
         (2, 7, 1, 5, 7, 2, 0),  # odd size, strided product
         (2, 8, 3, 4, 12, 1, 1),  # pairs of pixels
-        (2, 7, 3, 4, 12, 1, 1),  # an odd width has none
-        (2, 9, 3, 2, 8, 1, 0),  # 'valid'
+        long(2, 7, 3, 4, 12, 1, 1),  # an odd width has none
+        long(2, 9, 3, 2, 8, 1, 0),  # 'valid'
         (2, 8, 3, 3, 18, 1, 1),  # wide enough without pairs
-        (2, 9, 3, 4, 6, 2, 1),
-        (2, 9, 7, 3, 6, 1, 3),
+        long(2, 9, 3, 4, 6, 2, 1),
+        long(2, 9, 7, 3, 6, 1, 3),
         (2, 9, 7, 3, 6, 2, 3),
         (7, 8, 3, 20, 18, 1, 1),  # groups of examples of which the last overlaps
         (8, 16, 3, 18, 20, 1, 1),  # whole groups, x as the batch

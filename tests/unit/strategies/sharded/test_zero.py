@@ -40,7 +40,7 @@ def test_a_device_holds_its_share(quickly_compiled, how, devices):
             assert held <= divided or (how, tree) == ("zero1", "params")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", long("bfloat16")])
 def test_gathered_parameters_are_not_kept_for_the_backward_pass(dtype):
     task = dataclasses.replace(make_task("chain", np.float32), compute_dtype=jnp.dtype(dtype))
     strategy = strategy_on(4, task, **SHARDED | {"shard_params": "fsdp"})
