@@ -87,8 +87,10 @@ def test_what_a_killed_run_has_left_is_forgotten(tmp_path, monkeypatch):
             servers.servers[index] = servers.start(index)
         reservation = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=10.0)
         again = servers.client(0, reserve=reservation.reserve)
-        time.sleep(1.0)
-        assert all(Stub(a).call("Status", pb.StatusRequest(), timeout=5)[0].run == "" for a in servers.addresses)
+        deadline = time.monotonic() + 30
+        while any(Stub(a).call("Status", pb.StatusRequest(), timeout=5)[0].run for a in servers.addresses):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         again.begin(settings_of_a_run(), VALUES)
         again.join()
         assert push(again).version == 1

@@ -8,8 +8,9 @@ import re
 import sys
 
 import numpy as np
+import pytest
 from helpers.outcomes import final_state
-from helpers.processes import OPTIMIZED, TINY_CONFIG, start
+from helpers.processes import OPTIMIZED, TINY_CONFIG, long, start
 
 from jaxdist.state import flatten
 
@@ -30,8 +31,10 @@ def untimed(line: str) -> str:
     return re.sub(r"/(fresh|forked)\b", "/RUN", re.sub(r"\d+([.,:]\d+)*", "N", line))
 
 
-def test_it_trains_and_evaluates_and_the_forked_process_does_the_same(tmp_path):
-    model = ("model.name=densenet", "model.depth=10", "model.param_dtype=float32", "strategy.name=single")
+@pytest.mark.parametrize("family", [("cnn",), long(("densenet", "model.depth=10"))], ids=lambda family: family[0])
+def test_it_trains_and_evaluates_and_the_forked_process_does_the_same(tmp_path, family):
+    name, *settings = family
+    model = (f"model.name={name}", *settings, "model.param_dtype=float32", "strategy.name=single")
     flags = [f"--config.{flag}" for flag in (*model, "global_batch_size=16", "max_updates=4")]
     (code, said), (forked_code, forked_said) = fresh_and_forked(tmp_path, *flags)
     assert code == forked_code == 0, (said, forked_said)

@@ -21,7 +21,7 @@ ZERO1 = SHARDED | {"strategy__shard_params": "zero1"}
 @pytest.mark.parametrize(
     ("n", "devices", "options"),
     [
-        (2, 1, FSDP),
+        long(2, 1, FSDP),
         long(4, 1, SHARDED | {"strategy__mesh": "data:2,model:2"}),
         long(2, 2, SHARDED | {"strategy__mesh": "model:2,data:2"}),
         long(3, 1, FSDP),

@@ -54,7 +54,7 @@ def test_sync_batch_norm_of_a_family(x64, quickly_compiled):
     assert_same(run_strategy(task, batches, devices=4, sync_batch_norm=True), expected, 1e-9)
 
 
-def test_single_equals_the_reference(x64):
+def test_single_equals_the_reference(x64, quickly_compiled):
     task, batches = make_task("chain"), make_batches(20, BATCH)
     assert_same(run_strategy(task, batches, devices=1, name="single"), train_reference(task, batches, replicas=1), 1e-9)
 
@@ -82,7 +82,7 @@ def test_fusion_does_not_change_the_result(x64, megabytes):
 
 
 @pytest.mark.parametrize("spmd", ["shard_map", long("jit")])
-def test_one_float32_update(spmd):
+def test_one_float32_update(quickly_compiled, spmd):
     check_float32("chain", spmd)
 
 
@@ -97,7 +97,7 @@ def test_one_float32_update_of_a_family(quickly_compiled):
     check_float32("densenet", "shard_map")
 
 
-def test_bfloat16_is_near_float32():
+def test_bfloat16_is_near_float32(quickly_compiled):
     check_bfloat16("chain")
 
 
