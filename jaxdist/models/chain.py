@@ -151,7 +151,8 @@ def _hashable(module: nn.Module) -> bool:
     return True
 
 
-@lru_cache(maxsize=256)
+# Enough for blocks of one kind, which follow each other; all of a DenseNet-100's, no two equal, would hold 110 MB.
+@lru_cache(maxsize=8)
 def _init_of_equal_blocks(
     module: nn.Module, collections: tuple[str, ...], shape: tuple[int, ...], widest: np.dtype
 ) -> jax.stages.Compiled:

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import pathlib
-import tempfile
+import uuid
 from typing import Any
 
 import jax
@@ -98,10 +98,13 @@ def _write_whole_entries() -> None:
         entry = pathlib.Path(self.path) / f"{key}-cache"  # as `LRUCache.get` looks for it
         if entry.exists():
             return None
-        handle, beside = tempfile.mkstemp(dir=entry.parent, prefix="writing-")
-        with os.fdopen(handle, "wb") as f:
-            f.write(value)
-        os.replace(beside, entry)
+        # A name that no other process uses; with the permissions of any new file, for others who share the folder.
+        beside = entry.with_name(f"{key}-{uuid.uuid4().hex}.part")
+        try:
+            beside.write_bytes(value)
+            os.replace(beside, entry)
+        finally:
+            beside.unlink(missing_ok=True)  # after a failure, as on a full disk
         return None
 
     LRUCache.put = put_whole  # type: ignore[method-assign]
