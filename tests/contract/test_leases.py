@@ -9,6 +9,7 @@ import time
 
 import pytest
 from helpers.servers import Servers, push
+from helpers.waiting import wait_until
 
 from jaxdist.errors import PeerError
 from jaxdist.ps import Fenced
@@ -20,10 +21,7 @@ def test_late_pushes_of_a_lost_worker_are_refused_and_its_examples_go_to_others(
         first, second = servers.begin(2, total=4, lease_seconds=1.5)
         claim = second.claim()
         second._session._silent.set()  # no signs of life any more
-        deadline = time.monotonic() + 20
-        while first.report.get("live") != [0]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: first.report.get("live") == [0], "end of the other's lease", 20)
         with pytest.raises(Fenced, match="session"):
             push(second, 1.0, 0, claim=claim)
         taken = []

@@ -5,10 +5,9 @@ Promises of `ps/reservation.py`, `ps/served_run.py`, `ps/chief.py` and `ps/run_s
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from helpers.servers import SIGNATURE, VALUES, Servers, push, settings_of_a_run, wait_for_snapshot
+from helpers.waiting import wait_until
 
 from jaxdist.comm.security import Security
 from jaxdist.errors import PeerError, UsageError
@@ -87,10 +86,12 @@ def test_what_a_killed_run_has_left_is_forgotten(tmp_path, monkeypatch):
             servers.servers[index] = servers.start(index)
         reservation = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=10.0)
         again = servers.client(0, reserve=reservation.reserve)
-        deadline = time.monotonic() + 30
-        while any(Stub(a).call("Status", pb.StatusRequest(), timeout=5)[0].run for a in servers.addresses):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+
+        def forgotten() -> bool:
+            runs = [Stub(a).call("Status", pb.StatusRequest(), timeout=5)[0].run for a in servers.addresses]
+            return not any(runs)
+
+        wait_until(forgotten, "server that has forgotten", 30)
         again.begin(settings_of_a_run(), VALUES)
         again.join()
         assert push(again).version == 1

@@ -8,9 +8,14 @@ from unittest import mock
 import jax
 
 from jaxdist import strategies
+from jaxdist.cluster import Cluster, ProcessGroup
 from jaxdist.config import default_config
 
 BATCH = 16
+DEFAULTS = default_config().strategy.to_dict()
+SHARDED = DEFAULTS | {"name": "model_parallel", "shard_threshold": 16}
+PIPELINE = DEFAULTS | {"name": "pipeline", "replicas": 1, "balance_by": "bytes"}
+ALONE = ProcessGroup.alone(Cluster(), default_config().cluster)
 
 
 @contextlib.contextmanager
@@ -22,11 +27,9 @@ def only(devices: int):
 
 
 def strategy_on(devices: int, task, batch: int = BATCH, **settings):
-    defaults = {"name": "allreduce", "spmd": "shard_map", "fusion_megabytes": 64.0, "sync_batch_norm": None}
-    defaults["accumulate"] = 1
     with only(devices):
         return strategies.build(
-            defaults | settings, task, global_batch_size=batch, process_id=0, num_processes=1, group=mock.Mock()
+            DEFAULTS | settings, task, global_batch_size=batch, process_id=0, num_processes=1, group=ALONE
         )
 
 
@@ -41,24 +44,6 @@ def run_strategy(task, batches, *, devices: int, strategy=None, **settings):
         return strategy.export_state(state)
 
 
-SHARDED = default_config().strategy.to_dict() | {"name": "model_parallel", "shard_threshold": 16}
-
-PIPELINE = {
-    "name": "pipeline", "num_stages": 0, "replicas": 1, "num_microbatches": 4, "pipeline_schedule": "gpipe",
-    "balance": (), "balance_by": "bytes", "remat": False, "memory_limit": 0.0,
-    "accumulate": 1,
-}  # fmt: skip
-
-
-class Alone:
-    """The process group of a run of one process."""
-
-    host = "127.0.0.1"
-
-    def gather(self, name, value):
-        return [value]
-
-
 def build_pipeline(task, *, devices: int, **options):
     with only(devices):
         return strategies.build(
@@ -67,7 +52,7 @@ def build_pipeline(task, *, devices: int, **options):
             global_batch_size=BATCH,
             process_id=0,
             num_processes=1,
-            group=Alone(),
+            group=ALONE,
             timeouts={"compile_timeout_seconds": 60, "connect_timeout_seconds": 60},
         )
 

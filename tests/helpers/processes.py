@@ -15,6 +15,7 @@ import time
 
 import pytest
 from helpers.preloaded import Preloaded
+from helpers.waiting import wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -60,32 +61,26 @@ class Run:
         env=None,
         **overrides,
     ):
-        values = {k.replace("__", "."): v for k, v in overrides.items()}
         if servers:
-            values = {"strategy.name": "parameter_server"} | values
+            overrides = {"strategy__name": "parameter_server"} | overrides
         port = free_port()
         self.processes = []
         self.servers = []
         self.addresses = [f"127.0.0.1:{free_port()}" for _ in range(servers)]
         self._again = {"JAXDIST_FAULT": fault} | (env or {})
         listed = [f"--server_addresses={','.join(self.addresses)}"] if servers else []
+        command = [*main_command(workdir, config=config, **overrides), *listed]
         self.commands = {}
         for j in range(servers):
-            command = [sys.executable, "-m", "jaxdist.main", f"--config={config}", f"--workdir={workdir}"]
-            command += [f"--config.{k}={v}" for k, v in values.items()]
-            self.commands[f"server {j}"] = [*command, *listed, "--role=server", f"--server_index={j}"]
+            self.commands[f"server {j}"] = [*command, "--role=server", f"--server_index={j}"]
             self.servers.append(start(self.commands[f"server {j}"], self._again))
         for where in self.addresses if servers_first else ():
             wait_for_server(where)
+        if n > 1 or address:
+            command += [f"--num_processes={max(n, 2)}", f"--coordinator_address={address or f'127.0.0.1:{port}'}"]
         for i in range(n):
-            command = [sys.executable, "-m", "jaxdist.main", f"--config={config}", f"--workdir={workdir}"]
-            command += [f"--config.{k}={v}" for k, v in values.items()]
-            if n > 1 or address:
-                command += [f"--num_processes={max(n, 2)}", f"--process_id={i}"]
-                command += [f"--coordinator_address={address or f'127.0.0.1:{port}'}"]
-            command += listed
-            self.commands[f"worker {i}"] = command
-            self.processes.append(start(command, self._again))
+            self.commands[f"worker {i}"] = [*command, *([f"--process_id={i}"] if n > 1 or address else [])]
+            self.processes.append(start(self.commands[f"worker {i}"], self._again))
 
     def restart(self, name: str) -> subprocess.Popen:
         """Starts 'server J' or 'worker I' again with the same command, without faults."""
@@ -129,6 +124,12 @@ class Run:
                 p.send_signal(signal.SIGCONT)
                 p.kill()
             p.communicate()
+
+
+def main_command(workdir, *flags: str, config: str = TINY_CONFIG, **overrides) -> list[str]:
+    """`python -m jaxdist.main` with these flags and overrides, in whose keys '__' stands for '.'."""
+    values = [f"--config.{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+    return [sys.executable, "-m", "jaxdist.main", f"--config={config}", f"--workdir={workdir}", *values, *flags]
 
 
 def start(command: list[str], env: dict[str, str], *, forked: bool = True) -> subprocess.Popen | Preloaded:
@@ -177,44 +178,40 @@ def rows(workdir, kind: str) -> dict[int, dict]:
 def wait_for_update(workdir, update: int, seconds: float = 90) -> None:
     """Blocks until the run has logged an update at or after `update`."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if path.exists() and max(rows(workdir, "train"), default=0) >= update:
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"update {update} was not reached in {seconds} s")
+    wait_until(lambda: path.exists() and max(rows(workdir, "train"), default=0) >= update, f"update {update}", seconds)
 
 
-def wait_for_event(workdir, event: str, seconds: float = 90) -> None:
-    """Blocks until the run has written an event of that name."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if (pathlib.Path(workdir) / "metrics.jsonl").exists() and event in (e["event"] for e in events(workdir)):
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"there was no {event!r} in {seconds} s")
+def wait_for_event(workdir, event: str, after: int = -1, seconds: float = 90) -> None:
+    """Blocks until the run has written an event of that name, at an update after `after`."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+
+    def there() -> bool:
+        return path.exists() and any(e["event"] == event and e["updates"] > after for e in events(workdir))
+
+    wait_until(there, f"{event!r} after update {after}", seconds)
 
 
 def wait_for_checkpoint(workdir, update: int, seconds: float = 90) -> None:
     """Blocks until a whole checkpoint of that update or a later one has its name."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        folders = (pathlib.Path(workdir) / "checkpoints").glob("*")
-        if max((int(folder.name) for folder in folders if folder.name.isdigit()), default=0) >= update:
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"there was no checkpoint of update {update} in {seconds} s")
+    wait_until(lambda: checkpoints(workdir)[-1:] >= [update], f"checkpoint of update {update}", seconds)
+
+
+def checkpoints(workdir) -> list[int]:
+    """The updates whose checkpoints have their names."""
+    folders = (pathlib.Path(workdir) / "checkpoints").glob("*")
+    return sorted(int(folder.name) for folder in folders if folder.name.isdigit())
 
 
 def wait_for_server(address: str, seconds: float = 60) -> None:
     """Blocks until somebody listens at 'host:port'."""
     host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+
+    def listens() -> bool:
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1.0):
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nobody listens at {address} after {seconds} s")
+            return True
+        return False
+
+    wait_until(listens, f"server at {address}", seconds)
 
 
 def free_port() -> int:

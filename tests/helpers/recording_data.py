@@ -6,7 +6,8 @@ import collections
 import os
 import pathlib
 import threading
-import time
+
+from helpers.waiting import wait_until
 
 from jaxdist import data
 
@@ -28,7 +29,7 @@ def build(*, folder: str, num_train: int = 240, num_eval: int = 50, most: int = 
         if threading.current_thread() is not threading.main_thread():
             count += 1
             if most and count > most:
-                _wait_for(_go(folder))
+                wait_until(_go(folder).exists, f"{_go(folder)}", 90)
             with open(path, "a") as f:
                 f.write(f"{row}\n")
         return images[row]
@@ -44,7 +45,7 @@ def taken(folder: str | pathlib.Path) -> collections.Counter[int]:
 
 def wait_until_it_trains(folder: str | pathlib.Path, pid: int) -> None:
     """Blocks until that process has taken rows for a step."""
-    _wait_for(pathlib.Path(folder) / f"rows-{pid}")
+    wait_until((pathlib.Path(folder) / f"rows-{pid}").exists, f"row of process {pid}", 90)
 
 
 def let_go(folder: str | pathlib.Path) -> None:
@@ -54,11 +55,3 @@ def let_go(folder: str | pathlib.Path) -> None:
 
 def _go(folder: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(folder) / "go"
-
-
-def _wait_for(path: pathlib.Path, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{path} did not come in {seconds} s")
-        time.sleep(0.02)

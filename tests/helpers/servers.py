@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 from helpers.processes import free_port
+from helpers.waiting import wait_until
 
 from jaxdist.comm.security import Security
 from jaxdist.optim import optimizers
@@ -45,10 +46,12 @@ def settings_of_a_run(workers=1, bound=-1, total=1000, share=1, **changes):
 
 def wait_for_snapshot(folder, version: int = 0, seconds: float = 30) -> None:
     """Blocks until server 0 (whose `Servers` have this folder) may go back to a version at or after `version`."""
-    path, deadline = pathlib.Path(folder) / "0" / "run.json", time.monotonic() + seconds
-    while not path.exists() or json.loads(path.read_text())["sequencer"]["version"] < version:
-        assert time.monotonic() < deadline, f"there was no snapshot of version {version} in {seconds} s"
-        time.sleep(0.02)
+    path = pathlib.Path(folder) / "0" / "run.json"
+
+    def there() -> bool:
+        return path.exists() and json.loads(path.read_text())["sequencer"]["version"] >= version
+
+    wait_until(there, f"snapshot of version {version}", seconds)
 
 
 class Servers:

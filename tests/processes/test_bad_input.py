@@ -7,24 +7,22 @@ Values, flags and batches are tested in `unit/config/test_validate.py`, `unit/cl
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 
 import pytest
-from helpers.processes import TINY_CONFIG, Ended, Run, free_port, start, wait_for_checkpoint
+from helpers.processes import Ended, Run, free_port, main_command, start, wait_for_checkpoint
 
 
 def launch(workdir, *ids: int, num_processes: int = 1, address: str = "", **overrides) -> Run:
     """The processes of those ids, which need not be all; keys in `overrides` with a value for each are lists."""
     run = Run(workdir, 0)
-    command = [sys.executable, "-m", "jaxdist.main", f"--config={TINY_CONFIG}", f"--workdir={workdir}"]
+    flags = []
     if num_processes > 1:
-        command += [f"--num_processes={num_processes}"]
-        command += [f"--coordinator_address={address or f'127.0.0.1:{free_port()}'}"]
+        flags = [f"--num_processes={num_processes}", f"--coordinator_address={address or f'127.0.0.1:{free_port()}'}"]
     for k, i in enumerate(ids):
         values = {key: value[k] if isinstance(value, list) else value for key, value in overrides.items()}
-        flags = [f"--config.{key.replace('__', '.')}={value}" for key, value in values.items()]
-        run.processes.append(start([*command, *([f"--process_id={i}"] if num_processes > 1 else []), *flags], {}))
+        own = [*flags, f"--process_id={i}"] if num_processes > 1 else []
+        run.processes.append(start(main_command(workdir, *own, **values), {}))
     return run
 
 

@@ -10,18 +10,16 @@ import sys
 import numpy as np
 import pytest
 from helpers.outcomes import final_state
-from helpers.processes import OPTIMIZED, TINY_CONFIG, long, start
+from helpers.processes import OPTIMIZED, long, main_command, start
 
 from jaxdist.state import flatten
-
-COMMAND = [sys.executable, "-m", "jaxdist.main", f"--config={TINY_CONFIG}"]
 
 
 def fresh_and_forked(folder, *flags: str) -> list[tuple[int, list[str]]]:
     """(exit code, lines) of the command in its own interpreter, in 'fresh', and of the forked process, in 'forked'."""
     ended = []
     for name in ("fresh", "forked"):
-        process = start([*COMMAND, f"--workdir={folder / name}", *flags], OPTIMIZED, forked=name == "forked")
+        process = start(main_command(folder / name, *flags), OPTIMIZED, forked=name == "forked")
         output, _ = process.communicate(timeout=120)
         ended.append((process.returncode, output.splitlines()))
     return ended

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 import pytest
 from helpers.outcomes import final_state, reference_state
-from helpers.processes import OPTIMIZED, TINY_CONFIG, Run, finish, free_port, long, rows, start, wait_for_server
+from helpers.processes import OPTIMIZED, Run, finish, free_port, long, main_command, rows, start, wait_for_server
 from helpers.reference import assert_same
 
 
@@ -35,11 +34,9 @@ def test_a_resnet_at_staleness_0(x64, tmp_path):
 
 def test_one_asynchronous_worker_that_starts_its_host_s_server_is_single(x64, tmp_path):
     address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "jaxdist.main", f"--config={TINY_CONFIG}", f"--workdir={tmp_path}"]
-    command += ["--config.strategy.name=parameter_server", "--config.max_updates=20"]
-    command += ["--config.global_batch_size=4"]
-    command += ["--with_server", f"--server_addresses={address}", "--server_index=0"]
-    p = start(command, {})
+    flags = ["--with_server", f"--server_addresses={address}", "--server_index=0"]
+    settings = {"strategy__name": "parameter_server", "max_updates": 20, "global_batch_size": 4}
+    p = start(main_command(tmp_path, *flags, **settings), {})
     output, _ = p.communicate(timeout=90)
     assert p.returncode == 0, output[-2000:]
     assert f"Server 0 of 1 serves at {address}" in output and "The run has ended" in output

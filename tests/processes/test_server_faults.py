@@ -10,7 +10,18 @@ import sys
 import time
 
 import pytest
-from helpers.processes import ROOT, TINY_CONFIG, Run, events, long, rows, start, wait_for_event, wait_for_update
+from helpers.processes import (
+    ROOT,
+    TINY_CONFIG,
+    Run,
+    events,
+    long,
+    main_command,
+    rows,
+    start,
+    wait_for_event,
+    wait_for_update,
+)
 from helpers.servers import wait_for_snapshot
 
 SLOW = "delay@seconds=0.05"  # so that there is time to hurt a run
@@ -146,8 +157,7 @@ def test_bad_flags(tmp_path):
             "The parameter server 0 could not be reached",
         ),
     ]
-    command = [sys.executable, "-m", "jaxdist.main", f"--config={TINY_CONFIG}"]
-    started = [start([*command, f"--workdir={tmp_path}/{k}", *flags], {}) for k, (flags, _) in enumerate(cases)]
+    started = [start(main_command(tmp_path / str(k), *flags), {}) for k, (flags, _) in enumerate(cases)]
     outputs = [p.communicate(timeout=90)[0] for p in started]
     for p, output, (flags, words) in zip(started, outputs, cases, strict=True):
         assert p.returncode == 2 and words in output, (flags, output[-1500:])

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from helpers.outcomes import final_state, reference_state
-from helpers.processes import Run, events, finish
+from helpers.processes import Run, finish, wait_for_event
 from helpers.reference import assert_same
 
 from jaxdist.state import TrainState
@@ -26,21 +26,10 @@ ENDLESS = {
 }
 
 
-def wait_until_saved(folder, after: int, seconds: float = 90) -> None:
-    """Blocks until a checkpoint of an update after that is on disk."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = events(folder) if (folder / "metrics.jsonl").exists() else []
-        if any(e["event"] == "saved" and e["updates"] > after for e in found):
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing after update {after} was saved in {seconds} s")
-
-
 def chief_is_lost(folder, number: int, **settings) -> TrainState:
     """A run whose chief gets a signal once something is saved, which ends everybody; what it leaves."""
     with Run(folder, 2, **ENDLESS | settings) as run:
-        wait_until_saved(folder, 0)
+        wait_for_event(folder, "saved", after=0)
         run.processes[0].send_signal(number)
         began = time.monotonic()
         for p in [run.processes[1], *run.servers]:
@@ -56,7 +45,7 @@ def chief_is_lost(folder, number: int, **settings) -> TrainState:
 def all_are_killed(folder, after: int, **settings) -> TrainState:
     """A run whose processes are all killed once it has saved something after that update; what it leaves."""
     with Run(folder, 2, **ENDLESS | settings) as run:
-        wait_until_saved(folder, after)
+        wait_for_event(folder, "saved", after)
         for p in [*run.servers, *run.processes]:
             p.kill()
     stored = final_state(folder)
@@ -67,7 +56,7 @@ def all_are_killed(folder, after: int, **settings) -> TrainState:
 def all_get_sigterm(folder, after: int, **settings) -> TrainState:
     """A run whose processes all get SIGTERM after something is saved again: they save and say so; what it leaves."""
     with Run(folder, 2, **ENDLESS | settings) as run:
-        wait_until_saved(folder, after)
+        wait_for_event(folder, "saved", after)
         for p in [*run.processes, *run.servers]:
             p.send_signal(signal.SIGTERM)
         ended = run.wait(60)

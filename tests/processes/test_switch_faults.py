@@ -9,7 +9,7 @@ import signal
 
 import pytest
 from helpers.outcomes import final_state
-from helpers.processes import Ended, Run, events, finish
+from helpers.processes import Ended, Run, checkpoints, events, finish
 from helpers.recording_data import let_go, wait_until_it_trains
 
 SWITCH = {"strategy__name": "switch"}
@@ -25,12 +25,6 @@ def _killed(folder: pathlib.Path, fault: str, **settings) -> list[Ended]:
     return ended
 
 
-def _saved(folder: pathlib.Path) -> list[int]:
-    """The checkpoints that have their names."""
-    checkpoints = folder / "checkpoints"
-    return sorted(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit()) if checkpoints.is_dir() else []
-
-
 def _log(folder: pathlib.Path) -> str:
     return (folder / "logs" / "worker-0.log").read_text()
 
@@ -40,11 +34,11 @@ def test_killed_at_any_moment_it_resumes(tmp_path):
     schedule = "allreduce:0.4,parameter_server:0.3,allreduce"  # 16 updates, 24 pushes, 12 updates
     settings = SWITCH | {"servers": 1, "strategy__schedule": schedule, "checkpoint__every_updates": 5}
     _killed(tmp_path, "point=checkpoint", **settings)
-    assert list((tmp_path / "checkpoints").glob("5.tmp-*")) and not _saved(tmp_path)
+    assert list((tmp_path / "checkpoints").glob("5.tmp-*")) and not checkpoints(tmp_path)
     moment = random.randrange(11, 50)  # saving update 10 has waited for the checkpoint of update 5
     print("killed at", moment)
     _killed(tmp_path, f"update={moment}", **settings)
-    assert _saved(tmp_path) and GOES_ON not in _log(tmp_path)
+    assert checkpoints(tmp_path) and GOES_ON not in _log(tmp_path)
     summary = finish(tmp_path, 2, **settings)
     assert summary["examples_seen"] == 480
     assert GOES_ON in _log(tmp_path)
@@ -55,10 +49,10 @@ def test_killed_at_either_end_of_a_hand_over_it_resumes_at_the_boundary(tmp_path
     schedule = "allreduce:0.25,parameter_server:0.25,allreduce:0.25,parameter_server"  # 10, 20, 10 and 20 updates
     settings = SWITCH | {"servers": 1, "strategy__schedule": schedule}
     _killed(tmp_path, "point=switch", **settings)
-    assert _saved(tmp_path) == [10]
+    assert checkpoints(tmp_path) == [10]
     _killed(tmp_path, "point=switched,update=40", **settings)
     assert f"{GOES_ON} at the boundary before phase 2 of 4" in _log(tmp_path)
-    assert _saved(tmp_path)[-1] == 40
+    assert checkpoints(tmp_path)[-1] == 40
     summary = finish(tmp_path, 2, **settings)
     assert summary["examples_seen"] == 480
     assert f"{GOES_ON} at the boundary before phase 4 of 4" in _log(tmp_path)

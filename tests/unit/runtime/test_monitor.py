@@ -6,16 +6,10 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+
+from helpers.waiting import wait_until
 
 from jaxdist.runtime import monitor
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def spent() -> tuple[float, float]:
@@ -48,7 +42,7 @@ def test_samples_are_written_while_open(tmp_path):
     path = tmp_path / "system" / "worker-0.jsonl"
     begin = time.monotonic()
     with monitor.sampling(str(tmp_path), "worker-0", 0.05):
-        wait_until(lambda: path.exists() and path.read_text().count("\n") >= 3)
+        wait_until(lambda: path.exists() and path.read_text().count("\n") >= 3, "third sample")
     lines = path.read_text().splitlines()
     assert 3 <= len(lines) <= (time.monotonic() - begin) / 0.05 + 1
     assert all({"unix_time", "cpu", "memory_bytes", "loopback_per_second"} <= json.loads(x).keys() for x in lines)
@@ -65,4 +59,7 @@ def test_off(tmp_path):
 def test_a_monitor_that_fails_harms_nothing(tmp_path, caplog):
     (tmp_path / "system").write_text("in the way")
     with monitor.sampling(str(tmp_path), "worker-0", 0.01):
-        wait_until(lambda: "The monitor of this process has stopped (training goes on)" in caplog.text)
+        wait_until(
+            lambda: "The monitor of this process has stopped (training goes on)" in caplog.text,
+            "word of the monitor's end",
+        )

@@ -5,13 +5,12 @@ Beside real runs it is held by `processes/test_parameter_server.py`.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from helpers.in_process import only
 from helpers.reference import make_task
 from helpers.servers import SIGNATURE, Servers, settings_of_a_run
+from helpers.waiting import wait_until
 
 from jaxdist.errors import UsageError
 from jaxdist.strategies.parameter_server.flat_model import FlatModel
@@ -39,10 +38,7 @@ def test_it_sees_whole_versions_and_posts_what_it_finds(x64, tmp_path):
             assert (state.updates, state.examples_seen) == (1, 3)
             found = [np.asarray(b)[: s.num_params] for b, s in zip(state.buffers, chief.flat_shards, strict=True)]
             np.testing.assert_array_equal(np.concatenate(found), start - 1)
-            deadline = time.monotonic() + 30
-            while observer.examples_seen() < 3:  # as of the last sign of life
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            wait_until(lambda: observer.examples_seen() >= 3, "sign of life after the push", 30)
             observer.post({"updates": 1, "loss": 0.5})
             chief.heartbeat()
             assert chief.evaluator and chief.take_evaluations() == [{"updates": 1, "loss": 0.5}]
