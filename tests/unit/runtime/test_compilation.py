@@ -31,6 +31,7 @@ def cache(tmp_path):
 
 
 def test_every_process_writes_and_what_was_written_is_counted_as_loaded(cache, monkeypatch):
+    jax.devices()  # which are made once, by the process that this one is
     monkeypatch.setattr(distributed.global_state, "process_id", 1)  # JAX lets process 0 alone write
     x = np.arange(5, dtype=np.float32)
     seen = [compilation.counts()]
