@@ -9,6 +9,7 @@ from jaxdist.models.families import FAMILIES as FAMILIES
 from jaxdist.models.families import build as build
 
 if TYPE_CHECKING:
+    from jaxdist.models.chain import COLLECTIONS as COLLECTIONS
     from jaxdist.models.chain import PARAMS as PARAMS
     from jaxdist.models.chain import STATS as STATS
     from jaxdist.models.chain import Chain as Chain
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from jaxdist.models.layers import Dropout as Dropout
 
 _WHERE = {
+    "COLLECTIONS": "chain",
     "PARAMS": "chain",
     "STATS": "chain",
     "Chain": "chain",

@@ -3,7 +3,7 @@
 A fresh interpreter spends a second or two of a core on imports before jaxdist's first line runs, and the tests start
 hundreds. Here one process, the standard library's fork server, imports once and is forked for each command:
 
-    pytest ──first start──> fork server: imports jax, flax, orbax, grpc and jaxdist's rooms; makes nothing
+    pytest ──first start──> fork server: imports jax, flax, orbax, grpc and jaxdist's rooms; traces a model
                                  ├── fork: the command's variables and arguments, then jaxdist/main.py as __main__
                                  └── fork: ...
 
@@ -15,6 +15,7 @@ tests of `tools/launch.py`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pathlib
@@ -25,11 +26,14 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
+from unittest import mock
 
 _ROOMS = (
     *(f"jaxdist.roles.{role}" for role in ("worker", "server", "evaluator")),
     *(f"jaxdist.strategies.{one}.setup" for one in ("data_parallel", "sharded", "pipeline", "parameter_server")),
-    *("jaxdist.models.layers", "ml_collections.config_flags", "tensorboardX"),
+    *("jaxdist.runtime.monitor", "jaxdist.runtime.allocator", "ml_collections.config_flags", "tensorboardX"),
+    *("multiprocessing.synchronize", "jaxlib.mlir.dialects.mhlo"),
+    "helpers.traced",
 )
 
 
@@ -49,7 +53,8 @@ class Preloaded:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(_ROOMS))
         self._process = context.Process(target=_main, args=(self.args, str(cwd), dict(env), path), daemon=True)
-        self._process.start()
+        with mock.patch.dict(os.environ, PYTHONPATH=env["PYTHONPATH"]):  # for the fork server, if it is the first
+            self._process.start()
         self.pid = self._process.pid
 
     @property
@@ -87,6 +92,7 @@ class Preloaded:
 
 def _main(arguments: Sequence[str], cwd: str, environ: Mapping[str, str], output: str) -> None:
     """In the forked process; does not return."""
+    gc.freeze()  # what was imported is never garbage: looking through it again and again would copy its pages
     written = os.open(output, os.O_WRONLY | os.O_APPEND)
     for stream, number in (("stdout", 1), ("stderr", 2)):
         os.dup2(written, number)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from helpers.reference import make_task
 
 from jaxdist.state import flatten
+from jaxdist.task import initial_state
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -34,21 +36,24 @@ def test_the_initial_state_is_cut_as_any_other(optimizer):
             state.cut({"params/stem/conv/colonel": lambda a: a})
 
 
-def test_canonical_leaves_are_made_one_block_at_a_time():
+def test_canonical_leaves_are_made_one_block_at_a_time_and_large_blocks_tree_by_tree(monkeypatch):
     task = make_task("chain", np.float32)
     made = []
     original = type(task.chain).init_block
-    try:
-        type(task.chain).init_block = lambda self, name, *rest: made.append(name) or original(self, name, *rest)
-        state = task.init()
-        assert made == []
-        np.asarray(state.params["stem"]["conv"]["kernel"])
-        assert made == ["stem"]
-        made.clear()
-        task.init().in_memory()
-        assert sorted(made) == sorted(
-            [n for n, (params, _) in task.chain.shapes.items() if params]
-            + [n for n, (_, stats) in task.chain.shapes.items() if stats]
-        )
-    finally:
-        type(task.chain).init_block = original
+    monkeypatch.setattr(
+        type(task.chain), "init_block", lambda self, name, *rest: made.append(name) or original(self, name, *rest)
+    )
+    state = task.init()
+    assert made == []
+    np.asarray(state.params["stem"]["conv"]["kernel"])
+    assert made == ["stem"]
+    made.clear()
+    small = task.init().in_memory()
+    assert sorted(made) == sorted(task.chain.names)
+
+    made.clear()
+    monkeypatch.setattr(initial_state, "KEPT_BYTES", 500)  # that many bytes may wait for the other tree: the stem's
+    large = task.init().in_memory()
+    assert made.count("stem") == 1
+    assert sorted(name for name in made if name != "stem") == ["head", "last", "last", "middle", "middle"]
+    jax.tree.map(np.testing.assert_array_equal, small.arrays(), large.arrays())
