@@ -4,6 +4,9 @@ import os
 import pathlib
 import tempfile
 
+from helpers import compiled
+
+compiled.choose()
 CACHE = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / f"jaxdist-tests-{os.getuid()}")
 )
@@ -32,11 +35,3 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
-
-
-@pytest.fixture
-def quickly_compiled():
-    """LLVM optimizes little: for comparisons of numbers that another test has of optimized programs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

@@ -21,9 +21,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 TINY_CONFIG = "tests/helpers/tiny_config.py"
 
-# Variables of processes whose programs are compiled as a user's are; those of other tests are compiled quickly.
-OPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-
 
 def long(*values):
     """A parameter set of `pytest.mark.parametrize` that the default suite leaves out."""
@@ -145,9 +142,9 @@ def start(command: list[str], env: dict[str, str], *, forked: bool = True) -> su
 
 def environment() -> dict[str, str]:
     """The variables of a process that a test starts."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_FLAGS", "JAX_NUM_CPU"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_NUM_CPU")}
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return kept | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return kept | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
 
 
 def events(workdir) -> list[dict]:

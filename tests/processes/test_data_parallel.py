@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from helpers.compiled import OPTIMIZED
 from helpers.outcomes import assert_resumes_exactly, final_state, reference_state
-from helpers.processes import OPTIMIZED, Run, finish, long, rows, wait_for_update
+from helpers.processes import Run, finish, long, rows, wait_for_update
 from helpers.reference import assert_same
 
 

@@ -9,8 +9,9 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.compiled import OPTIMIZED
 from helpers.outcomes import final_state
-from helpers.processes import OPTIMIZED, long, main_command, start
+from helpers.processes import long, main_command, start
 
 from jaxdist.state import flatten
 

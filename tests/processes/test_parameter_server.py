@@ -9,8 +9,9 @@ import json
 import re
 
 import pytest
+from helpers.compiled import OPTIMIZED
 from helpers.outcomes import final_state, reference_state
-from helpers.processes import OPTIMIZED, Run, finish, free_port, long, main_command, rows, start, wait_for_server
+from helpers.processes import Run, finish, free_port, long, main_command, rows, start, wait_for_server
 from helpers.reference import assert_same
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers.compiled import OPTIMIZED
 from helpers.outcomes import assert_resumes_exactly, final_state, reference_state
-from helpers.processes import OPTIMIZED, Run, finish, long, rows, wait_for_update
+from helpers.processes import Run, finish, long, rows, wait_for_update
 from helpers.reference import assert_same
 
 PIPELINE = {"strategy__name": "pipeline", "strategy__num_microbatches": 2, "strategy__balance_by": "bytes"}

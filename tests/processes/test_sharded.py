@@ -6,8 +6,9 @@ import json
 import math
 
 import pytest
+from helpers.compiled import OPTIMIZED
 from helpers.outcomes import assert_resumes_exactly, final_state, reference_state, tiny_task
-from helpers.processes import OPTIMIZED, Run, finish, long, rows, wait_for_update
+from helpers.processes import Run, finish, long, rows, wait_for_update
 from helpers.reference import assert_same
 
 from jaxdist.state import flatten

@@ -31,30 +31,30 @@ def check(model, spmd, devices, size=BATCH):
 @pytest.mark.long
 @pytest.mark.parametrize("devices", [1, 2, 4])
 @pytest.mark.parametrize("spmd", ["shard_map", "jit", "pmap"])
-def test_allreduce_on_fewer_devices(x64, quickly_compiled, spmd, devices):
+def test_allreduce_on_fewer_devices(x64, spmd, devices):
     check("chain", spmd, devices)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("model", "spmd"), [("densenet", "shard_map"), ("densenet", "jit"), ("resnet", "pmap")])
-def test_allreduce_of_every_family(x64, quickly_compiled, model, spmd):
+def test_allreduce_of_every_family(x64, model, spmd):
     check(model, spmd, 4, size=4 if spmd == "jit" else BATCH)  # BatchNorm always sees four examples
 
 
-def test_sync_batch_norm_sees_the_global_batch(x64, quickly_compiled):
+def test_sync_batch_norm_sees_the_global_batch(x64):
     task, batches = make_task("chain"), make_batches(20, BATCH)
     expected = train_reference(task, batches, replicas=1)
     assert_same(run_strategy(task, batches, devices=4, sync_batch_norm=True), expected, 1e-9)
 
 
 @pytest.mark.long
-def test_sync_batch_norm_of_a_family(x64, quickly_compiled):
+def test_sync_batch_norm_of_a_family(x64):
     task, batches = make_task("resnet_v2"), make_batches(20, 4)
     expected = train_reference(task, batches, replicas=1)
     assert_same(run_strategy(task, batches, devices=4, sync_batch_norm=True), expected, 1e-9)
 
 
-def test_single_equals_the_reference(x64, quickly_compiled):
+def test_single_equals_the_reference(x64):
     task, batches = make_task("chain"), make_batches(20, BATCH)
     assert_same(run_strategy(task, batches, devices=1, name="single"), train_reference(task, batches, replicas=1), 1e-9)
 
@@ -62,14 +62,14 @@ def test_single_equals_the_reference(x64, quickly_compiled):
 @pytest.mark.parametrize(
     ("name", "devices", "accumulate"), [long("single", 1, 4), long("allreduce", 2, 2), ("allreduce", 4, 2)]
 )
-def test_accumulated_parts_equal_replicas(x64, quickly_compiled, name, devices, accumulate):
+def test_accumulated_parts_equal_replicas(x64, name, devices, accumulate):
     task, batches = make_task("chain"), make_batches(5, BATCH)
     expected = train_reference(task, batches, replicas=devices * accumulate)
     assert_same(run_strategy(task, batches, devices=devices, name=name, accumulate=accumulate), expected, 1e-9)
 
 
 @pytest.mark.parametrize("optimizer", [long("adadelta"), long("adagrad"), long("adam")])
-def test_every_optimizer(x64, quickly_compiled, optimizer):
+def test_every_optimizer(x64, optimizer):
     task, batches = make_task("chain", optimizer=optimizer), make_batches(5, BATCH)
     assert_same(run_strategy(task, batches, devices=8), train_reference(task, batches, replicas=8), 1e-9)
 
@@ -82,7 +82,7 @@ def test_fusion_does_not_change_the_result(x64, megabytes):
 
 
 @pytest.mark.parametrize("spmd", ["shard_map", long("jit")])
-def test_one_float32_update(quickly_compiled, spmd):
+def test_one_float32_update(spmd):
     check_float32("chain", spmd)
 
 
@@ -93,16 +93,16 @@ def check_float32(model, spmd):
 
 
 @pytest.mark.long
-def test_one_float32_update_of_a_family(quickly_compiled):
+def test_one_float32_update_of_a_family():
     check_float32("densenet", "shard_map")
 
 
-def test_bfloat16_is_near_float32(quickly_compiled):
+def test_bfloat16_is_near_float32():
     check_bfloat16("chain")
 
 
 @pytest.mark.long
-def test_bfloat16_of_a_family_is_near_float32(quickly_compiled):
+def test_bfloat16_of_a_family_is_near_float32():
     check_bfloat16("resnet")
 
 

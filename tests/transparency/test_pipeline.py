@@ -40,7 +40,7 @@ def check(model, updates, stages, microbatches, schedule, remat):
         if (sizes, schedule) != ((4, 8), "1f1b")  # above
     ],
 )
-def test_every_cut_and_schedule(x64, quickly_compiled, stages, microbatches, schedule, remat):
+def test_every_cut_and_schedule(x64, stages, microbatches, schedule, remat):
     """Sizes, schedules and remat in pairs: each of one with each of another."""
     check("chain", 16, stages, microbatches, schedule, remat)
 
@@ -50,18 +50,18 @@ def test_every_cut_and_schedule(x64, quickly_compiled, stages, microbatches, sch
     ("model", "schedule", "remat"),
     [("densenet", "1f1b", True), ("resnet", "gpipe", False), ("resnet_v2", "1f1b", False)],
 )
-def test_every_family(x64, quickly_compiled, model, schedule, remat):
+def test_every_family(x64, model, schedule, remat):
     check(model, 10, 2, 4, schedule, remat)
 
 
 @pytest.mark.parametrize("optimizer", [long("adam"), long("adadelta")])
-def test_every_optimizer(x64, quickly_compiled, optimizer):
+def test_every_optimizer(x64, optimizer):
     task, batches = make_task("chain", optimizer=optimizer), make_batches(4, BATCH)
     expected = train_reference(task, batches, replicas=4)
     assert_same(run_pipeline(task, batches, devices=2, num_stages=2), expected, 1e-9)
 
 
-def test_replicas_are_averaged(x64, quickly_compiled):
+def test_replicas_are_averaged(x64):
     check_replicas(stages=2, replicas=2, microbatches=2, devices=4)
 
 
@@ -74,11 +74,11 @@ def check_replicas(*, stages, replicas, microbatches, devices):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("stages", "replicas", "devices"), [(1, 4, 4), (4, 2, 8)])
-def test_any_number_of_replicas(x64, quickly_compiled, stages, replicas, devices):
+def test_any_number_of_replicas(x64, stages, replicas, devices):
     check_replicas(stages=stages, replicas=replicas, microbatches=2, devices=devices)
 
 
-def test_one_float32_update(quickly_compiled):
+def test_one_float32_update():
     task, batches = make_task("chain", np.float32), make_batches(1, BATCH, np.float32)
     expected = train_reference(task, batches, replicas=4)
     assert_same(run_pipeline(task, batches, devices=2, num_stages=2), expected, 1e-5)
@@ -87,7 +87,7 @@ def test_one_float32_update(quickly_compiled):
 @pytest.mark.long
 @given(data=st.data())
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_balance(x64, quickly_compiled, data):
+def test_any_balance(x64, data):
     task, batches = make_task("chain"), make_batches(1, BATCH)
     expected = train_reference(task, batches, replicas=2)
     blocks = len(task.chain.names)

@@ -40,7 +40,7 @@ def check(updates, devices, options, model="chain", size=16):
         (4, "model:4,data:1"),
     ],
 )
-def test_every_mesh(x64, quickly_compiled, devices, mesh):
+def test_every_mesh(x64, devices, mesh):
     check(20, devices, {"mesh": mesh})
 
 
@@ -52,7 +52,7 @@ def test_every_mesh(x64, quickly_compiled, devices, mesh):
         long("resnet_v2", "data:2,model:2"),
     ],
 )
-def test_the_rules_of_every_family(x64, quickly_compiled, model, mesh):
+def test_the_rules_of_every_family(x64, model, mesh):
     check(10, 4, {"mesh": mesh}, model, size=4)
 
 
@@ -63,18 +63,18 @@ def test_shares_equal_the_single_device_run(x64, devices, how):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("devices", "how"), [(1, "fsdp"), (2, "fsdp"), (3, "fsdp"), (3, "zero1"), (4, "zero1")])
-def test_any_number_of_shares(x64, quickly_compiled, devices, how):
+def test_any_number_of_shares(x64, devices, how):
     check(20, devices, {"shard_params": how}, size=24 if devices == 3 else 16)  # three divides no tensor
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("model", "how"), [("densenet", "fsdp"), ("resnet", "zero1"), ("resnet_v2", "fsdp")])
-def test_shares_of_every_family(x64, quickly_compiled, model, how):
+def test_shares_of_every_family(x64, model, how):
     check(10, 4, {"shard_params": how}, model, size=4)
 
 
 @pytest.mark.parametrize(("how", "devices", "size"), [("fsdp", 3, 6), long("fsdp", 4, 16), long("zero1", 4, 16)])
-def test_batch_norm_may_be_per_replica(x64, quickly_compiled, how, devices, size):
+def test_batch_norm_may_be_per_replica(x64, how, devices, size):
     task, batches = make_task("chain"), make_batches(10, size)
     options = SHARDED | {"shard_params": how, "sync_batch_norm": False}
     expected = train_reference(task, batches, replicas=devices)
@@ -83,7 +83,7 @@ def test_batch_norm_may_be_per_replica(x64, quickly_compiled, how, devices, size
 
 @pytest.mark.parametrize("optimizer", [long("adadelta"), long("adagrad"), long("adam")])
 @pytest.mark.parametrize("how", ["fsdp", "zero1"])
-def test_every_optimizer_has_shares(x64, quickly_compiled, how, optimizer):
+def test_every_optimizer_has_shares(x64, how, optimizer):
     task, batches = make_task("chain", optimizer=optimizer), make_batches(10, 16)
     found = run_strategy(task, batches, devices=2, **SHARDED | {"shard_params": how})
     assert_same(found, train_reference(task, batches, replicas=1), 1e-9)
@@ -92,7 +92,7 @@ def test_every_optimizer_has_shares(x64, quickly_compiled, how, optimizer):
 @pytest.mark.parametrize(
     "options", [{"shard_params": "fsdp"}, long({"mesh": "data:2,model:2"}), long({"shard_params": "zero1"})]
 )
-def test_one_float32_update(quickly_compiled, options):
+def test_one_float32_update(options):
     task, batches = make_task("chain", np.float32), make_batches(1, 16, np.float32)
     found = run_strategy(task, batches, devices=4, **SHARDED | options)
     assert_same(found, train_reference(task, batches, replicas=1), 1e-5)

@@ -12,7 +12,7 @@ from helpers.reference import make_batches, make_task
 
 
 @pytest.mark.long
-def test_fewer_activations_are_kept_under_1f1b(quickly_compiled):
+def test_fewer_activations_are_kept_under_1f1b():
     task = make_task("densenet", np.float32)
     batch = make_batches(1, BATCH, np.float32)[0]
     kept = {}

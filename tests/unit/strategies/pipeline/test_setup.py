@@ -36,7 +36,7 @@ def test_what_cannot_be_cut_is_refused(options, processes, words):
         )
 
 
-def test_a_balance_by_time(quickly_compiled):
+def test_a_balance_by_time():
     task = make_task("chain", np.float32)
     pipeline = build_pipeline(task, devices=2, num_stages=2, balance_by="time")
     try:

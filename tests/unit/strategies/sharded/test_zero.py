@@ -18,7 +18,7 @@ from jaxdist.state import flatten
 
 @pytest.mark.parametrize("devices", [3, long(8)])
 @pytest.mark.parametrize("how", ["fsdp", "zero1"])
-def test_a_device_holds_its_share(quickly_compiled, how, devices):
+def test_a_device_holds_its_share(how, devices):
     task = make_task("chain", np.float32)
     strategy = strategy_on(devices, task, **SHARDED | {"shard_params": how})
     state, _ = strategy.train_step(
@@ -52,7 +52,7 @@ def test_gathered_parameters_are_not_kept_for_the_backward_pass(dtype):
 
 
 @pytest.mark.parametrize("how", ["fsdp", long("zero1")])
-def test_shares_keep_a_chain_as_it_is_and_train_alike(x64, quickly_compiled, how):
+def test_shares_keep_a_chain_as_it_is_and_train_alike(x64, how):
     task, batches = three_layers(STATEFUL), make_batches(3, 15)
     expected = train_reference(task, batches, replicas=1)
     strategy = strategy_on(3, task, 15, **SHARDED | {"shard_params": how})
