@@ -42,7 +42,7 @@ class Preloaded:
 
     Args:
       env: all variables of the process. Of those that JAX reads when it is imported, JAX_NUM_CPU_DEVICES and
-        JAX_DISABLE_MOST_OPTIMIZATIONS count.
+        JAX_DISABLE_MOST_OPTIMIZATIONS count. (XLA reads its own with the first program.)
     """
 
     def __init__(self, module: str, arguments: Sequence[str], *, cwd: pathlib.Path, env: Mapping[str, str]) -> None:
