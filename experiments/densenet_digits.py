@@ -2,7 +2,7 @@
 
     python tools/launch.py --num_workers=2 -- --config=experiments/densenet_digits.py --workdir=/tmp/digits
 
-Expected: above 95 % validation accuracy (measured figures in BUILD_NOTES.md).
+Expected: above 95 % validation accuracy (98.89 % measured: experiments/results/accuracy.md).
 """
 
 from jaxdist.config import default_config

@@ -28,7 +28,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"name": "cnn", "shape": (28, 28, 1), "settings": {}},
 }
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# The same on both sides; `jaxdist.allocator` sets these for a run.
+# The same on both sides; `jaxdist/runtime/allocator.py` sets these for a run.
 MALLOC = {
     "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_TOP_PAD_": "67108864",
     "MALLOC_ARENA_MAX": "1",

@@ -1,7 +1,7 @@
 """Searches the smallest synchronous share of a run that still reaches the accuracy of the all-synchronous one.
 
     python tools/find_switch_point.py experiments/strategy_switch.py --out=DIR --tolerance=0.005 --num_workers=2 \\
-        -- --config.data.train_examples=6000 --config.num_epochs=8
+        -- --config.data.train_examples=6000 --config.num_epochs=8 '--config.optim.drop_epochs=(4,6)'
 
     all-reduce, once   |-----|-----|-----|-----|-----|-----|-----|-----|   a checkpoint at every eighth
     share 1/2                                   '.... parameter server

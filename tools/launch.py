@@ -74,7 +74,8 @@ class Child:
         return "".join(self.error_lines[-1:] or self.last_lines)
 
 
-def main(argv: Sequence[str]) -> int:
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(the launcher's options, what jaxdist.main gets); exits with 2 where they cannot be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_workers", type=int, default=1)
     parser.add_argument(
@@ -92,6 +93,11 @@ def main(argv: Sequence[str]) -> int:
         parser.error("--num_workers must be at least 1")
     if options.num_servers < 0 or (options.evaluator and not options.num_servers):
         parser.error("--num_servers must be at least 0, and at least 1 for an --evaluator")
+    return options, rest
+
+
+def main(argv: Sequence[str]) -> int:
+    options, rest = parse(argv)
     children: list[Child] = []
     asked_at: list[float] = []
 

@@ -3,7 +3,7 @@
     python tools/reproduce.py experiments/strategy_switch.py --out=DIR --scale=0.1 --num_workers=2 --seeds=0,1,2
     python tools/reproduce.py experiments/strategy_switch.py --out=DIR --only=allreduce,switch_50 -- --config.seed=7
 
-The experiment file has `comparison(scale, num_workers)`: name -> `Run`. Runs are in DIR/NAME/seedN; those that have
+The experiment file has `comparison(scale, num_workers)`: {name: values}. Runs are in DIR/NAME/seedN; those that have
 ended are passed over and those that were stopped go on, so the same command continues an interrupted comparison.
 """
 
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def load_comparison(path: pathlib.Path, scale: float, num_workers: int) -> Mapping[str, Mapping[str, Any]]:
-    """What the experiment file compares: name -> {'num_servers': N, 'environ': {}, and 'KEY': value of the config}.
+    """What the experiment file compares: {name: {'num_servers': N, 'environ': {}, and 'KEY': value of the config}}.
 
     Raises:
       SystemExit: there is no such file, or it compares nothing.

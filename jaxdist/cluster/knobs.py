@@ -3,8 +3,18 @@
 from jaxdist.knobs import Knob, above_zero
 
 KNOBS = (
-    Knob("cluster.timeout_seconds", 60.0, "a silent or stuck process is given up after this, and named", above_zero),
-    Knob("cluster.connect_timeout_seconds", 300.0, "waiting for the others at the start", above_zero),
-    Knob("cluster.compile_timeout_seconds", 900.0, "limit of phases in which no update is made", above_zero),
-    Knob("cluster.evaluate_timeout_seconds", 900.0, "limit of an evaluation", above_zero),
+    Knob(
+        "cluster.timeout_seconds",
+        60.0,
+        "A process that is silent or stuck for so long is named, and the run ends.",
+        above_zero,
+    ),
+    Knob("cluster.connect_timeout_seconds", 300.0, "How long a process waits for the others at the start.", above_zero),
+    Knob(
+        "cluster.compile_timeout_seconds",
+        900.0,
+        "How long a process may compile, or do something else without an update.",
+        above_zero,
+    ),
+    Knob("cluster.evaluate_timeout_seconds", 900.0, "How long an evaluation may take.", above_zero),
 )

@@ -3,7 +3,7 @@
     frame    | magic 4 bytes | header bytes u32 | body bytes u64 | header | body |
 
 The stages of a pipeline exchange megabytes many times a step. A plain socket moves them without a copy on the way out
-and with one on the way in, at a fraction of what gRPC costs the same cores (BUILD_NOTES.md has the figures).
+and with one on the way in, at a fraction of what gRPC costs the same cores (experiments/results/pipeline.md).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from jaxdist.knobs import Knob, Values
 from jaxdist.strategies import registry
 
 STRATEGY_NAME = Knob(
-    "strategy.name", "allreduce", "how the training is distributed", choices="jaxdist.config.phases:names"
+    "strategy.name", "allreduce", "The way in which training is distributed.", choices="jaxdist.config.phases:names"
 )
 
 

@@ -29,33 +29,34 @@ KNOBS = (
     Knob(
         _KEY,
         "",
-        "phases with their fractions of the run, and options: 'allreduce:0.5,parameter_server', "
-        "'allreduce:0.25,parameter_server(max_staleness=3):0.5,allreduce'",
+        "Phases with their shares of the run, and their options, as in "
+        "'allreduce:0.25,parameter_server(max_staleness=3):0.5,allreduce'.",
         only_where_it_counts=True,
     ),
     Knob(
         "strategy.switch_when",
         "",
-        "'' at those fractions | plateau: when the loss no longer falls, at latest there",
+        "'': a phase ends at its share. plateau: it ends when the loss no longer falls, at the latest at its share.",
         choices=("", "plateau"),
         only_where_it_counts=True,
     ),
     Knob(
         "strategy.switch_threshold",
         0.2,
-        "plateau: a window's loss less than this part below that of the one before",
+        "plateau: the loss of a window has to fall by this share of the loss of the window before.",
         lambda value: "" if -1 < value < 1 else "between -1 and 1",
     ),
-    Knob("strategy.switch_window_epochs", 0.5, "plateau: length of a window", above_zero),
+    Knob("strategy.switch_window_epochs", 0.5, "plateau: length of a window, in epochs.", above_zero),
     Knob(
         "strategy.switch_after_drop",
         True,
-        "plateau: not before the learning rate has dropped, where it is to drop",
+        "plateau: the rule waits for the first drop of the learning rate, where the schedule has one.",
     ),
     Knob(
         "strategy.momentum_handover",
         "zero",
-        "into an asynchronous phase: keep | zero | scale | ramp",
+        "What an asynchronous phase does with the momentum. scale: divide it by the workers. ramp: "
+        "grow it back over an epoch.",
         choices="jaxdist.optim.momentum:CHOICES",
     ),
 )

@@ -6,15 +6,23 @@ from jaxdist.errors import UsageError
 from jaxdist.knobs import Knob, Values, above_zero, at_least_zero
 
 KNOBS = (
-    Knob("seed", 0, "of initialisation, data order and dropout", at_least_zero),
-    Knob("num_epochs", 40.0, "passes over the training set; may be a fraction", above_zero),
-    Knob("max_updates", 0, "stop after so many global batches; 0 = no cap (schedules stay num_epochs')", at_least_zero),
-    Knob("global_batch_size", 128, "examples an update, over all workers", above_zero),
-    Knob("eval_every_epochs", 1.0, "between evaluations", above_zero),
-    Knob("eval_batch_size", 0, "0 = global_batch_size", at_least_zero),
-    Knob("log_every_steps", 50, "between train rows", above_zero),
+    Knob("seed", 0, "Seeds the initial parameters, the order of the data and dropout.", at_least_zero),
+    Knob("num_epochs", 40.0, "Passes over the training set. May be a fraction.", above_zero),
     Knob(
-        "early_stopping_patience", 0, "evaluations without a lower holdout loss before stopping; 0 = off", at_least_zero
+        "max_updates",
+        0,
+        "Stops the run after so many updates, for tests and trials. 0: no limit. Schedules still follow num_epochs.",
+        at_least_zero,
+    ),
+    Knob("global_batch_size", 128, "Examples in one update, over all workers.", above_zero),
+    Knob("eval_every_epochs", 1.0, "Epochs between two evaluations.", above_zero),
+    Knob("eval_batch_size", 0, "Examples in a batch of an evaluation. 0: global_batch_size.", at_least_zero),
+    Knob("log_every_steps", 50, "Training steps between two train rows in metrics.jsonl.", above_zero),
+    Knob(
+        "early_stopping_patience",
+        0,
+        "Stops the run after so many evaluations without a lower holdout loss. 0: off.",
+        at_least_zero,
     ),
 )
 

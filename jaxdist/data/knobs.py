@@ -3,19 +3,29 @@
 from jaxdist.knobs import Knob, at_least_zero
 
 KNOBS = (
-    Knob("data.name", "fashion_mnist", "the data set", choices="jaxdist.data.sources:NAMES", dotted=True),
-    Knob("data.data_dir", "", "TFDS folder; '' = $TFDS_DATA_DIR, then ~/tensorflow_datasets", local=True),
-    Knob("data.train_examples", 0, "use the first so many; 0 = all", at_least_zero),
-    Knob("data.eval_examples", 0, "use the first so many; 0 = all", at_least_zero),
-    Knob("data.holdout_examples", 0, "taken off the end of the training set, for decisions", at_least_zero),
-    Knob("data.augment", False, "random horizontal flip, pad by 4 and crop"),
+    Knob("data.name", "fashion_mnist", "The data set.", choices="jaxdist.data.sources:NAMES", dotted=True),
+    Knob(
+        "data.data_dir",
+        "",
+        "Folder of TensorFlow Datasets. '': $TFDS_DATA_DIR, then ~/tensorflow_datasets.",
+        local=True,
+    ),
+    Knob("data.train_examples", 0, "Uses the first so many training examples. 0: all.", at_least_zero),
+    Knob("data.eval_examples", 0, "Uses the first so many evaluation examples. 0: all.", at_least_zero),
+    Knob(
+        "data.holdout_examples",
+        0,
+        "Takes so many examples off the end of the training set, for early stopping and other decisions.",
+        at_least_zero,
+    ),
+    Knob("data.augment", False, "Flips training images at random, pads them by 4 pixels and crops them."),
     Knob(
         "data.cache",
         "file",
-        "file: decoded once, memory-mapped; memory; none: decoded for each batch",
+        "file: decode once into a memory-mapped file. memory: decode at each start. none: decode for each batch.",
         choices=("file", "memory", "none"),
         local=True,
     ),
-    Knob("data.prefetch", 2, "batches prepared ahead; 0 = off", at_least_zero, local=True),
-    Knob("data.options", {}, "arguments of 'synthetic' or of a function of your own"),
+    Knob("data.prefetch", 2, "Batches that a thread prepares ahead. 0: none.", at_least_zero, local=True),
+    Knob("data.options", {}, "Arguments of 'synthetic' or of your own function."),
 )

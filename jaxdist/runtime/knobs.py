@@ -6,13 +6,13 @@ KNOBS = (
     Knob(
         "compilation_cache",
         "",
-        "folder; '' = $JAX_COMPILATION_CACHE_DIR or ~/.cache/jaxdist; 'off'",
+        "Folder of compiled programs. '': $JAX_COMPILATION_CACHE_DIR, or ~/.cache/jaxdist/compilation. 'off': none.",
         local=True,
     ),
     Knob(
         "monitor.interval_seconds",
         2.0,
-        "between samples of CPU, memory and network in system/; 0 = off",
+        "Seconds between two samples of CPU, memory and network in system/. 0: off.",
         at_least_zero,
         local=True,
     ),

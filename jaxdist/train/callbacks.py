@@ -4,7 +4,7 @@
 
 Callbacks are called on the training thread of every process that has the moment: `logged` on all, `evaluated` and
 `saved` where evaluations and checkpoints are made. They must not exchange anything between processes. What one raises
-ends the run, as any other failure does.
+ends its process, as any other failure does: the run, but with parameter servers the chief's alone.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ SPEC = StrategySpec(
         Knob(
             "strategy.spmd",
             "shard_map",
-            "shard_map | jit | pmap",
+            "How the step is written in JAX.",
             choices=tuple(SPELLINGS),
         ),
         ACCUMULATE,

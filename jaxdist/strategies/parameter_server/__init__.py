@@ -29,37 +29,39 @@ SPEC = StrategySpec(
         Knob(
             "strategy.max_staleness",
             -1,
-            "-1 unbounded, 0 synchronous rounds, s > 0 a worker's clock lead is at most s",
+            "How many steps a worker may be ahead of the slowest one. 0: synchronous rounds. -1: no bound.",
             lambda value: "" if value >= -1 else "-1 (unbounded), 0 (synchronous) or more",
         ),
         Knob(
             "strategy.staleness_policy",
             "fixed",
-            "dynamic: the bound moves in staleness_range with the workers' pace",
+            "dynamic: the bound moves within staleness_range, by the pace of the workers.",
             choices=("fixed", "dynamic"),
         ),
-        Knob("strategy.staleness_range", (3, 15), "dynamic: the lowest and the highest bound"),
+        Knob("strategy.staleness_range", (3, 15), "dynamic: the lowest and the highest bound."),
         Knob(
             "strategy.scale_learning_rate",
             True,
-            "divide it by the number of workers, where each push is an update of its own",
+            "Divides the learning rate by the number of workers where each push is an update of its own.",
         ),
         Knob(
             "strategy.overlap",
             False,
-            "push and pull while computing: hides the network, at one more step of staleness",
+            "Pushes and pulls while the next gradient is computed. Hides the network and adds one step of staleness.",
         ),
         Knob(
             "strategy.nonfinite",
             "refuse",
-            "a gradient with NaN or Inf: refuse (drop and count it) | stop",
+            "A gradient with NaN or Inf. refuse: drop and count it. stop: end the run.",
             choices=("refuse", "stop"),
         ),
-        Knob("strategy.lease_seconds", 10.0, "a worker not heard for so long is dropped", above_zero),
+        Knob(
+            "strategy.lease_seconds", 10.0, "Servers drop a worker that they have not heard of for so long.", above_zero
+        ),
         Knob(
             "strategy.snapshot_seconds",
             10.0,
-            "between the servers' own snapshots, from which a restarted one goes on",
+            "Seconds between two snapshots of the servers. A restarted server goes on from the last one.",
             above_zero,
         ),
     ),

@@ -13,24 +13,28 @@ LAYOUTS = {
 SPEC = StrategySpec(
     name="model_parallel",
     knobs=(
-        Knob("strategy.mesh", "", "devices of all processes by axis, 'data:2,model:2'; '' = all on data"),
+        Knob(
+            "strategy.mesh", "", "Devices of all processes by axis, as in 'data:2,model:2'. '': all on the axis data."
+        ),
         Knob(
             "strategy.rules",
             "family",
-            "what lies along the axis model: the model family's own | '' nothing | 'PATTERN = PARTITION; ...', as in "
-            "'conv1/kernel = -,-,-,model'",
+            "Which dimension of which array lies on the axis model. family: the rules of the model "
+            "family. '': none. Or your own: 'PATTERN = PARTITION; ...', as in 'conv1/kernel = "
+            "-,-,-,model'.",
         ),
         Knob(
             "strategy.shard_params",
             "none",
-            "over data: none | fsdp (all state) | zero1 (the optimizer's)",
+            "Divides over the axis data. fsdp: parameters, gradients and optimizer state. zero1: "
+            "optimizer state alone.",
             choices=tuple(LAYOUTS),
             only_where_it_counts=True,
         ),
         Knob(
             "strategy.shard_threshold",
             1024,
-            "fsdp and zero1: tensors of fewer elements are whole everywhere",
+            "fsdp and zero1: every process keeps the whole of tensors with fewer elements.",
             at_least_zero,
         ),
         SYNC_BATCH_NORM,

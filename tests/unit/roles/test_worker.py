@@ -6,11 +6,10 @@ What holds `train/loop.py`, with the tests of resuming in `processes/test_data_p
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
-from helpers import tiny_config
-from helpers.processes import ROOT, long, rows
+from helpers import pages, tiny_config
+from helpers.processes import long, rows
 
 import jaxdist
 from jaxdist.errors import UsageError
@@ -90,11 +89,8 @@ def test_a_finished_run_started_again_trains_nothing(tmp_path, request, name):
 
 
 def test_the_readmes_own_model_and_data(tmp_path, monkeypatch):
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.S | re.M)
-    package, experiment = blocks[0], blocks[1]
-    (tmp_path / "my_package").mkdir()
-    (tmp_path / "my_package" / "__init__.py").write_text("")
-    (tmp_path / "my_package" / "spectra.py").write_text(package)
+    package, experiment = (block.text for block in pages.blocks("README.md") if block.language == "python")
+    (tmp_path / "spectra.py").write_text(package)
     (tmp_path / "experiment.py").write_text(experiment)
     monkeypatch.syspath_prepend(str(tmp_path))
     from experiment import get_config
