@@ -6,34 +6,40 @@
       120/
         part-0/, part-1/, ...    Orbax; each at most PART_BYTES of leaves
         progress.json            data position, sums of the running epoch, early stopping, elapsed time
-        MANIFEST.json            SHA-256 of every file above and the part of every leaf; written last, verified first
+        MANIFEST.json            SHA-256 of every file; part, dtype, shape and checksum of every leaf; written last
 
-Orbax restores a file with a flipped bit into wrong numbers without a word, hence the manifest. Process 0 alone writes
-and reads; the others fetch restored leaves from it, so no shared file system is needed.
+Orbax restores a file with a flipped bit into wrong numbers without a word, hence the manifest. A checkpoint gets its
+name when every leaf has been read back from the files and is what was to be saved; it is restored if that is still so.
+Process 0 alone writes and reads; the others fetch restored leaves from it, so no shared file system is needed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import pathlib
+import re
 import shutil
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+import xxhash
 
 from jaxdist.errors import UsageError
 from jaxdist.state import LazyArray, TrainState, flatten, state_of, unflatten
 from jaxdist.state.train_state import stored_arrays
 
 PART_BYTES = 64 * 2**20
+_WHOLE, _UNFINISHED, _BEFORE = "0|[1-9][0-9]*", r"[0-9]+\.tmp-[0-9]+", r"[0-9]+\.before"  # names in checkpoints/
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +102,31 @@ class Checkpointer:
             part_of[name] = len(parts) - 1
             size += leaf.nbytes
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left in self._folder.glob("*.tmp-*"):
+        for left in self._named(_UNFINISHED):
             shutil.rmtree(left, ignore_errors=True)
         building = self._folder / f"{state.updates}.tmp-{os.getpid()}"
+        building.mkdir()
+        checksums: dict[str, str] = {}
         for number, part in enumerate(parts):
             arrays = {name: np.asarray(leaf) for name, leaf in part.items()}  # may come from other processes
-            self._orbax.save(building / f"part-{number}", unflatten(arrays))
+            with _plainly_named(building / f"part-{number}") as place:
+                self._orbax.save(place, unflatten(arrays))
+            wanted = {name: _checksum(array) for name, array in arrays.items()}
+            found = {name: _checksum(array) for name, array in self._read_part(building, number).items()}
+            if found != wanted:
+                lost = sorted(name for name in wanted if found.get(name) != wanted[name])
+                raise OSError(
+                    f"The checkpoint of update {state.updates} cannot be read back from {building}: {len(lost)} of "
+                    f"{len(wanted)} arrays differ, {', '.join(lost[:3])} among them."
+                )
+            checksums |= wanted
         counts = {"updates": state.updates, "examples_seen": state.examples_seen, "pending": state.pending}
         (building / "progress.json").write_text(json.dumps(counts | progress))
         manifest = {
             "leaves": {
-                n: [part_of[n], str(leaf.dtype), list(leaf.shape)] for part in parts for n, leaf in part.items()
+                n: [part_of[n], str(leaf.dtype), list(leaf.shape), checksums[n]]
+                for part in parts
+                for n, leaf in part.items()
             },
             "files": {str(p.relative_to(building)): _digest(p) for p in sorted(building.rglob("*")) if p.is_file()},
         }
@@ -128,16 +148,47 @@ class Checkpointer:
 
     def _put_back(self) -> None:
         """Checkpoints that lost their name to new ones that never came get it back."""
-        for before in self._folder.glob("*.before"):
+        for before in self._named(_BEFORE):
             if before.with_suffix("").exists():
                 shutil.rmtree(before)
             else:
                 os.replace(before, before.with_suffix(""))
 
-    def _numbers(self) -> list[int]:
+    def _named(self, pattern: str) -> list[pathlib.Path]:
+        """The folders of ours with such names; what somebody else has put beside them is left alone."""
         if not self._folder.is_dir():
             return []
-        return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdigit())
+        return sorted(p for p in self._folder.iterdir() if re.fullmatch(pattern, p.name) and p.is_dir())
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(p.name) for p in self._named(_WHOLE))
+
+    def _read_part(self, folder: pathlib.Path, number: int) -> dict[str, np.ndarray]:
+        with _plainly_named(folder / f"part-{number}") as place:
+            return {name: np.asarray(leaf) for name, leaf in flatten(self._orbax.restore(place)).items()}
+
+    def _verify(self, folder: pathlib.Path) -> str | None:
+        """What is wrong with a checkpoint, or None. Reads all of it."""
+        try:
+            manifest = json.loads((folder / "MANIFEST.json").read_text())
+            for name, digest in manifest["files"].items():
+                if _digest(folder / name) != digest:
+                    return f"{name} has changed since it was written"
+            updates = json.loads((folder / "progress.json").read_text())["updates"]
+            if str(updates) != folder.name:
+                return f"it is of update {updates}"
+            leaves = manifest["leaves"]
+            for number in sorted({what[0] for what in leaves.values()}):
+                # Checkpoints of before 2026-11-27 have no checksums of leaves, and were not read back.
+                wanted = {name: what[3:] for name, what in leaves.items() if what[0] == number}
+                for name, leaf in self._read_part(folder, number).items():
+                    if wanted.pop(name, [""]) not in ([], [_checksum(leaf)]):
+                        return f"{name} is not what was saved"
+                if wanted:
+                    return f"{min(wanted)} is missing"
+        except Exception as e:  # what Orbax and JSON raise for damaged files is of many kinds
+            return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        return None
 
     def restore(self) -> Restored | None:
         """The newest checkpoint that is whole; None where there is none at all.
@@ -146,12 +197,12 @@ class Checkpointer:
           UsageError: there are checkpoints, and all of them are damaged.
         """
         self._put_back()
-        for left in sorted(self._folder.glob("*.tmp-*")):
+        for left in self._named(_UNFINISHED):
             logging.warning("%s was not finished when its run ended; going back to the one before it.", left)
         numbers = self._numbers()
         for number in reversed(numbers):
             folder = self._folder / str(number)
-            problem = _verify(folder)
+            problem = self._verify(folder)
             if problem is None:
                 return self._read(folder)
             logging.warning("The checkpoint %s is damaged (%s); going back to the one before it.", folder, problem)
@@ -172,10 +223,10 @@ class Checkpointer:
             with lock:
                 if number not in loaded:
                     loaded.clear()
-                    loaded[number] = flatten(self._orbax.restore(folder / f"part-{number}"))
+                    loaded[number] = self._read_part(folder, number)
                 return loaded[number]
 
-        def leaf(name: str, number: int, dtype: str, shape: list[int]) -> LazyArray:
+        def leaf(name: str, number: int, dtype: str, shape: list[int], _: str = "") -> LazyArray:
             return LazyArray(tuple(shape), np.dtype(dtype), lambda: part(number)[name])
 
         leaves = {name: leaf(name, *what) for name, what in manifest["leaves"].items()}
@@ -196,16 +247,23 @@ def _digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _verify(folder: pathlib.Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    try:
-        files = json.loads((folder / "MANIFEST.json").read_text())["files"]
-        for name, digest in files.items():
-            if _digest(folder / name) != digest:
-                return f"{name} has changed since it was written"
-    except (OSError, ValueError, KeyError) as e:
-        return f"{type(e).__name__}: {e}"
-    return None
+def _checksum(array: np.ndarray) -> str:
+    """Of dtype, shape and bytes."""
+    digest = xxhash.xxh3_128(f"{array.dtype} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _plainly_named(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The same folder under a path without special characters: Orbax takes '[', for one, for a pattern."""
+    if re.fullmatch(r"[A-Za-z0-9_./-]+", str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxdist-") as plain:
+        alias = pathlib.Path(plain) / "checkpoint"
+        alias.symlink_to(path.parent, target_is_directory=True)
+        yield alias / path.name
 
 
 def _write_durably(path: pathlib.Path, text: str) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import pathlib
+import random
+import shutil
 
 import numpy as np
 import pytest
+from helpers.processes import long
 from helpers.reference import make_task
 
 from jaxdist.checkpoint import checkpointer
@@ -114,3 +118,122 @@ def test_a_failed_write_is_raised_at_the_next_call(tmp_path):
     checkpoints.save(make_state(1), {})
     with pytest.raises(OSError):
         checkpoints.wait()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["run[1]", "a*b", "back\\slash", "q?x#y%20|{1,2}", "~", "'$HOME' \"x\"", "two\nlines", "ünï çødé", "-rf", "..."],
+)
+def test_a_folder_s_name_is_a_name_and_no_pattern(tmp_path, name):
+    for other in ("run1", "axb", "back", "slash"):  # what such patterns would find
+        save(tmp_path / other, 3)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    save(tmp_path / name, 7, 8)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*before, name])
+    assert restored(tmp_path / name).state.updates == 8
+    for leaf, wanted in zip(flatten(restored(tmp_path / name).state.arrays()).values(), stored(8), strict=True):
+        np.testing.assert_array_equal(np.asarray(leaf), wanted)
+
+
+def stored(updates: int) -> list[np.ndarray]:
+    return list(flatten(make_state(updates).arrays()).values())
+
+
+@pytest.mark.parametrize("fault", ["value", "dtype", "lost", "error"])
+def test_what_cannot_be_read_back_is_not_called_saved(tmp_path, monkeypatch, fault):
+    save(tmp_path, 1)
+    checkpoints = checkpointer.Checkpointer(str(tmp_path), keep=1)
+    read = checkpoints._read_part
+
+    def wrong(folder: pathlib.Path, number: int) -> dict[str, np.ndarray]:
+        found = read(folder, number)
+        name = "params/stem/conv/kernel"
+        if fault == "error":
+            raise ValueError("NOT_FOUND")
+        kernel = found.pop(name)
+        return (
+            found if fault == "lost" else found | {name: kernel + 1 if fault == "value" else kernel.astype(np.float64)}
+        )
+
+    monkeypatch.setattr(checkpoints, "_read_part", wrong)
+    checkpoints.save(make_state(2), {"elapsed": 2.0})
+    with pytest.raises((OSError, ValueError), match=r"cannot be read back from .*params/stem/conv/kernel|NOT_FOUND"):
+        checkpoints.wait()
+    assert restored(tmp_path).state.updates == 1
+
+
+def test_what_others_have_put_there_is_left_alone(tmp_path):
+    save(tmp_path, 1, 2)
+    folder = tmp_path / "checkpoints"
+    for name in ("²", "07", "notes", "copy.before", "my.tmp-folder", "3.txt"):
+        (folder / name).mkdir()
+    (folder / "9").write_text("a file")
+    assert restored(tmp_path).state.updates == 2
+    save(tmp_path, 3, keep=1)
+    left = {p.name for p in folder.iterdir()}
+    assert left == {"3", "²", "07", "notes", "copy.before", "my.tmp-folder", "3.txt", "9"}
+
+
+@pytest.mark.parametrize("seeds", [range(20), long(range(20, 200))])
+def test_a_random_damage_never_gives_wrong_numbers(tmp_path, caplog, seeds):
+    """The newest checkpoint that is whole is restored, to the bit; where there is none, the remedy is said."""
+    save(tmp_path / "good", 1, 2, 3)
+    caplog.set_level(logging.ERROR)
+    for seed in seeds:
+        draw = random.Random(seed)
+        workdir = tmp_path / f"{seed}"
+        shutil.copytree(tmp_path / "good", workdir)
+        hurt = {damage(workdir / "checkpoints", draw) for _ in range(draw.randint(1, 4))} - {0}
+        whole = sorted({1, 2, 3} - hurt)
+        if not whole:
+            with pytest.raises(UsageError, match="choose another --workdir"):
+                restored(workdir)
+            continue
+        found = restored(workdir)
+        assert found.state.updates == whole[-1], (seed, hurt)
+        for leaf, wanted in zip(flatten(found.state.arrays()).values(), stored(whole[-1]), strict=True):
+            np.testing.assert_array_equal(np.asarray(leaf), wanted)
+        shutil.rmtree(workdir)
+
+
+def damage(folder: pathlib.Path, draw: random.Random) -> int:
+    """Does something to a checkpoint, and says to which; 0 where it has hurt none."""
+    number = draw.choice([n for n in (1, 2, 3) if (folder / str(n)).is_dir()] or [0])
+    if not number:
+        return 0
+    one = folder / str(number)
+    files = sorted(p for p in one.rglob("*") if p.is_file())
+    kind = draw.choice(
+        ["bit", "cut", "remove", "empty", "rename file", "rename folder", "half a copy", "lose a part", "beside"]
+    )
+    if not files and kind != "beside":
+        kind = "remove folder"
+    if kind in ("bit", "cut", "remove", "empty", "rename file"):
+        victim = draw.choice(files)
+        content = bytearray(victim.read_bytes())
+        if not content:
+            kind = "remove"
+        if kind == "bit":
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+            victim.write_bytes(content)
+        elif kind == "cut":
+            victim.write_bytes(content[: draw.randrange(len(content))])
+        elif kind == "empty":
+            victim.write_bytes(b"")
+        elif kind == "remove":
+            victim.unlink()
+        else:
+            victim.rename(victim.with_name(victim.name + ".old"))
+    elif kind == "rename folder":
+        one.rename(folder / draw.choice(["17", f"{number}.bak", "three", f"{number} (copy)"]))
+    elif kind == "remove folder":
+        shutil.rmtree(one)
+    elif kind == "lose a part":
+        shutil.rmtree(one / "part-0", ignore_errors=True)
+    elif kind == "half a copy":
+        for path in files[draw.randrange(len(files)) :]:
+            path.unlink()
+    else:  # beside it: nothing of the run's
+        (folder / draw.choice(["0x3", "3.tmp-12", "notes.txt", "²"])).mkdir(exist_ok=True)
+        return 0
+    return number
