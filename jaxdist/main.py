@@ -79,7 +79,8 @@ def main(argv: Sequence[str]) -> int:
         return _report("interrupted", 130)
     except Exception as e:
         logging.error("%s", traceback.format_exc())
-        return _report(f"{type(e).__name__}: {e}", 1)
+        words = str(e) or f"(it says nothing; the log has where it was raised, {_place(e)})"
+        return _report(f"{type(e).__name__}: {words}", 1)
     if cluster.is_chief:
         accuracy, seconds = 100 * summary["validation_accuracy"], summary["elapsed_seconds"]
         place = pathlib.Path(workdir).resolve()
@@ -121,7 +122,7 @@ def _parse_flags(argv: Sequence[str]) -> str:
     _check_overrides(argv)
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise UsageError("Both --config=FILE and --workdir=DIR are needed.")
-    return _WORKDIR.value
+    return os.path.expanduser(_WORKDIR.value)  # a shell leaves the ~ of --workdir=~/run alone
 
 
 def _check_overrides(argv: Sequence[str]) -> None:
@@ -146,6 +147,12 @@ def _start_logging(workdir: str, name: str) -> None:
     for chatty in ("absl", "orbax", "jax", "etils"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.info("jaxdist process %s, pid %d", name, os.getpid())
+
+
+def _place(error: BaseException) -> str:
+    """Where an error was raised: 'file.py:12'."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{pathlib.Path(last.filename).name}:{last.lineno}"
 
 
 def _report(message: str, code: int) -> int:

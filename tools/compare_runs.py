@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from run_reader import Run, cluster_samples, groups, keep_small, read_run, staleness_mean
+from run_reader import Run, cluster_samples, groups, keep_small, path_of, read_run, staleness_mean
 
 MUST_BE_EQUAL = ("model.", "data.")
 MAY_DIFFER = (
@@ -165,10 +165,10 @@ svg {{ max-width: 100%; height: auto; }}
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."))
+    parser.add_argument("runs", nargs="+", type=path_of)
+    parser.add_argument("--out", type=path_of, default=pathlib.Path("."))
     parser.add_argument("--accuracy", type=float, default=0.0, help="of the column 's to'; 0: what all have reached")
-    parser.add_argument("--keep", type=pathlib.Path, help="write each run's small result files here, GROUP/seedN")
+    parser.add_argument("--keep", type=path_of, help="write each run's small result files here, GROUP/seedN")
     parser.add_argument("--anyway", action="store_true", help="compare runs of different models or data")
     options = parser.parse_args(argv)
     missing = [str(folder) for folder in options.runs if not folder.is_dir()]

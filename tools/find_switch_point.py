@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from run_reader import read_run
+from run_reader import path_of, read_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -103,7 +103,7 @@ class Search:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=path_of, required=True)
     parser.add_argument("--tolerance", type=float, default=0.005, help="accuracy that may be lost, as a part of 1")
     parser.add_argument("--steps", type=int, default=3, help="bisections; shares are multiples of 1 / 2^steps")
     parser.add_argument("--num_workers", type=int, default=2)

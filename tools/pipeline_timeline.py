@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from run_reader import path_of
+
 COLOURS = {"F": "#56B4E9", "B": "#E69F00"}  # Okabe and Ito's, as in run_plots.py
 
 
@@ -84,8 +86,8 @@ def trace(slots: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path, help="the picture; DIR/timeline.png")
+    parser.add_argument("folder", type=path_of)
+    parser.add_argument("--out", type=path_of, help="the picture; DIR/timeline.png")
     parser.add_argument("--trace", type=pathlib.Path, help="the trace; DIR/timeline.json")
     options = parser.parse_args(argv)
     slots, summary = read(options.folder)

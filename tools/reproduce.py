@@ -21,6 +21,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from run_reader import path_of
+
 STOPPED_AFTER_SAVING = 75
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -67,7 +69,7 @@ def run_to_the_end(command: Sequence[str], log: TextIO, environ: Mapping[str, st
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=path_of, required=True)
     parser.add_argument("--scale", type=float, default=1.0, help="part of the experiment's size; 1 is the original")
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--seeds", default="0", help="comma-separated; all strategies of one seed come first")

@@ -39,6 +39,11 @@ class Run:
         return [e for e in self.events if e["event"] == "switched"]
 
 
+def path_of(text: str) -> pathlib.Path:
+    """An argument of a command line: a shell leaves the ~ of --out=~/report alone."""
+    return pathlib.Path(text).expanduser()
+
+
 def read_run(folder: pathlib.Path) -> Run:
     """Reads a run, whether it has ended or not; damaged last lines of a run that was killed are passed over."""
     rows = list(_lines(folder / "metrics.jsonl"))

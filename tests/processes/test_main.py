@@ -20,7 +20,9 @@ def fresh_and_forked(folder, *flags: str) -> list[tuple[int, list[str]]]:
     """(exit code, lines) of the command in its own interpreter, in 'fresh', and of the forked process, in 'forked'."""
     ended = []
     for name in ("fresh", "forked"):
-        process = start(main_command(folder / name, *flags), OPTIMIZED, forked=name == "forked")
+        # A shell leaves the ~ of --workdir=~/run alone.
+        env = OPTIMIZED | {"HOME": str(folder)}
+        process = start(main_command(f"~/{name}", *flags), env, forked=name == "forked")
         output, _ = process.communicate(timeout=120)
         ended.append((process.returncode, output.splitlines()))
     return ended
