@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,26 @@ def start(cluster: Cluster, settings: Mapping[str, Any], from_chief: Callable[[s
     # Two things of JAX's that would race with ours: its own SIGTERM handler, and its heartbeats, which abort the
     # process without a name for what went wrong. They stay as the last resort.
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(
-        address,
-        cluster.num_processes,
-        cluster.process_id,
-        initialization_timeout=int(settings["connect_timeout_seconds"]),
-        heartbeat_timeout_seconds=int(max(100, 3 * settings["timeout_seconds"])),
-    )
+    with _without_proxies():
+        jax.distributed.initialize(
+            address,
+            cluster.num_processes,
+            cluster.process_id,
+            initialization_timeout=int(settings["connect_timeout_seconds"]),
+            heartbeat_timeout_seconds=int(max(100, 3 * settings["timeout_seconds"])),
+        )
     connect_devices()
+
+
+@contextlib.contextmanager
+def _without_proxies() -> Iterator[None]:
+    """JAX's runtime connects by gRPC, which takes a web proxy from these variables; JAX has no setting for it."""
+    names = [name for name in os.environ if name.lower() in ("grpc_proxy", "http_proxy", "https_proxy", "all_proxy")]
+    kept = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def connect_devices() -> None:

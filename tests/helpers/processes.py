@@ -140,11 +140,17 @@ def start(command: list[str], env: dict[str, str], *, forked: bool = True) -> su
     return subprocess.Popen(command, cwd=ROOT, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+# Of a company's network, and nobody listens there: processes of a run must reach each other without it.
+PROXIES = dict.fromkeys(
+    ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY"), "http://127.0.0.1:9"
+) | dict.fromkeys(("no_proxy", "no_grpc_proxy", "NO_PROXY"), "")
+
+
 def environment() -> dict[str, str]:
     """The variables of a process that a test starts."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_NUM_CPU")}
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return kept | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    return kept | PROXIES | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
 
 
 def events(workdir) -> list[dict]:
