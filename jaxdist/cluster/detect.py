@@ -85,8 +85,7 @@ def detect(
             raise UsageError(
                 f"--process_id={found['process_id']} is out of range: with --num_processes={n} ids are 0 to {n - 1}."
             )
-        if not re.fullmatch(_ADDRESS, found.get("coordinator_address", "none:0")):
-            raise UsageError(f"--coordinator_address={found['coordinator_address']!r} is not HOST:PORT.")
+        _check_address("--coordinator_address=", found.get("coordinator_address", "none:0"))
     return Cluster(
         process_id=found.get("process_id", 0),
         num_processes=n,
@@ -96,11 +95,23 @@ def detect(
     )
 
 
+def _check_address(name: str, address: str) -> None:
+    """Refuses what is not 'host:port'."""
+    host, _, port = address.rpartition(":")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise UsageError(
+            f"{name}{address!r} is not HOST:PORT; an IPv6 address stands in brackets, as in '[{host}]:{port}'."
+        )
+    if not re.fullmatch(_ADDRESS, address):
+        raise UsageError(f"{name}{address!r} is not HOST:PORT.")
+    if int(port) > 65535:
+        raise UsageError(f"{name}{address!r}: ports are 0 to 65535.")
+
+
 def _servers(role: str, addresses: Sequence[str], index: int | None) -> dict[str, Any]:
     """The fields about parameter servers, checked."""
     for address in addresses:
-        if not re.fullmatch(_ADDRESS, address):
-            raise UsageError(f"--server_addresses: {address!r} is not HOST:PORT.")
+        _check_address("--server_addresses: ", address)
     twice = sorted({a for a in addresses if list(addresses).count(a) > 1})
     if twice:
         raise UsageError(f"--server_addresses names {twice[0]} twice: each server has an address of its own.")

@@ -1,5 +1,6 @@
 """Data sets, the stream of examples, and batches."""
 
+from jaxdist.data.contract import checked as checked
 from jaxdist.data.dataset import Dataset as Dataset
 from jaxdist.data.dataset import Split as Split
 from jaxdist.data.dataset import mean_image as mean_image

@@ -73,7 +73,7 @@ class Chain:
         found = {}
         x = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
         for name, module in self.blocks:
-            x, variables = jax.eval_shape(partial(_init_with_output, module), jax.ShapeDtypeStruct((2,), jnp.uint32), x)
+            x, variables = jax.eval_shape(partial(init_with_output, module), jax.ShapeDtypeStruct((2,), jnp.uint32), x)
             if 0 in x.shape:
                 raise ValueError(f"block {name!r} would have outputs of {x.shape[1:]}: the examples are too small")
             found[name] = (variables, tuple(x.shape[1:]))
@@ -165,7 +165,7 @@ def _compile_init(
     module: nn.Module, collections: Collection[str], parts: Mapping[str, Select], words: np.ndarray, x: np.ndarray
 ) -> jax.stages.Compiled:
     def init(words: jax.Array, x: jax.Array) -> Mapping[str, Any]:
-        made = dict(zip(COLLECTIONS, _split(_init_with_output(module, words, x)[1]), strict=True))
+        made = dict(zip(COLLECTIONS, _split(init_with_output(module, words, x)[1]), strict=True))
         return {name: _select(made[name], parts) for name in collections}
 
     # Runs once: not worth optimising.
@@ -178,7 +178,8 @@ def _select(tree: Any, parts: Mapping[str, Select], path: str = "") -> Any:
     return parts[path](tree) if path in parts else tree
 
 
-def _init_with_output(module: nn.Module, key: jax.Array, x: jax.Array) -> tuple[jax.Array, Mapping[str, Any]]:
+def init_with_output(module: nn.Module, key: jax.Array, x: jax.Array) -> tuple[jax.Array, Mapping[str, Any]]:
+    """(what a block makes of `x` in evaluation, its variables); `key`: uint32 [2]."""
     # Said, not the default: the initial bits must not follow a user's choice of jax_default_prng_impl.
     typed = jax.random.wrap_key_data(key, impl=THREEFRY)
     # Evaluation mode: no dropout key is needed and no statistics of the dummy input are kept.

@@ -39,6 +39,7 @@ def build(
     Raises:
       ValueError: unknown name, or the family refuses the values.
     """
+    from jaxdist.models import contract
     from jaxdist.models.chain import Chain
 
     where = FAMILIES.get(name, name)
@@ -48,5 +49,9 @@ def build(
         blocks = family(num_classes, **arguments)
     except TypeError as e:
         raise ValueError(f"model.name={name!r} does not accept these options: {e}.") from e
+    try:
+        contract.check_blocks(blocks)
+    except ValueError as e:
+        raise ValueError(f"what model.name={name!r} returns is not a model: {e}.") from e
     rules = getattr(sys.modules[where.partition(":")[0]], "partition_rules", lambda **_: ())
     return Chain(tuple(blocks), tuple(input_shape), tuple(rules(**arguments)))

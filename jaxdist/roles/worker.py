@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from jaxdist.cluster.process_group import ProcessGroup
 from jaxdist.config.phases import schedule_of
 from jaxdist.errors import ConnectionLost, PeerError, Preempted, UsageError
 from jaxdist.ps.reservation import end_waiting_servers
-from jaxdist.runtime import compilation
+from jaxdist.runtime import compilation, devices
 from jaxdist.runtime.stop_signal import StopSignal, sigterm_as_stop_signal
 from jaxdist.train import callbacks as callbacks_lib
 from jaxdist.train import phase_needs, phase_triggers
@@ -46,12 +47,13 @@ def train_and_evaluate(
       Exception: what a callback raised.
     """
     config_lib.validate(config)
-    return run(config, workdir, cluster or Cluster(), callbacks)
+    return run(config, os.path.expanduser(workdir), cluster or Cluster(), callbacks)
 
 
 def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """`train_and_evaluate` with a configuration that is known to be valid."""
     callbacks_lib.check(callbacks)
+    devices.check_settings()
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     schedule = schedule_of(config.strategy)
     with contextlib.ExitStack() as stack:
@@ -111,6 +113,8 @@ def _train(
     callbacks: Sequence[Callback],
 ) -> dict[str, Any]:
     begin = time.monotonic()
+    found = devices.local()
+    group.agree("devices", {"number of devices": len(found), "kind of devices": found[0].device_kind})
     examples = load_examples(config)
     task = make_task(config, examples)
     identity = fingerprints(examples, task)
@@ -122,7 +126,7 @@ def _train(
         task,
         global_batch_size=config.global_batch_size,
         num_processes=cluster.num_processes,
-        num_devices=cluster.num_processes * len(jax.local_devices()),
+        num_devices=cluster.num_processes * len(found),
         num_servers=len(cluster.server_addresses),
     )
     with contextlib.ExitStack() as stack:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxdist import data, models
 from jaxdist.errors import UsageError
+from jaxdist.models import contract as model_contract
 from jaxdist.optim import optimizers, schedules
 from jaxdist.task import Task
 
@@ -34,10 +35,11 @@ def load_examples(config: ConfigDict) -> Examples:
     """Reads the data set and cuts it as `config.data` says.
 
     Raises:
-      UsageError: the data are not there, damaged or too few.
+      UsageError: the data are not there, damaged, too few, or not what can be trained on (`data.checked`).
     """
     d = config.data
-    dataset = data.load(d.name, data_dir=d.data_dir, cache=d.cache, seed=config.seed, options=d.options.to_dict())
+    found = data.load(d.name, data_dir=d.data_dir, cache=d.cache, seed=config.seed, options=d.options.to_dict())
+    dataset = data.checked(found)
     available = len(dataset.train)
     wanted = d.train_examples or available
     for key, asked, there in (
@@ -85,7 +87,11 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
             settings=m.to_dict(),
             options=m.options.to_dict(),
         )
-        chain.shapes  # noqa: B018 - traces the blocks: a model that does not fit the data is refused here
+        if m.name not in models.FAMILIES:  # those are known to keep to it, and tracing takes its time
+            model_contract.check(chain, np.dtype(m.param_dtype))
+        model_contract.check_logits(
+            chain, examples.num_classes
+        )  # traces: a model that does not fit the data is refused
     except (ValueError, TypeError) as e:
         raise UsageError(f"The model cannot be built: {e}") from e
     try:

@@ -16,16 +16,19 @@ from helpers.processes import Ended, Run, free_port, main_command, start, wait_f
 def launch(workdir, *ids: int, num_processes: int = 1, address: str = "", **overrides) -> Run:
     """The processes of those ids, which need not be all; keys in `overrides` with a value for each are lists."""
     run = Run(workdir, 0)
+    devices = overrides.pop("devices", [1] * len(ids))
     flags = []
     if num_processes > 1:
         flags = [f"--num_processes={num_processes}", f"--coordinator_address={address or f'127.0.0.1:{free_port()}'}"]
     for k, i in enumerate(ids):
         values = {key: value[k] if isinstance(value, list) else value for key, value in overrides.items()}
         own = [*flags, f"--process_id={i}"] if num_processes > 1 else []
-        run.processes.append(start(main_command(workdir, *own, **values), {}))
+        env = {"JAX_NUM_CPU_DEVICES": str(devices[k])}
+        run.processes.append(start(main_command(workdir, *own, **values), env))
     return run
 
 
+PIPELINE = {"strategy__name": "pipeline", "strategy__num_microbatches": 2, "strategy__balance_by": "bytes"}
 REFUSED = {
     "more workers than examples": ("more than the 8 training examples", (0,), {"data__train_examples": 8}),
     "missing data": ("prepare_data.py mnist", (0,), {"data__name": "mnist", "data__data_dir": "/nowhere/empty"}),
@@ -39,6 +42,26 @@ REFUSED = {
         "seed is 0 on process 0 but 1 on process 1",
         (0, 1),
         {"num_processes": 2, "seed": [0, 1]},
+    ),
+    "unequal devices": (
+        "number of devices is 2 on process 0 but 1 on process 1",
+        (0, 1),
+        {"num_processes": 2, "devices": [2, 1]},
+    ),
+    "labels from one": (
+        "they seem to begin at 1: subtract 1",
+        (0, 1),
+        {"num_processes": 2, "data__name": "helpers.faulty_data:labels_from_one"},
+    ),
+    "an infinite pixel, to a pipeline": (
+        "has inf at [2, 3, 0] of image 7",
+        (0, 1),
+        {"num_processes": 2, "data__name": "helpers.faulty_data:infinite_evaluation_pixel"} | PIPELINE,
+    ),
+    "an ignored label, to one process": (
+        "1 of 240 are not: number 5 is -100",
+        (0,),
+        {"data__name": "helpers.faulty_data:ignored_labels", "strategy__name": "single"},
     ),
 }
 
@@ -96,3 +119,10 @@ def test_a_workdir_in_use_and_one_of_another_model(tmp_path):
         ended = another.wait(60)[0]
     assert ended.code == 2 and "model.growth_rate is 4 there and 5 here" in ended.error, ended.output
     assert "Traceback" not in ended.output and not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_data_that_cannot_be_trained_on_end_servers_and_workers(tmp_path):
+    with Run(tmp_path, 2, servers=1, servers_first=True, data__name="helpers.faulty_data:one_hot_labels") as run:
+        ended = run.wait(60)
+    assert [e.code for e in ended] == [2, 2, 2], [e.output[-1000:] for e in ended]
+    assert "use labels.argmax(axis=1)" in ended[0].error and "use labels.argmax(axis=1)" in ended[2].error

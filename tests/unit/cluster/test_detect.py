@@ -59,3 +59,24 @@ def test_cluster_flags(flags, words):
     with pytest.raises(UsageError) as e:
         cluster.detect(environ={}, **flags)
     assert words in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("::1:4000", r"brackets, as in '\[::1\]:4000'"),
+        ("fe80::1:4000", r"brackets, as in '\[fe80::1\]:4000'"),
+        ("host:70000", "ports are 0 to 65535"),
+        ("host", "is not HOST:PORT"),
+    ],
+)
+def test_addresses_that_cannot_be(address, words):
+    with pytest.raises(UsageError, match=words):
+        cluster.detect(environ={}, num_processes=2, process_id=0, coordinator_address=address)
+    with pytest.raises(UsageError, match=words):
+        cluster.detect(environ={}, server_addresses=["good:1", address])
+
+
+def test_an_ipv6_address_in_brackets():
+    found = cluster.detect(environ={}, num_processes=2, process_id=0, coordinator_address="[::1]:4000")
+    assert found.coordinator_address == "[::1]:4000"

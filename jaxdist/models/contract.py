@@ -1,0 +1,112 @@
+"""What a model must be, whoever made it: blocks that return one array of a batch, parameters that can be kept.
+
+Checked before training, from shapes alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdist.models.chain import COLLECTIONS, Chain, init_with_output
+from jaxdist.models.context import Context
+from jaxdist.state import flatten
+
+_BATCH = 3  # none of the sizes that a shape has by accident is likely to be this one
+
+
+def check_blocks(blocks: Any) -> None:
+    """Raises `ValueError` unless these are pairs of a name and a Flax module."""
+    if not isinstance(blocks, list | tuple):
+        raise ValueError(f"it must be a list of (name, Flax module), and is a {type(blocks).__name__}")
+    for number, block in enumerate(blocks):
+        if not (isinstance(block, tuple) and len(block) == 2):
+            raise ValueError(f"entry {number} of its list must be (name, Flax module), and is {block!r:.80}")
+        name, module = block
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(f"the name of entry {number} must be a word without '/', and is {name!r:.80}")
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"block {name!r} must be a Flax module, and is a {type(module).__name__}")
+
+
+def check(chain: Chain, dtype: Any) -> None:
+    """Traces each block as it is evaluated and trained, without computing anything.
+
+    Args:
+      dtype: in which parameters and statistics are kept.
+
+    Raises:
+      ValueError: which block, what it must do, and what it does.
+    """
+    x = jax.ShapeDtypeStruct((_BATCH, *chain.input_shape), dtype)
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    for name, module in chain.blocks:
+        made, variables = _traced(
+            name, lambda m=module, x=x: jax.eval_shape(lambda k, x: init_with_output(m, k, x), key, x)
+        )
+        _check_variables(name, variables, dtype)
+        evaluated = _check_output(name, made)
+
+        def trained(variables: Any, x: Any, module: nn.Module = module) -> Any:
+            positions, key = jnp.zeros(_BATCH, jnp.uint32), jnp.zeros((), jnp.uint32)
+            context = Context(train=True, dropout_key=key, positions=positions)
+            return module.apply(variables, x, context, mutable=list(COLLECTIONS[1:]))[0]
+
+        out = _check_output(name, _traced(name, lambda v=variables, x=x, f=trained: jax.eval_shape(f, v, x)))
+        if out.shape != evaluated.shape:
+            raise ValueError(
+                f"block {name!r} returns {list(out.shape)} in training and {list(evaluated.shape)} in evaluation; both "
+                "must be equal"
+            )
+        x = out
+
+
+def check_logits(chain: Chain, num_classes: int) -> None:
+    """Raises `ValueError` unless the last block gives one number a class for each example."""
+    last = chain.names[-1]
+    if chain.activation_shapes[last] != (num_classes,):
+        raise ValueError(
+            f"the last block {last!r} must return [batch, {num_classes}], one number a class, and returns "
+            f"[batch{''.join(f', {n}' for n in chain.activation_shapes[last])}]"
+        )
+
+
+def _traced(name: str, trace: Any) -> Any:
+    try:
+        return trace()
+    except Exception as e:  # whatever somebody's module raises
+        words = " ".join(str(e).split())
+        remedy = ": take Dropout from jaxdist.models, which needs no key" if "dropout" in words.lower() else ""
+        raise ValueError(f"block {name!r} fails{remedy}: {type(e).__name__}: {words[:300]}") from e
+
+
+def _check_output(name: str, out: Any) -> Any:
+    if not hasattr(out, "shape"):
+        raise ValueError(f"block {name!r} must return one array, and returns a {type(out).__name__}")
+    if not out.shape or out.shape[0] != _BATCH:
+        raise ValueError(
+            f"block {name!r} must return as many examples as it is given, and returns {list(out.shape)} for a batch of "
+            f"{_BATCH}"
+        )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(f"block {name!r} must return floating-point numbers, and returns {out.dtype}")
+    return out
+
+
+def _check_variables(name: str, variables: Any, dtype: Any) -> None:
+    kept = (np.dtype(np.float32), np.dtype(dtype))
+    for collection in COLLECTIONS:
+        for path, leaf in flatten(dict(variables.get(collection, {}))).items():
+            where = f"{collection}/{name}/{path}"
+            if leaf.dtype not in kept:
+                raise ValueError(
+                    f"{where} is {leaf.dtype}, and would be trained as {np.dtype(dtype)}: make it float32 (the run's "
+                    "type is model.param_dtype, that of activations model.dtype)"
+                )
+            if not math.prod(leaf.shape):
+                raise ValueError(f"{where} has the shape {list(leaf.shape)}, without elements: leave it out")

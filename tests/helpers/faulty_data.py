@@ -1,0 +1,40 @@
+"""Data sets that nobody can be trained on: `data.name=helpers.faulty_data:KIND`; arguments as of `synthetic`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxdist import data
+
+
+def _good(**options: Any) -> data.Dataset:
+    return data.load("synthetic", seed=0, options=options)
+
+
+def _with_labels(made: data.Dataset, labels: np.ndarray) -> data.Dataset:
+    return dataclasses.replace(made, train=data.Split(made.train.images, labels))
+
+
+def labels_from_one(**options: Any) -> data.Dataset:
+    made = _good(**options)
+    return _with_labels(made, made.train.labels + 1)
+
+
+def one_hot_labels(**options: Any) -> data.Dataset:
+    made = _good(**options)
+    return _with_labels(made, np.eye(made.num_classes)[made.train.labels])
+
+
+def infinite_evaluation_pixel(**options: Any) -> data.Dataset:
+    made = _good(**options)
+    images = made.evaluation.images.astype(np.float32)
+    images[7, 2, 3, 0] = np.inf
+    return dataclasses.replace(made, evaluation=data.Split(images, made.evaluation.labels))
+
+
+def ignored_labels(**options: Any) -> data.Dataset:
+    made = _good(**options)
+    return _with_labels(made, np.where(np.arange(len(made.train)) == 5, -100, made.train.labels))
