@@ -14,6 +14,10 @@ class PeerError(Exception):
     """Another process failed, was lost or does not advance. The process exits with 1."""
 
 
+class Unhealthy(Exception):
+    """The numbers of a run are of no use: NaN, infinite, or no update at all. The process exits with 1."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """ "; nearest: 'x'" for the choice most like `word`, or an empty string."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.4)

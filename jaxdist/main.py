@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
-from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.errors import PeerError, Preempted, Unhealthy, UsageError
 from jaxdist.runtime import monitor
 from jaxdist.runtime.allocator import keep_freed_memory
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
                 summary = worker.run(_CONFIG.value, workdir, cluster)
     except UsageError as e:
         return _report(str(e), 2)
-    except PeerError as e:
+    except (PeerError, Unhealthy) as e:
         return _report(str(e), 1)
     except Preempted as e:
         logging.info("%s", e)

@@ -39,6 +39,7 @@ from jaxdist.state import LazyArray, TrainState, flatten, state_of, unflatten
 from jaxdist.state.train_state import stored_arrays
 
 PART_BYTES = 64 * 2**20
+_WRITER = "checkpoint"  # the thread that writes
 _WHOLE, _UNFINISHED, _BEFORE = "0|[1-9][0-9]*", r"[0-9]+\.tmp-[0-9]+", r"[0-9]+\.before"  # names in checkpoints/
 
 
@@ -56,15 +57,23 @@ class Checkpointer:
 
     Args:
       keep: how many of the newest to keep.
+      look_at: called with every array's path and value before it is written; what it raises, `save` or `wait` raises.
       before_commit: called before a finished checkpoint gets its name (faults are injected here in tests).
     """
 
-    def __init__(self, workdir: str, *, keep: int, before_commit: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        workdir: str,
+        *,
+        keep: int,
+        look_at: Callable[[str, np.ndarray], None] = lambda name, array: None,
+        before_commit: Callable[[], None] = lambda: None,
+    ) -> None:
         self._folder = pathlib.Path(workdir).resolve() / "checkpoints"
         self._keep = keep
-        self._before_commit = before_commit
+        self._look_at, self._before_commit = look_at, before_commit
         self._orbax = _orbax()
-        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writer = ThreadPoolExecutor(1, _WRITER)
         self._pending: Future[None] | None = None
 
     def save(self, state: TrainState, progress: dict[str, Any], done: Callable[[], None] = lambda: None) -> None:
@@ -109,6 +118,8 @@ class Checkpointer:
         checksums: dict[str, str] = {}
         for number, part in enumerate(parts):
             arrays = {name: np.asarray(leaf) for name, leaf in part.items()}  # may come from other processes
+            for name, array in arrays.items():
+                self._look_at(name, array)
             with _plainly_named(building / f"part-{number}") as place:
                 self._orbax.save(place, unflatten(arrays))
             wanted = {name: _checksum(array) for name, array in arrays.items()}
@@ -159,6 +170,13 @@ class Checkpointer:
         if not self._folder.is_dir():
             return []
         return sorted(p for p in self._folder.iterdir() if re.fullmatch(pattern, p.name) and p.is_dir())
+
+    def newest(self) -> str:
+        """The path of the newest checkpoint, '' where there is none; blocks while one is being written."""
+        if self._pending is not None and threading.current_thread().name != f"{_WRITER}_0":
+            self._pending.exception()  # what went wrong there is for `wait` to say
+        numbers = self._numbers()
+        return str(self._folder / str(numbers[-1])) if numbers else ""
 
     def _numbers(self) -> list[int]:
         return sorted(int(p.name) for p in self._named(_WHOLE))

@@ -19,6 +19,13 @@ KNOBS = (
     Knob("eval_batch_size", 0, "Examples in a batch of an evaluation. 0: global_batch_size.", at_least_zero),
     Knob("log_every_steps", 50, "Training steps between two train rows in metrics.jsonl.", above_zero),
     Knob(
+        "health.nonfinite",
+        "stop",
+        "NaN or infinite losses, evaluations or arrays. stop: end the run with exit code 1. warn: say so and go on.",
+        choices=("stop", "warn"),
+        local=True,
+    ),
+    Knob(
         "early_stopping_patience",
         0,
         "Stops the run after so many evaluations without a lower holdout loss. 0: off.",

@@ -30,6 +30,7 @@ from jaxdist.task import Task
 from jaxdist.train.callbacks import Callback, Callbacks, RunView
 from jaxdist.train.due import crossed
 from jaxdist.train.evaluate import evaluation_row
+from jaxdist.train.health import Health
 from jaxdist.train.measurements import Measurements
 from jaxdist.train.phases import Phases
 from jaxdist.train.progress_bar import progress_bar
@@ -66,9 +67,13 @@ class TrainingLoop:
         self.total = total_examples(config, self.num_train)
         self.faults = Faults(cluster.process_id)
         self.checkpoints: checkpointer.Checkpointer | None = None
+        health = Health(config.health.nonfinite, self.newest_checkpoint)
         if cluster.is_chief:
             self.checkpoints = checkpointer.Checkpointer(
-                workdir, keep=config.checkpoint.keep, before_commit=lambda: self.faults.at("checkpoint", -1)
+                workdir,
+                keep=config.checkpoint.keep,
+                look_at=health.array,
+                before_commit=lambda: self.faults.at("checkpoint", -1),
             )
         restored, before = restore(self.checkpoints, task, group)
         self.measured = Measurements(self.num_train, config.early_stopping_patience, before, begin)
@@ -82,7 +87,7 @@ class TrainingLoop:
         self.measured.timer.seconds["read"] += time.monotonic() - begin
         writer = Writer(workdir, cluster.is_chief, self.measured.started)
         stack.callback(writer.close)
-        self.recorder = Recorder(self.measured, writer, Callbacks(callbacks, self.view), self.num_train)
+        self.recorder = Recorder(self.measured, writer, Callbacks(callbacks, self.view), health, self.num_train)
         self.start = restored.position
         self.before_step = self.looked_at = self.seen
         self.saved_at = (self.updates, self.seen) if before is not None else (-1, -1)
@@ -104,6 +109,11 @@ class TrainingLoop:
     def here(self) -> dict[str, Any]:
         """Where the run is: the fields that every row begins with."""
         return self.recorder.where(self.updates, self.seen)
+
+    def newest_checkpoint(self) -> str:
+        """A sentence, for whoever has to go back to it."""
+        newest = self.checkpoints.newest() if self.checkpoints is not None else ""
+        return f"The newest checkpoint is {newest}." if newest else "There is no checkpoint on this process."
 
     def view(self) -> RunView:
         """What callbacks see."""

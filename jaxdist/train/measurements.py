@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -37,6 +38,7 @@ class Measurements:
         return bool(self._late)
 
     def _mark(self) -> None:
+        self.not_finite: tuple[float, int] | None = None  # of the window's first such step: its loss and examples seen
         self._window_steps = 0
         self._window_examples = 0
         self._window_wait = 0.0
@@ -59,6 +61,8 @@ class Measurements:
         stop = False
         while len(self._late) > leave:
             metrics, before, after = self._late.popleft()
+            if self.not_finite is None and not math.isfinite(loss := float(metrics["loss_sum"])):
+                self.not_finite = loss, after
             self.window.add(metrics)
             self.epoch.add(metrics)
             stop = stop or float(metrics["stop"]) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,11 +26,13 @@ class Sums:
 
     @property
     def loss(self) -> float:
-        return self.loss_sum / max(self.count, 1.0)
+        """Mean; NaN of nothing."""
+        return self.loss_sum / self.count if self.count else math.nan
 
     @property
     def accuracy(self) -> float:
-        return self.correct / max(self.count, 1.0)
+        """Share; NaN of nothing."""
+        return self.correct / self.count if self.count else math.nan
 
 
 class PhaseTimer:

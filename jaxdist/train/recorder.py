@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxdist.runtime import compilation, memory_use
 from jaxdist.train.callbacks import Callbacks
+from jaxdist.train.health import Health
 from jaxdist.train.measurements import Measurements
 from jaxdist.train.writer import Writer
 
@@ -21,11 +22,15 @@ class Recorder:
 
     Args:
       measured: what the rows are made of.
+      health: judges them; what it raises ends the run.
       num_train: examples of an epoch.
     """
 
-    def __init__(self, measured: Measurements, writer: Writer, callbacks: Callbacks, num_train: int) -> None:
-        self.measured, self._writer, self._callbacks, self._num_train = measured, writer, callbacks, num_train
+    def __init__(
+        self, measured: Measurements, writer: Writer, callbacks: Callbacks, health: Health, num_train: int
+    ) -> None:
+        self.measured, self._writer, self._callbacks, self._health = measured, writer, callbacks, health
+        self._num_train = num_train
         self._saved: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.last_row: dict[str, float] = {}
 
@@ -44,11 +49,13 @@ class Recorder:
 
     def train_row(self, where: Mapping[str, Any], learning_rate: float, more: Mapping[str, Any]) -> None:
         """A row of what was measured since the last one, and of what the strategy adds."""
+        not_finite = self.measured.not_finite
         measured = self.measured.window_row()
         row = dict(where) | measured | {"learning_rate": learning_rate} | dict(more)
         self.last_row = dict(where) | measured
         self._writer.write("train", **row)
         self._callbacks.call("logged", row)
+        self._health.trained(row, not_finite)
 
     def evaluation(self, row: dict[str, Any]) -> None:
         """An evaluation, of this process or of another; the newest is the summary's."""
@@ -59,6 +66,7 @@ class Recorder:
         words = "epoch %.2f: validation loss %.4f, accuracy %.2f %%"
         logging.info(words, row["epoch"], row["loss"], 100 * row["accuracy"])
         self._callbacks.call("evaluated", row)
+        self._health.evaluated(row)
 
     def event(self, where: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Something that has happened."""
@@ -78,7 +86,8 @@ class Recorder:
             self._callbacks.call("saved", self._saved.get())
 
     def end(self, summary: dict[str, Any]) -> None:
-        """The run is over, and well."""
+        """The run is over, and well, or it was of no use: raises `Unhealthy`."""
+        self._health.ended(summary["updates"])
         self._writer.summarise(summary)
         self.report_saved()
         self._callbacks.call("end", summary)
@@ -90,8 +99,8 @@ class Recorder:
         last = epoch if 2 * epoch.count >= measured.last_epoch.count else measured.last_epoch
         every = [one or [None] * 4 for one in per_worker]
         return {
-            "train_loss": last.loss,
-            "train_accuracy": last.accuracy,
+            "train_loss": last.loss if last.count else None,
+            "train_accuracy": last.accuracy if last.count else None,
             "validation_loss": measured.last_evaluation.get("loss"),
             "validation_accuracy": measured.last_evaluation.get("accuracy"),
             "elapsed_seconds": round(measured.elapsed(), 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import threading
@@ -40,7 +41,7 @@ class Writer:
             return
         line = {"kind": kind, "time": round(self.elapsed(), 3)} | row
         with self._lock:  # the checkpoint thread says when it has saved
-            self._lines.write(json.dumps(line) + "\n")
+            self._lines.write(json.dumps(_finite(line), allow_nan=False) + "\n")
             self._lines.flush()
         if kind != "event":
             for name, value in row.items():
@@ -52,7 +53,7 @@ class Writer:
         if self._lines is None:
             return
         part = self._folder / "summary.json.tmp"
-        part.write_text(json.dumps(summary, indent=2) + "\n")
+        part.write_text(json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
         os.replace(part, self._folder / "summary.json")
 
     def close(self) -> None:
@@ -60,6 +61,15 @@ class Writer:
             self._lines.close()
             self._events.close()
             self._lines = None
+
+
+def _finite(value: Any) -> Any:
+    """What JSON can say: numbers that are not finite become null."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _end_with_a_whole_line(path: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from helpers.clock import Clock
 
@@ -66,7 +67,7 @@ def test_a_row_is_of_its_window_alone(clock):
     measured.take_late()
     row = {"loss": 3.0, "accuracy": 0.5, "images_per_second": 10.0, "step_ms": 1000.0, "data_wait_ms": 250.0}
     assert measured.window_row() == row
-    assert measured.window_row() == {"loss": 0.0, "accuracy": 0.0}
+    assert all(np.isnan(value) for value in measured.window_row().values())  # no average of nothing is 0
     assert measured.timed_examples == 20
 
 
@@ -97,3 +98,13 @@ def test_a_resumed_run_goes_on_where_its_checkpoint_was(clock):
     step(again, 36, loss=7.0)
     again.take_late()
     assert again.last_epoch.loss == 6.0 and again.window.loss == 4.0
+
+
+def test_the_first_step_of_a_window_that_is_not_finite_is_kept():
+    measured = Measurements(24, 0, None, 0.0)
+    for k, loss in enumerate((1.0, float("inf"), float("nan"), 2.0)):
+        step(measured, 12 * k, loss=loss)
+    measured.take_late()
+    assert measured.not_finite == (float("inf"), 24)
+    measured.window_row()
+    assert measured.not_finite is None

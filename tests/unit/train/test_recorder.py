@@ -13,6 +13,7 @@ from helpers.clock import Clock
 import jaxdist
 from jaxdist.train import measurements, metrics
 from jaxdist.train.callbacks import Callbacks
+from jaxdist.train.health import Health
 from jaxdist.train.measurements import Measurements
 from jaxdist.train.recorder import Recorder, own_numbers
 
@@ -65,7 +66,8 @@ def run(monkeypatch):
         monkeypatch.setattr(module, "time", clock)
     rows, diary = Rows(), Diary()
     measured = Measurements(24, 3, None, clock.monotonic())
-    return Recorder(measured, rows, Callbacks([diary], lambda: None), 24), rows, diary
+    health = Health("stop", lambda: "The newest checkpoint is 7.")
+    return Recorder(measured, rows, Callbacks([diary], lambda: None), health, 24), rows, diary
 
 
 def take(measured: Measurements, start: int, *losses: float) -> None:

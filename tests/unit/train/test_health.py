@@ -1,0 +1,51 @@
+"""What is found, when, under which policy, and what is said."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from jaxdist.errors import Unhealthy
+from jaxdist.train.health import Health
+
+ROW = {"updates": 12, "examples_seen": 144}
+
+
+def newest() -> str:
+    return "The newest checkpoint is run/checkpoints/10."
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf")])
+def test_a_step_an_evaluation_and_an_array_stop_the_run(loss):
+    health = Health("stop", newest)
+    with pytest.raises(Unhealthy, match=f"training loss is {loss} since example 96 .*checkpoints/10.*nonfinite=warn"):
+        health.trained(ROW, (loss, 96))
+    with pytest.raises(Unhealthy, match=f"evaluation of update 12 has loss {loss}.*checkpoints/10"):
+        health.evaluated(ROW | {"loss": loss})
+    with pytest.raises(Unhealthy, match=f"has holdout_loss {loss}"):
+        health.evaluated(ROW | {"loss": 1.0, "holdout_loss": loss})
+    with pytest.raises(Unhealthy, match="params/a/kernel has 1 of 6 numbers that are not finite"):
+        health.array("params/a/kernel", np.array([[0.0, 1, 2], [3, loss, 5]], np.float32))
+
+
+def test_what_is_finite_is_passed():
+    health = Health("stop", newest)
+    health.trained(ROW, None)
+    health.evaluated(ROW | {"loss": 1e300})
+    for array in (np.ones(3), np.int32(7), np.zeros((0, 2)), np.array([2**63 - 1])):
+        health.array("a", np.asarray(array))
+    health.ended(1)
+
+
+def test_a_warning_is_given_once_for_each_kind(caplog):
+    health = Health("warn", newest)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            health.trained(ROW, (float("nan"), 96))
+            health.evaluated(ROW | {"loss": float("nan")})
+            health.array("a", np.array([np.nan]))
+    assert len(caplog.records) == 3
+    with pytest.raises(Unhealthy, match="has made no update"):  # whatever the policy
+        health.ended(0)
