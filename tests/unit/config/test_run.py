@@ -20,5 +20,6 @@ def test_each_default_may_be_said_and_no_number_may_be_negative():
     assert {"seed", "num_epochs", "global_batch_size"} <= {knob.key for knob in run.KNOBS}
     for knob in run.KNOBS:
         knob.check(knob.default)
-        with pytest.raises(UsageError, match=rf"^{knob.key}=-1 must be "):
+        words = "is not known; one of" if knob.choices else "must be"
+        with pytest.raises(UsageError, match=rf"^{knob.key}=-1 {words} "):
             knob.check(-1)
