@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxdist.errors import UsageError
@@ -81,3 +81,27 @@ def _check_same_run(folder: pathlib.Path, old: dict[str, Any], new: dict[str, An
     ]
     if differing:
         raise UsageError(f"--workdir={folder} holds another run: {'; '.join(differing)}. Choose another --workdir.")
+
+
+def check_data(workdir: str, found: Mapping[str, str]) -> None:
+    """Refuses to take up a run with other training data; only the chief calls it, with the directory held.
+
+    Args:
+      found: digests: of 'train', 'evaluation' and, where there is one, 'holdout'. They become `data.json`.
+
+    Raises:
+      UsageError: the training examples are not those that the run began with.
+    """
+    path = pathlib.Path(workdir) / "data.json"
+    before = _read(path) if (path.parent / "checkpoints").is_dir() else {}
+    for name in sorted(before.keys() & found.keys()):
+        if before[name] == found[name]:
+            continue
+        digests = f"({before[name]} then, {found[name]} now)"
+        words = f"The {name} examples are not those with which the run in {workdir} began {digests}"
+        if name == "train":
+            raise UsageError(f"{words}: bring those back, or choose another --workdir.")
+        logging.warning("%s: evaluations before and after are not comparable.", words)
+    part = path.with_name("data.json.tmp")
+    part.write_text(json.dumps(dict(found), indent=2) + "\n")
+    os.replace(part, path)

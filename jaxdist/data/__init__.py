@@ -4,6 +4,7 @@ from jaxdist.data.contract import checked as checked
 from jaxdist.data.dataset import Dataset as Dataset
 from jaxdist.data.dataset import Split as Split
 from jaxdist.data.dataset import mean_image as mean_image
+from jaxdist.data.dataset import scan as scan
 from jaxdist.data.loader import Loader as Loader
 from jaxdist.data.prefetch import prefetch as prefetch
 from jaxdist.data.sources import NAMES as NAMES

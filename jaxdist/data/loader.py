@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from jaxdist.data.augment import flip_and_crop
 from jaxdist.data.dataset import Split
@@ -29,6 +30,10 @@ class Loader:
         self._seed = seed
         self._augment = augment
         self._dtype = dtype
+
+    def digest(self) -> str:
+        """Of the statistics that batches are normalised by: each process has computed its own."""
+        return xxhash.xxh3_64(self._mean.tobytes() + self._factor.tobytes()).hexdigest()
 
     def train_batch(self, split: Split, stream: ExampleStream, positions: Sequence[int] | np.ndarray) -> HostBatch:
         """image [b, ...], label int32 [b], position uint32 [b] of the positions [b] of the stream."""

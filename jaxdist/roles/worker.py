@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
-from jaxdist.checkpoint.run_directory import hold_run_directory
+from jaxdist.checkpoint.run_directory import check_data, hold_run_directory
 from jaxdist.cluster import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
 from jaxdist.config.phases import schedule_of
@@ -119,6 +119,8 @@ def _train(
     task = make_task(config, examples)
     identity = fingerprints(examples, task)
     group.agree("data and model", identity)
+    if cluster.is_chief:
+        check_data(workdir, examples.digests)
     schedule, num_train = schedule_of(config.strategy), len(examples.train)
     phase_needs.check(
         schedule,

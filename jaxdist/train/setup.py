@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ class Examples:
     evaluation: data.Split
     stream: data.ExampleStream
     loader: data.Loader
+    digests: Mapping[str, str]  # of each of the three that there are
 
 
 def load_examples(config: ConfigDict) -> Examples:
@@ -60,16 +62,23 @@ def load_examples(config: ConfigDict) -> Examples:
         raise UsageError(
             f"data.augment=True flips and crops images [h, w, c]; {dataset.name!r} has {dataset.example_shape}."
         )
+    evaluation = dataset.evaluation.select(0, d.eval_examples or len(dataset.evaluation))
+    try:
+        mean, digest = data.scan(train)
+        digests = {"train": digest, "evaluation": data.scan(evaluation)[1]}
+        if holdout is not None:
+            digests["holdout"] = data.scan(holdout)[1]
+    except ValueError as e:  # of a function of the user's that gives images of several shapes
+        raise UsageError(f"The images of {dataset.name!r} cannot be put together: {' '.join(str(e).split())}.") from e
     loader = data.Loader(
-        mean=data.mean_image(train),
+        mean=mean,
         scale=dataset.scale,
         seed=config.seed,
         augment=d.augment,
         dtype=np.dtype(config.model.param_dtype),
     )
-    evaluation = dataset.evaluation.select(0, d.eval_examples or len(dataset.evaluation))
     stream = data.ExampleStream(num_train, config.seed)
-    return Examples(dataset.name, dataset.num_classes, train, holdout, evaluation, stream, loader)
+    return Examples(dataset.name, dataset.num_classes, train, holdout, evaluation, stream, loader, digests)
 
 
 def make_task(config: ConfigDict, examples: Examples) -> Task:
@@ -145,8 +154,9 @@ def fingerprints(examples: Examples, task: Task) -> dict[str, str]:
 
 
 def examples_fingerprint(examples: Examples) -> str:
-    whole = data.Dataset(examples.name, examples.train, examples.evaluation, examples.num_classes)
-    return f"{len(examples.train)} + {len(examples.evaluation)} examples, {whole.fingerprint()}"
+    """Of everything that is trained on, decided by and reported, and of the statistics taken of it."""
+    every = ", ".join(f"{name} {digest}" for name, digest in examples.digests.items())
+    return f"{len(examples.train)} + {len(examples.evaluation)} examples, {every}, mean {examples.loader.digest()}"
 
 
 def model_fingerprint(task: Task) -> str:

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from jaxdist.checkpoint.run_directory import hold_run_directory
+from jaxdist.checkpoint.run_directory import check_data, hold_run_directory
 from jaxdist.errors import UsageError
 
 VALUES = {"model.name": "densenet", "model.depth": 10, "optim.name": "sgd", "optim.momentum": 0.9, "seed": 0}
@@ -77,3 +77,16 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
     with caplog.at_level(logging.WARNING):
         hold(tmp_path)
     assert f"no locks (Function not implemented): make sure that no other run uses {tmp_path}" in caplog.text
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path, caplog):
+    check_data(str(tmp_path), {"train": "a", "evaluation": "b"})
+    check_data(str(tmp_path), {"train": "c", "evaluation": "b"})  # nothing is saved yet
+    (tmp_path / "checkpoints").mkdir()
+    check_data(str(tmp_path), {"train": "c", "evaluation": "b", "holdout": "d"})
+    with pytest.raises(UsageError, match=r"The train examples are not those with which .* \(c then, a now\): bring"):
+        check_data(str(tmp_path), {"train": "a", "evaluation": "b"})
+    with caplog.at_level(logging.WARNING):
+        check_data(str(tmp_path), {"train": "c", "evaluation": "e"})
+    assert "The evaluation examples are not those" in caplog.text and "not comparable" in caplog.text
+    assert json.loads((tmp_path / "data.json").read_text()) == {"train": "c", "evaluation": "e"}
