@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import socket
 import threading
 import time
 import uuid
@@ -70,7 +72,12 @@ class Client:
         self._phase = phase
         self._calls = Calls(addresses, security, timeout_seconds)
         joining = pb.JoinRequest(
-            worker=worker, signature=self._signature, header=self._header, addresses=addresses, phase=phase
+            worker=worker,
+            signature=self._signature,
+            header=self._header,
+            addresses=addresses,
+            phase=phase,
+            process=f"process {os.getpid()} on {socket.gethostname()}",
         )
         self._session = Session(self._calls, worker, joining, connect_seconds)
         self._chief = Chief(self._calls, self._session, self.flat_shards, reserve)

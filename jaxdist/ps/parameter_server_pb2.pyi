@@ -100,18 +100,20 @@ class LoadRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., what: _Optional[str] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ..., checksum: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("worker", "signature", "header", "addresses", "phase")
+    __slots__ = ("worker", "signature", "header", "addresses", "phase", "process")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
     worker: int
     signature: str
     header: bytes
     addresses: _containers.RepeatedScalarFieldContainer[str]
     phase: int
-    def __init__(self, worker: _Optional[int] = ..., signature: _Optional[str] = ..., header: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., phase: _Optional[int] = ...) -> None: ...
+    process: str
+    def __init__(self, worker: _Optional[int] = ..., signature: _Optional[str] = ..., header: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., phase: _Optional[int] = ..., process: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("caller", "settings", "progress")

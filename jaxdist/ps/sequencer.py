@@ -61,6 +61,7 @@ class Sequencer:
         )
         self.controller = StalenessController(settings.max_staleness, settings.staleness_high)
         self._sessions: dict[int, Member] = {}
+        self._processes: dict[int, list[str]] = {}  # of each worker, in the order in which they came
         self._accepted: collections.OrderedDict[int, pb.PushReply | None] = collections.OrderedDict()
         self._round: dict[int, tuple[Claim, pb.Commit]] = {}  # pushed, and waiting for the rest of the round
         self._first_round = FirstRound(settings, restored is not None)
@@ -85,12 +86,16 @@ class Sequencer:
             self.ended = Ended(code, text)
         self.changed.notify_all()
 
-    def join(self, worker: int) -> Member | None:
+    def join(self, worker: int, process: str = "") -> Member | None:
         """A new session; an earlier one of the same worker is over. None for an evaluator (worker -1).
+
+        Args:
+          process: words for the process. Of two that have one number the later stays: otherwise each would end the
+            other's session, for ever.
 
         Raises:
           Ended: the run is over.
-          ValueError: there is no such worker in this run.
+          ValueError: there is no such worker in this run, or another process has taken this one's place.
         """
         self._check_alive()
         if worker < 0:
@@ -101,6 +106,14 @@ class Sequencer:
                 f"a worker has the number {worker}, but the run was started for {self.settings.num_workers} "
                 f"(0 to {self.settings.num_workers - 1})"
             )
+        known = self._processes.setdefault(worker, [])
+        if process in known[:-1]:
+            raise ValueError(
+                f"{known[-1]} has taken the place of {process} as worker {worker}: either it was started again, or two "
+                f"processes have --process_id={worker}"
+            )
+        if process not in known:
+            known.append(process)
         before = self.controller.members.get(worker)
         if before is not None:
             self._drop(before, "it joined again")

@@ -241,7 +241,7 @@ class ParameterServer:
                 raise ValueError(f"worker {request.worker} and the servers do not agree on {differing}")
             if request.header != shard.header:
                 raise ValueError(shard.layout.difference(layout_from_header(request.header)))
-            member = sequencer.join(request.worker)
+            member = sequencer.join(request.worker, request.process)
             session = member.session if member is not None else 0
             caller = pb.Caller(run=state.run, incarnation=state.incarnation, session=session)
             settings = json.dumps(dataclasses.asdict(sequencer.settings))

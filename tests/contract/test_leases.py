@@ -13,6 +13,7 @@ from helpers.waiting import wait_until
 
 from jaxdist.errors import PeerError
 from jaxdist.ps import Fenced
+from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.state.position import indices
 
 
@@ -41,3 +42,23 @@ def test_a_chief_that_is_lost_ends_the_run(tmp_path):
                 second.heartbeat()
                 time.sleep(0.1)
         assert servers.servers[0].wait().code == 1
+
+
+def test_of_two_processes_with_one_number_the_later_stays(tmp_path):
+    """They would end each other's sessions for ever: the one whose place was taken ends, and names both."""
+    with Servers(tmp_path) as servers:
+        servers.begin(2, total=8)
+        twins = [servers.client(1) for _ in range(2)]
+        for number, twin in enumerate(twins):
+            twin._session._request.process = f"process {number} on host-{number}"
+            twin.join()
+        claim = twins[1].claim()
+        words = r"process 1 on host-1 has taken the place of process 0 on host-0 as worker 1: .* --process_id=1"
+        with pytest.raises(PeerError, match=words):
+            twins[0]._session.in_session(lambda caller: twins[0]._calls.call(0, "Heartbeat", _heartbeat(caller)))
+        push(twins[1], claim=claim)
+        twins[1].join()  # the same process, once more
+
+
+def _heartbeat(caller: pb.Caller) -> pb.HeartbeatRequest:
+    return pb.HeartbeatRequest(caller=caller)
