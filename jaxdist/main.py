@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
 from jaxdist.errors import PeerError, Preempted, Unhealthy, UsageError
-from jaxdist.runtime import monitor
+from jaxdist.runtime import monitor, standard_streams
 from jaxdist.runtime.allocator import keep_freed_memory
 
 _SERVER_SECONDS = 30.0
@@ -164,6 +164,7 @@ def _report(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
+    standard_streams.secure()
     faulthandler.enable()
     code = main(sys.argv)
     sys.stdout.flush()

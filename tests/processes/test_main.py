@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 from helpers.compiled import OPTIMIZED
 from helpers.outcomes import final_state
-from helpers.processes import long, main_command, start
+from helpers.processes import ROOT, environment, long, main_command, start
 
 from jaxdist.state import flatten
 
@@ -70,3 +72,19 @@ def test_what_a_process_has_imported(tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert json.loads(output.splitlines()[-1]) == {"preloaded": True, "tensorflow": False}
+
+
+def test_a_closed_stream_changes_nothing(tmp_path):
+    """Nobody reads what is said; they are closed from the beginning, or the reader goes away."""
+    said = {"both": ">&- 2>&-", "gone": "2>&1 | true"}
+    started = {}
+    for name, where in said.items():
+        words = main_command(tmp_path / name, max_updates=2, global_batch_size=8, strategy__name="single")
+        line = f"set -o pipefail; {shlex.join(words)} {where}"
+        started[name] = subprocess.Popen(["bash", "-c", line], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+    for name, process in started.items():
+        assert process.wait(120) == 0, name
+        assert json.loads((tmp_path / name / "summary.json").read_text())["updates"] == 2
+        log = (tmp_path / name / "logs" / "worker-0.log").read_text()
+        assert "jaxdist process worker-0" in log and "Traceback" not in log and "Logging error" not in log
+    assert "Nobody reads this process's std" in log  # of the last, whose reader went away
