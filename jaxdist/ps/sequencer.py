@@ -21,6 +21,7 @@ from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.claims import Claim, ClaimTable
 from jaxdist.ps.errors import Ended, Fenced
 from jaxdist.ps.first_round import FirstRound
+from jaxdist.ps.places import Places
 from jaxdist.ps.run_settings import Settings
 from jaxdist.ps.staleness import Member, StalenessController
 from jaxdist.ps.tally import Counted, Tally
@@ -61,7 +62,7 @@ class Sequencer:
         )
         self.controller = StalenessController(settings.max_staleness, settings.staleness_high)
         self._sessions: dict[int, Member] = {}
-        self._processes: dict[int, list[str]] = {}  # of each worker, in the order in which they came
+        self._places = Places()
         self._accepted: collections.OrderedDict[int, pb.PushReply | None] = collections.OrderedDict()
         self._round: dict[int, tuple[Claim, pb.Commit]] = {}  # pushed, and waiting for the rest of the round
         self._first_round = FirstRound(settings, restored is not None)
@@ -87,11 +88,7 @@ class Sequencer:
         self.changed.notify_all()
 
     def join(self, worker: int, process: str = "") -> Member | None:
-        """A new session; an earlier one of the same worker is over. None for an evaluator (worker -1).
-
-        Args:
-          process: words for the process. Of two that have one number the later stays: otherwise each would end the
-            other's session, for ever.
+        """A new session of a process; an earlier one of the worker is over. None for an evaluator (worker -1).
 
         Raises:
           Ended: the run is over.
@@ -106,14 +103,7 @@ class Sequencer:
                 f"a worker has the number {worker}, but the run was started for {self.settings.num_workers} "
                 f"(0 to {self.settings.num_workers - 1})"
             )
-        known = self._processes.setdefault(worker, [])
-        if process in known[:-1]:
-            raise ValueError(
-                f"{known[-1]} has taken the place of {process} as worker {worker}: either it was started again, or two "
-                f"processes have --process_id={worker}"
-            )
-        if process not in known:
-            known.append(process)
+        self._places.take(worker, process)
         before = self.controller.members.get(worker)
         if before is not None:
             self._drop(before, "it joined again")

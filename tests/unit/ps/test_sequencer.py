@@ -92,18 +92,6 @@ def test_a_session_that_is_over_is_refused():
             made.sequencer.join(2)
 
 
-def test_a_process_whose_place_another_has_taken_is_not_let_in_again():
-    with Sequenced() as made:
-        made.sequencer.join(1, "a")
-        made.sequencer.join(1, "a")  # the same process after its lease had ended
-        made.sequencer.join(1, "b")
-        for late in ("a", "a"):
-            with pytest.raises(ValueError, match="b has taken the place of a as worker 1: either it was started"):
-                made.sequencer.join(1, late)
-        made.sequencer.join(1, "b")
-        made.sequencer.join(0, "a")  # another number
-
-
 def test_after_the_end_everybody_is_told():
     with Sequenced() as made:
         member = made.sequencer.join(0)
