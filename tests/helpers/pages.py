@@ -34,9 +34,9 @@ def blocks(page: str) -> list[Block]:
     return [Block(page, language, text) for language, text in found]
 
 
-def commands(page: str) -> list[str]:
+def commands(page: str, *languages: str) -> list[str]:
     """The commands of its shell blocks, without comments; lines that end with a backslash are joined."""
-    shell = [block.text for block in blocks(page) if block.language in ("sh", "bash")]
+    shell = [block.text for block in blocks(page) if block.language in (languages or ("sh", "bash"))]
     lines = "\n".join(shell).replace("\\\n", " ").splitlines()
     return [" ".join(command.split()) for line in lines if (command := re.sub(r"(^|\s+)#.*", "", line).strip())]
 

@@ -72,6 +72,24 @@ def test_blocks_say_what_they_are():
     assert unknown == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_that_take_hours_have_flags_and_keys_that_exist(page):
+    """Those of text blocks are not run: they are for several hosts, or measure for long."""
+    sources = {path.stem: path.read_text() for path in (ROOT / "tools").glob("*.py")}
+    sources["bench"] = "".join(text for name, text in sources.items() if name.startswith("bench"))
+    main = (ROOT / "jaxdist" / "main.py").read_text()
+    for command in pages.commands(page, "text"):
+        for key in re.findall(r"--config\.([\w.]+)=", command):
+            assert key in all_knobs() or ".options." in key, command
+        for path in re.findall(r"\bexperiments/\w+\.py", command):
+            assert (ROOT / path).exists(), command
+        tool = re.search(r"\bpython tools/(\w+)\.py", command)
+        if tool or "python -m jaxdist.main" in command:
+            text = (sources[tool.group(1)] if tool else "") + main
+            for flag in re.findall(r"(?<= )--(\w+)(?==| |$)", command):
+                assert re.search(rf'"(--)?{flag}"', text), (flag, command)
+
+
 def test_a_page_is_made_anew(capsys, monkeypatch, tmp_path):
     page, picture = tmp_path / "README.md", tmp_path / "a.svg"
     monkeypatch.setattr(make_pages, "ROOT", tmp_path)
