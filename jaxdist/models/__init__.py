@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdist.models.families import FAMILIES as FAMILIES
 from jaxdist.models.families import build as build
+from jaxdist.models.families import ignored as ignored
 
 if TYPE_CHECKING:
     from jaxdist.models.chain import COLLECTIONS as COLLECTIONS

@@ -18,6 +18,13 @@ FAMILIES: dict[str, str] = {
 }
 
 
+def ignored(name: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Of `settings` those that are not the default, and mean nothing to the family or the function of that name."""
+    where = FAMILIES.get(name, name)
+    known = asked_for(function_of(where, "model.name"), settings) if name in FAMILIES else {}
+    return sorted(key for key, default in defaults.items() if settings[key] != default and key not in known)
+
+
 def build(
     name: str,
     *,

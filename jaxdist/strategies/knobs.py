@@ -25,4 +25,5 @@ SYNC_BATCH_NORM = Knob(
     None,
     "BatchNorm takes its statistics over the global batch. Unset: True with spmd=jit and model_parallel, else False.",
     unset=bool,
+    only_where_it_counts=True,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 
 import jax
@@ -15,8 +16,11 @@ from ml_collections import ConfigDict
 from jaxdist import data, models
 from jaxdist.errors import UsageError
 from jaxdist.models import contract as model_contract
+from jaxdist.models.knobs import KNOBS as MODEL_KNOBS
 from jaxdist.optim import optimizers, schedules
 from jaxdist.task import Task
+
+_OF_EVERY_MODEL = ("name", "param_dtype", "dtype", "options")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +107,9 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
         )  # traces: a model that does not fit the data is refused
     except (ValueError, TypeError) as e:
         raise UsageError(f"The model cannot be built: {e}") from e
+    shape = {knob.name: knob.default for knob in MODEL_KNOBS if knob.name not in _OF_EVERY_MODEL}
+    for key in models.ignored(m.name, m.to_dict(), shape):
+        logging.warning("model.%s=%r means nothing to model.name=%r and is ignored.", key, m[key], m.name)
     try:
         rate = schedules.build(
             o.schedule,

@@ -113,3 +113,11 @@ def test_fingerprints_tell_data_and_models_apart(examples):
     with wider.unlocked():
         wider.model.options.features = 5
     assert setup.model_fingerprint(setup.make_task(wider, examples)) != found["model"]
+
+
+def test_settings_that_mean_nothing_to_a_model_are_named(caplog, examples):
+    config = tiny(model__name="resnet", model__depth=8, model__dropout=0.3)
+    with caplog.at_level("WARNING"):
+        setup.make_task(config, examples)
+    assert "model.dropout=0.3 means nothing to model.name='resnet' and is ignored." in caplog.text
+    assert "model.depth" not in caplog.text
