@@ -76,7 +76,7 @@ def run(command: str, runs, monkeypatch) -> None:
         children = [start([sys.executable, "-m", module, *arguments], env)]
     try:
         for child in children:
-            output, _ = child.communicate(timeout=120)
+            output, _ = child.communicate(timeout=240)
             assert child.returncode == 0, f"{command}\n{output[-3000:]}"
     finally:
         for child in children:
@@ -158,5 +158,5 @@ def test_the_readmes_own_model_in_its_folder(tmp_path):
     (tmp_path / "experiment.py").write_text(experiment)
     (command,) = re.findall(r"`(python -m jaxdist\.main --config=experiment\.py [^`]*)`", pages.text_of("README.md"))
     words = [sys.executable, *shlex.split(command)[1:]]
-    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0 and "Validation accuracy" in ended.stdout, ended.stderr[-2000:]
