@@ -56,8 +56,7 @@ def _prepare(workdir: str, values: dict[str, Any]) -> None:
     new = json.loads(json.dumps(values, default=str))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / "config.json.tmp"
-        part.write_text(json.dumps(new, indent=2) + "\n")
+        part = _written_beside(folder / "config.json", new)
         old = _read(folder / "config.json")
         if (folder / "checkpoints").is_dir():
             _check_same_run(folder, old, new)
@@ -102,6 +101,11 @@ def check_data(workdir: str, found: Mapping[str, str]) -> None:
         if name == "train":
             raise UsageError(f"{words}: bring those back, or choose another --workdir.")
         logging.warning("%s: evaluations before and after are not comparable.", words)
-    part = path.with_name("data.json.tmp")
-    part.write_text(json.dumps(dict(found), indent=2) + "\n")
-    os.replace(part, path)
+    os.replace(_written_beside(path, dict(found)), path)
+
+
+def _written_beside(path: pathlib.Path, value: dict[str, Any]) -> pathlib.Path:
+    """The file that is to take the place of `path`, written whole."""
+    part = path.with_name(f"{path.name}.tmp")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    return part

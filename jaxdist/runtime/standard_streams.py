@@ -61,4 +61,4 @@ class _Lenient:
         self._lost = True
         with contextlib.suppress(OSError):  # what is still buffered goes nowhere, also when the interpreter ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-        logging.warning("Nobody reads this process's std%s any more; the log file goes on.", self._name[3:])
+        logging.warning("Nobody reads this process's %s any more; the log file goes on.", self._name)

@@ -39,8 +39,10 @@ PATH = ":".join(str(ROOT / part) for part in ("", "tests", "tools"))
 
 
 def short(words: list[str], runs) -> list[str]:
-    """The arguments of a training command, with run directories below `runs`."""
-    words = [re.sub(r"(^|=)(runs|/tmp)/", rf"\1{runs}/", word) for word in words]
+    """The arguments of a command, cut short where it trains, with all that it writes below `runs`."""
+    words = [
+        re.sub(r"(^|=)(runs/|/tmp/|report$)", lambda m: f"{m[1]}{runs}/{m[2].strip('/')}/", word) for word in words
+    ]
     if not any(word.startswith("--config=") for word in words):
         return words
     shorter = OWN if any("tests/helpers/own" in word for word in words) else SHORT
