@@ -16,6 +16,16 @@ _OPTIONS = [("grpc.max_receive_message_length", _MAX_BYTES), ("grpc.max_send_mes
 DIRECTLY = ("grpc.enable_http_proxy", 0)
 """Of every channel: members of a run reach each other directly, whatever a company's web proxy is called."""
 
+CONNECTING = (
+    DIRECTLY,
+    # Back-off starts small: processes come up within seconds of each other.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Also how long one attempt may take, 20 s by itself: one that a server took while it closed is answered by nobody.
+    ("grpc.min_reconnect_backoff_ms", 4000),
+)
+"""Options of every channel."""
+
 Method = Callable[[bytes], bytes]
 Stream = Callable[[bytes], Iterator[bytes]]
 
@@ -67,14 +77,7 @@ class Client:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        # Back-off starts small: processes come up within seconds of each other.
-        options = [
-            *_OPTIONS,
-            DIRECTLY,
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-        ]
-        self._channel = grpc.insecure_channel(address, options=options)
+        self._channel = grpc.insecure_channel(address, options=[*_OPTIONS, *CONNECTING])
 
     def call(self, name: str, payload: bytes = b"", *, timeout: float, wait: bool = False) -> bytes:
         """Blocks for the reply, `timeout` seconds at most; with `wait`, also until the server is up.

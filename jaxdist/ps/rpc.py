@@ -15,7 +15,7 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from jaxdist.comm.rpc import DIRECTLY
+from jaxdist.comm.rpc import CONNECTING
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
@@ -112,12 +112,7 @@ class Stub:
 
     def __init__(self, address: str, security: Security = OPEN) -> None:
         self.address = address
-        options = [
-            *_OPTIONS,
-            DIRECTLY,
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-        ]
+        options = [*_OPTIONS, *CONNECTING]
         if security.ca:
             self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(security.ca), options=options)
         else:
