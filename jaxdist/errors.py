@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+STOPPED = (75, 130, 143)
+"""Exit codes of a process that was asked to end."""
+
 
 class UsageError(Exception):
     """Bad flags, configuration or data, found before training starts. One sentence; the process exits with 2."""
@@ -26,6 +29,48 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 class Preempted(Exception):
     """The run was asked to stop, saved its state and can be resumed. The process exits with 75."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came while there was nothing to save: the process exits with `code` at once.
+
+    A BaseException, as KeyboardInterrupt is: it is raised wherever the process happens to be, and no library is to take
+    it for an error of its own.
+
+    Attributes:
+      code: 143, or 75 where the run can be taken up again from a checkpoint.
+    """
+
+    def __init__(self, words: str, code: int = 143) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+def of_another_process(text: str, code: int) -> BaseException:
+    """The error with which a process ends because another one has: with the same exit code."""
+    if code == 75:
+        return Preempted(text)
+    if code == 143:
+        return Terminated(text)
+    return UsageError(text) if code == 2 else PeerError(text)
+
+
+def ending(error: BaseException | None) -> tuple[int, str]:
+    """(exit code, words) of a process that `error` ends; None: it has done its work."""
+    match error:
+        case None:
+            return 0, ""
+        case Terminated():
+            return error.code, str(error)
+        case Preempted():
+            return 75, str(error)
+        case UsageError():
+            return 2, str(error)
+        case PeerError() | Unhealthy():
+            return 1, str(error)
+        case KeyboardInterrupt():
+            return 130, "interrupted (SIGINT)"
+    return 1, f"{type(error).__name__}: {error}"
 
 
 class ConnectionLost(PeerError):

@@ -17,8 +17,8 @@ from ml_collections import config_flags
 
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
-from jaxdist.errors import PeerError, Preempted, Unhealthy, UsageError
-from jaxdist.runtime import monitor, standard_streams
+from jaxdist.errors import PeerError, Preempted, Terminated, Unhealthy, UsageError, ending
+from jaxdist.runtime import last_words, monitor, standard_streams, stop_signal
 from jaxdist.runtime.allocator import keep_freed_memory
 
 _SERVER_SECONDS = 30.0
@@ -31,6 +31,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which worker this is, fr
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
 
 
+_RUN_ID = flags.DEFINE_string("run_id", None, "The run's name, where its processes have different --workdir.")
 _SERVERS = flags.DEFINE_list("server_addresses", [], "HOST:PORT of all parameter servers, in order.")
 _SERVER_INDEX = flags.DEFINE_integer("server_index", None, "Which of them a server is.")
 _INSECURE = flags.DEFINE_bool("insecure", False, "A server may listen beyond this machine without JAXDIST_TOKEN.")
@@ -38,7 +39,14 @@ _WITH_SERVER = flags.DEFINE_bool("with_server", False, "Start server --server_in
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one process; returns its exit code (0 done, 1 failed, 2 bad input, 75 stopped after saving)."""
+    """Runs one process; returns its exit code (0 done, 1 failed, 2 bad input, 75 stopped after saving, 130 interrupted,
+    143 stopped with nothing to save)."""
+    with stop_signal.sigterm_as_stop_signal() as stop:
+        stop.end_at_once(Terminated("SIGTERM came before training began: there was nothing to save."))
+        return _run(argv, stop)
+
+
+def _run(argv: Sequence[str], stop: stop_signal.StopSignal) -> int:
     try:
         workdir = _parse_flags(argv)
         keep_freed_memory()
@@ -49,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
             process_id=_PROCESS_ID.value,
             server_addresses=_SERVERS.value,
             server_index=_SERVER_INDEX.value,
+            run_id=_RUN_ID.value,
         )
         config_lib.validate(_CONFIG.value)
         number = {"worker": f"-{cluster.process_id}", "server": f"-{cluster.server_index}"}.get(cluster.role, "")
@@ -57,36 +66,32 @@ def main(argv: Sequence[str]) -> int:
             if cluster.role == "server":
                 from jaxdist.roles import server
 
-                code, text = server.serve(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value)
-                return code if code in (0, 75) else _report(text, code)
+                code, text = server.serve(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value, stop_signal=stop)
+                return _end(code, text or f"server {cluster.server_index} has served its run to the end.")
             if cluster.role == "evaluator":
                 from jaxdist.roles import evaluator
 
-                evaluator.run(_CONFIG.value, workdir, cluster)
-                return 0
+                stop.end_at_once(Terminated("SIGTERM came to the evaluator, which has nothing to save."))
+                done = evaluator.run(_CONFIG.value, workdir, cluster)
+                return _end(0, f"the evaluator has evaluated {done} versions.")
             from jaxdist.roles import worker  # after the flags: a typing error need not wait for JAX
 
             with _server_beside(argv) if _WITH_SERVER.value else contextlib.nullcontext():
-                summary = worker.run(_CONFIG.value, workdir, cluster)
-    except UsageError as e:
-        return _report(str(e), 2)
-    except (PeerError, Unhealthy) as e:
-        return _report(str(e), 1)
-    except Preempted as e:
-        logging.info("%s", e)
-        return 75
-    except KeyboardInterrupt:
-        return _report("interrupted", 130)
+                summary = worker.run(_CONFIG.value, workdir, cluster, stop_signal=stop)
+    except (UsageError, PeerError, Unhealthy, Preempted, Terminated, KeyboardInterrupt) as e:
+        return _end(*ending(e))
     except Exception as e:
         logging.error("%s", traceback.format_exc())
         words = str(e) or f"(it says nothing; the log has where it was raised, {_place(e)})"
-        return _report(f"{type(e).__name__}: {words}", 1)
-    if cluster.is_chief:
-        accuracy, seconds = 100 * summary["validation_accuracy"], summary["elapsed_seconds"]
-        place = pathlib.Path(workdir).resolve()
-        print(f"Validation accuracy {accuracy:.2f} % after {seconds:.0f} s.", flush=True)
-        print(f"Results are in {place} (summary.json, metrics.jsonl, tensorboard/).", flush=True)
-    return 0
+        return _end(1, f"{type(e).__name__}: {words}")
+    if not cluster.is_chief:
+        return _end(0, f"worker {cluster.process_id} has done its part of {summary['updates']} updates.")
+    accuracy, seconds = 100 * summary["validation_accuracy"], summary["elapsed_seconds"]
+    print(f"Validation accuracy {accuracy:.2f} % after {seconds:.0f} s.", flush=True)
+    early = ", stopped early by early_stopping_patience" if summary["stopped_early"] else ""
+    place = pathlib.Path(workdir).resolve()
+    words = f"{summary['updates']} updates{early}; results are in {place} (summary.json, metrics.jsonl, tensorboard/)."
+    return _end(0, words)
 
 
 @contextlib.contextmanager
@@ -155,11 +160,9 @@ def _place(error: BaseException) -> str:
     return f"{pathlib.Path(last.filename).name}:{last.lineno}"
 
 
-def _report(message: str, code: int) -> int:
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.emit(logging.makeLogRecord({"levelname": "ERROR", "msg": message}))
-    print(f"jaxdist: error: {message}", file=sys.stderr, flush=True)
+def _end(code: int, words: str) -> int:
+    """Says the last line; returns the exit code."""
+    last_words.say(code, words)
     return code
 
 

@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     config.strategy.update(settings)
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     own = cluster_lib.Cluster(process_id=number, num_processes=processes, coordinator_address=address)
-    group = cluster_lib.connect(own, signature={}, settings=config.cluster, collectives=collectives)
+    group = cluster_lib.connect(own, run=address, signature={}, settings=config.cluster, collectives=collectives)
     examples = setup.load_examples(config)
     task = setup.make_task(config, examples)
     strategy = strategies.build(

@@ -20,9 +20,11 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 
 STOPPED_AFTER_SAVING = 75  # not a failure
+STOPPED_WITH_NOTHING_TO_SAVE = 143  # not one where this launcher has asked for it
 REMEMBERED_LINES = 15
 
 
@@ -34,6 +36,7 @@ class Child:
         self.command, self.cpus, self.environ = command, cpus, environ
         self.last_lines: collections.deque[str] = collections.deque(maxlen=REMEMBERED_LINES)
         self.error_lines: list[str] = []
+        self.killed_after = 0.0  # seconds of grace, after which this launcher has killed it
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -52,7 +55,7 @@ class Child:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.last_lines.append(line)
-            if line.startswith("jaxdist: error:"):
+            if line.startswith(("jaxdist: error:", "jaxdist: stopped:")):
                 self.error_lines.append(line)
             with contextlib.suppress(OSError):  # nobody reads our output any more; the child's must still be taken
                 sys.stdout.write(f"[{self.name}] {line}")
@@ -69,6 +72,8 @@ class Child:
         code = self.process.returncode
         if code is not None and code < 0:
             name = signal.Signals(-code).name
+            if -code == signal.SIGKILL and self.killed_after:
+                return f"{self.name} did not end within {self.killed_after:.0f} s of SIGTERM and was killed.\n"
             hint = " (out of memory?)" if -code == signal.SIGKILL else ""
             return f"{self.name} was ended by {name}{hint}\n"
         return "".join(self.error_lines[-1:] or self.last_lines)
@@ -120,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"\nFirst failure ({first.name}):\n{first.reason()}", end="", file=sys.stderr, flush=True)
         return first.finish()
     codes = {child.finish() for child in children}
-    return STOPPED_AFTER_SAVING if STOPPED_AFTER_SAVING in codes else 0
+    return next((code for code in (STOPPED_AFTER_SAVING, STOPPED_WITH_NOTHING_TO_SAVE) if code in codes), 0)
 
 
 def start(options: argparse.Namespace, arguments: list[str]) -> Iterator[Child]:
@@ -132,7 +137,7 @@ def start(options: argparse.Namespace, arguments: list[str]) -> Iterator[Child]:
         print(f"{num_workers} workers of {share} cores do not fit the {len(cores)} there are: not pinned.", flush=True)
         share = 0
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    environ = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environ = {"JAXDIST_RUN_ID": f"launch-{uuid.uuid4().hex[:8]}"} | os.environ | {"PYTHONUNBUFFERED": "1"}
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH", ""))))
     command = [sys.executable, "-m", "jaxdist.main", *arguments]
     address = f"127.0.0.1:{free_port()}"
@@ -176,7 +181,8 @@ def wait(children: list[Child], options: argparse.Namespace, asked_at: list[floa
                 running.append(again)
                 children.append(again)
                 continue
-            if code not in (0, STOPPED_AFTER_SAVING) and first is None:
+            stopped = code in (0, STOPPED_AFTER_SAVING) or (code == STOPPED_WITH_NOTHING_TO_SAVE and asked_at)
+            if not stopped and first is None:
                 first = child
                 if not options.keep_going:
                     # The others find out by themselves and say what they know; then they are stopped.
@@ -184,7 +190,12 @@ def wait(children: list[Child], options: argparse.Namespace, asked_at: list[floa
         if asked_at and deadline == float("inf"):
             deadline = asked_at[0] + grace
         if time.monotonic() > deadline:
-            _signal_all(running, signal.SIGTERM if first is not None and not asked_at else signal.SIGKILL)
+            if asked_at:
+                for child in running:
+                    child.killed_after = time.monotonic() - asked_at[0]
+                _signal_all(running, signal.SIGKILL)
+            else:
+                _signal_all(running, signal.SIGTERM)
             deadline = time.monotonic() + 10
             asked_at.append(time.monotonic())
         time.sleep(0.05)

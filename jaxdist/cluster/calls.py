@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import uuid
 from typing import Any
 
+from jaxdist.cluster.identity import caller
 from jaxdist.comm.rpc import CallError, Client
-from jaxdist.errors import PeerError, Preempted
+from jaxdist.errors import PeerError, of_another_process
 
 HEARTBEAT_SECONDS = 0.5  # what process 0 has to say reaches everybody within two of them
+
+
+ALONE = -2  # in place of an exit code: this caller is refused, with 2, and nobody else
 
 
 def refusal(text: str, code: int) -> ValueError:
@@ -20,15 +23,16 @@ def refusal(text: str, code: int) -> ValueError:
 class CoordinatorClient:
     """This process's calls to the service of process 0. Thread-safe.
 
+    Args:
+      run: which one it belongs to (`identity`).
+
     Attributes:
-      token: tells this process from another one that was started with the same id.
       rpc: for calls whose failures mean something else than in `ask`.
     """
 
-    def __init__(self, address: str, process_id: int) -> None:
+    def __init__(self, address: str, process_id: int, run: str = "") -> None:
         self.address, self.process_id = address, process_id
-        self.token = uuid.uuid4().hex
-        self.rpc = Client(address)
+        self.rpc = Client(address, caller(run, process_id))
 
     @property
     def is_chief(self) -> bool:
@@ -47,7 +51,7 @@ class CoordinatorClient:
             if e.late or e.lost:
                 raise self.lost(name) from None
             text, code = self.refused(e)
-            raise (Preempted if code == 75 else PeerError)(text) from None
+            raise of_another_process(text, 1 if code in (2, ALONE) else code) from None
         return json.loads(reply) if reply else None
 
     def payload(self, **request: Any) -> bytes:

@@ -32,13 +32,14 @@ def run_signature(config_values: dict[str, Any]) -> dict[str, Any]:
 
 
 def connect(
-    cluster: Cluster, *, signature: dict[str, Any], settings: Mapping[str, Any], collectives: bool
+    cluster: Cluster, *, run: str, signature: dict[str, Any], settings: Mapping[str, Any], collectives: bool
 ) -> ProcessGroup:
     """The processes of the run, once all have come, have been found alike, and share their fate. Collective; blocks.
 
     Must come before anything else uses JAX's devices. In a run of one process there is nothing to wait for.
 
     Args:
+      run: which one this process belongs to (`identity`).
       signature: configuration values that must be equal everywhere; the versions are added.
       settings: timeout_seconds, connect_timeout_seconds, compile_timeout_seconds, evaluate_timeout_seconds.
       collectives: whether JAX's collectives are to be open from the start.
@@ -53,7 +54,7 @@ def connect(
         raise UsageError(
             "This strategy has its rendezvous at process 0: --coordinator_address=HOST:PORT is needed too."
         )
-    group = ProcessGroup(cluster, settings, Connection(cluster, settings))
+    group = ProcessGroup(cluster, settings, Connection(cluster, settings, run))
     logging.info(
         "Process %d of %d, rendezvous at %s.", cluster.process_id, cluster.num_processes, cluster.coordinator_address
     )

@@ -35,8 +35,8 @@ class Coordinator:
       OSError: the address cannot be bound.
     """
 
-    def __init__(self, address: str, num_processes: int, timeout_seconds: float) -> None:
-        self.membership = Membership(num_processes)
+    def __init__(self, address: str, num_processes: int, timeout_seconds: float, run: str = "") -> None:
+        self.membership = Membership(num_processes, run)
         self.rendezvous = RendezvousServer(self.membership)
         self.arrays = ArrayServer()
         watchdog = WatchdogServer(self.membership, timeout_seconds)
@@ -45,6 +45,7 @@ class Coordinator:
             self.membership.methods | self.rendezvous.methods | watchdog.methods | self.arrays.methods,
             watchdog.streams,
             threads=4 * num_processes + 4,
+            admit=self.membership.admit,
         )
 
     def close(self) -> None:
@@ -58,6 +59,7 @@ class Connection:
 
     Args:
       settings: `config.cluster`.
+      run: which one this process belongs to (`identity`).
 
     Attributes:
       coordinator: the service, on process 0.
@@ -66,7 +68,7 @@ class Connection:
       UsageError: this is process 0 and the address cannot be bound.
     """
 
-    def __init__(self, cluster: Cluster, settings: Mapping[str, Any]) -> None:
+    def __init__(self, cluster: Cluster, settings: Mapping[str, Any], run: str = "") -> None:
         address, process_id = cluster.coordinator_address, cluster.process_id
         slow = settings["compile_timeout_seconds"]
         limits = {"start": slow, "compile": slow, "checkpoint": slow, PHASE_BOUNDARY: slow}
@@ -75,10 +77,10 @@ class Connection:
         self.coordinator: Coordinator | None = None
         if process_id == 0:
             try:
-                self.coordinator = Coordinator(address, cluster.num_processes, self.timeout)
+                self.coordinator = Coordinator(address, cluster.num_processes, self.timeout, run)
             except OSError as e:
                 raise UsageError(f"Process 0 cannot serve at --coordinator_address={address}: {e}.") from e
-        self.client = CoordinatorClient(address, process_id)
+        self.client = CoordinatorClient(address, process_id, run)
         self.rendezvous = Rendezvous(self.client, cluster.num_processes)
         self.watchdog = Watchdog(self.client, limits=limits, timeout_seconds=self.timeout)
         self.arrays = ArrayClient(self.client.rpc, 0, seconds=settings["connect_timeout_seconds"])

@@ -25,6 +25,8 @@ class Cluster:
       coordinator_address: 'host:port' at which process 0 serves the rendezvous; '' for a run of one process.
       server_addresses, server_index: of the parameter servers.
       security: what they ask for; from the variables JAXDIST_TOKEN and JAXDIST_TLS_*.
+      run_id: the name of the run, where it was given one.
+      job: the scheduler's job that this process is a part of: 'Slurm job 4711'.
     """
 
     role: str = "worker"
@@ -34,6 +36,8 @@ class Cluster:
     server_addresses: tuple[str, ...] = ()
     server_index: int = 0
     security: Security = OPEN
+    run_id: str = ""
+    job: str = ""
 
     @property
     def is_chief(self) -> bool:
@@ -48,6 +52,7 @@ def detect(
     server_addresses: Sequence[str] = (),
     server_index: int | None = None,
     role: str = "worker",
+    run_id: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Cluster:
     """The cluster from flags, then JAX_* variables, then what Slurm, Open MPI or Kubernetes say; else one process.
@@ -69,9 +74,10 @@ def detect(
     n = found.get("num_processes", 1)
     if n < 1:
         raise UsageError(f"--num_processes={n} must be at least 1.")
+    run: dict[str, Any] = {"run_id": run_id or environ.get("JAXDIST_RUN_ID", ""), "job": _job(environ)}
     servers = _servers(role, server_addresses, server_index)
     if role != "worker":
-        return Cluster(role=role, security=Security.from_environ(environ, role), **servers)
+        return Cluster(role=role, security=Security.from_environ(environ, role), **servers, **run)
     missing = [k for k in ("coordinator_address", "num_processes", "process_id") if k not in found]
     if server_addresses and "coordinator_address" in missing:  # theirs is the workers' rendezvous
         missing.remove("coordinator_address")
@@ -92,7 +98,14 @@ def detect(
         coordinator_address=found.get("coordinator_address", "") if n > 1 else "",
         security=Security.from_environ(environ, role),
         **servers,
+        **run,
     )
+
+
+def _job(environ: Mapping[str, str]) -> str:
+    """Of all processes of a job alike, whichever of its steps has started them."""
+    slurm, open_mpi = environ.get("SLURM_JOB_ID"), environ.get("OMPI_MCA_ess_base_jobid")
+    return f"Slurm job {slurm}" if slurm else f"Open MPI job {open_mpi}" if open_mpi else ""
 
 
 def _check_address(name: str, address: str) -> None:

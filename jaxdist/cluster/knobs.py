@@ -9,6 +9,12 @@ KNOBS = (
         "A process that is silent or stuck for so long is named, and the run ends.",
         above_zero,
     ),
+    Knob(
+        "cluster.run_id",
+        "",
+        "The run's name, equal on all its processes; '': they must have the same --workdir instead.",
+        local=True,
+    ),
     Knob("cluster.connect_timeout_seconds", 300.0, "How long a process waits for the others at the start.", above_zero),
     Knob(
         "cluster.compile_timeout_seconds",

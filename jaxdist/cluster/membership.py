@@ -11,8 +11,11 @@ import json
 import threading
 import time
 
-from jaxdist.cluster.calls import refusal
+from jaxdist.cluster.calls import ALONE, refusal
 from jaxdist.comm.rpc import Method
+from jaxdist.errors import STOPPED
+
+GONE_SECONDS = 3.0  # within which a killed process's call is known to have ended
 
 
 class Membership:
@@ -22,17 +25,20 @@ class Membership:
       failure, code: why the run ends, and the exit code it is worth; '' while it is well.
       left: processes whose disappearance means nothing.
       tokens: process -> the token with which it first came.
-      started: everybody has met once; from then on a stranger is refused alone.
+      started: everybody has met once.
+      refused: who was refused, in words, for those who wait for somebody in vain.
       phase: that is under way while fate-sharing is off, for processes that are started again; -1: it is on.
     """
 
-    def __init__(self, num_processes: int) -> None:
-        self.num_processes = num_processes
+    def __init__(self, num_processes: int, run: str = "") -> None:
+        self.num_processes, self.run = num_processes, run
         self.change = threading.Condition()
         self.failure = ""
         self.code = 1
         self.left: set[int] = set()
         self.tokens: dict[int, str] = {}
+        self.names: dict[int, str] = {}
+        self.refused: list[str] = []
         self.started = False
         self.phase = -1
 
@@ -40,16 +46,41 @@ class Membership:
     def methods(self) -> dict[str, Method]:
         return {"fail": self._fail, "leave": self._leave, "phase": self._phase_under_way}
 
-    def admit(self, process: int, token: str) -> str:
-        """What is wrong with a process that comes with that id and token; '' for nothing. Hold `change`."""
-        if not 0 <= process < self.num_processes:
-            return f"a process has the id {process}, but ids run from 0 to {self.num_processes - 1}"
-        if self.tokens.setdefault(process, token) != token:
-            if self.phase >= 0 and process in self.left:  # started again while fate-sharing is off
-                self.tokens[process] = token
+    def admit(self, caller: str) -> str:
+        """What is wrong with a caller (`identity.caller`), as a `refusal`'s text; '' for nothing.
+
+        A stranger is refused alone: nothing that it says changes anything here. Blocks for a moment where another
+        process has its id and may have been killed, before the start.
+        """
+        it = json.loads(caller)
+        process, token, name = it["process"], it["token"], it["name"]
+        with self.change:
+            if it["run"] != self.run:
+                problem = (
+                    f"another run is served there: {self.run}, and this process belongs to {it['run']}. Two jobs use "
+                    "one port: give this one another; or, where both are one run, the same --run_id"
+                )
+            elif not 0 <= process < self.num_processes:
+                problem = f"a process has the id {process}, but ids run from 0 to {self.num_processes - 1}"
+            elif self.tokens.get(process, token) == token or self._has_gone(process):
+                self.tokens[process], self.names[process] = token, name
+                return ""
             else:
-                return f"two processes were started with --process_id={process}"
-        return ""
+                problem = f"--process_id={process} is taken by {self.names[process]}; {name} has it, too"
+            self.refused.append(f"{name} was refused, with --process_id={process}")
+        return refusal(problem, ALONE).args[0]
+
+    def _has_gone(self, process: int) -> bool:
+        """Whether the process that had this id does not need it any more."""
+        if self.started:
+            return self.phase >= 0 and process in self.left  # and fate-sharing is off
+        return self.change.wait_for(lambda: process not in self.tokens, GONE_SECONDS)
+
+    def withdraw(self, process: int) -> None:
+        """A process was killed before the start: another may come in its place. Hold `change`."""
+        if not self.started:
+            self.tokens.pop(process, None)
+            self.change.notify_all()
 
     def set_failure(self, text: str, code: int = 1) -> None:
         """The run ends for this reason, unless it already does for another. Hold `change`."""
@@ -82,7 +113,8 @@ class Membership:
         with self.change:
             self.left.add(process)
             if self.phase < 0 or process == 0:  # else fate-sharing is off
-                self.set_failure(f"process {process} failed: {request['text']}", request["code"])
+                how = "was stopped" if request["code"] in STOPPED else "failed"
+                self.set_failure(f"process {process} {how}: {request['text']}", request["code"])
         return b""
 
     def _leave(self, payload: bytes) -> bytes:

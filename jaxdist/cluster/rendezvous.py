@@ -11,10 +11,10 @@ import json
 import time
 from typing import Any
 
-from jaxdist.cluster.calls import HEARTBEAT_SECONDS, CoordinatorClient, refusal
+from jaxdist.cluster.calls import ALONE, HEARTBEAT_SECONDS, CoordinatorClient, refusal
 from jaxdist.cluster.membership import Membership
-from jaxdist.comm.rpc import CallError, Method
-from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.comm.rpc import CallError, Method, caller_waits
+from jaxdist.errors import UsageError, of_another_process
 
 
 class RendezvousServer:
@@ -25,7 +25,6 @@ class RendezvousServer:
         self._change = membership.change
         self._gathered: dict[str, dict[int, Any]] = {}
         self._announced: dict[str, Any] = {}
-        self._refused = ""  # why nobody can start, where one process is not fit for the run
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -43,34 +42,27 @@ class RendezvousServer:
         members = self._members
         deadline = time.monotonic() + timeout
         with self._change:
-            problem = members.admit(request["process"], request["token"])
-            if problem:
-                if not members.started:
-                    self._refused = problem
-                    self._change.notify_all()
-                raise refusal(problem, 2)
             table = self._gathered.setdefault(name, {})
             table[request["process"]] = request["value"]
             self._change.notify_all()
             while len(table) < members.num_processes:
-                self._raise_refused()
                 members.raise_failure()
+                if not caller_waits():
+                    del table[request["process"]]
+                    members.withdraw(request["process"])
+                    return b""
                 left = deadline - time.monotonic()
                 if left <= 0:
                     absent = sorted(set(range(members.num_processes)) - set(table))
+                    others = "; ".join(["", *members.refused[-3:]])
                     raise refusal(
                         f"{name_processes(absent)} of {members.num_processes} did not come to {name!r} within "
-                        f"{timeout:g} s",
+                        f"{timeout:g} s{others}",
                         1 if members.started else 2,
                     )
-                self._change.wait(min(left, 1.0))
-            self._raise_refused()
+                self._change.wait(min(left, 0.5))
             members.started = True
             return json.dumps([table[i] for i in range(members.num_processes)]).encode()
-
-    def _raise_refused(self) -> None:
-        if self._refused:
-            raise refusal(self._refused, 2)
 
     def _await_value(self, payload: bytes) -> bytes:
         request = json.loads(payload)
@@ -107,7 +99,7 @@ class Rendezvous:
           Preempted: another process was stopped after saving.
         """
         client = self._client
-        payload = client.payload(name=name, token=client.token, value=value, timeout=timeout)
+        payload = client.payload(name=name, value=value, timeout=timeout)
         begin = time.monotonic()
         try:
             reply = client.rpc.call("gather", payload, timeout=timeout + 5, wait=True)
@@ -120,10 +112,10 @@ class Rendezvous:
                     f"{time.monotonic() - begin:.0f} s: is it running, and is that its address and port?"
                 ) from None
             text, code = client.refused(e)
-            if code == 75:
-                raise Preempted(text) from None
+            if code == ALONE:
+                raise UsageError(f"--coordinator_address={client.address}: {text}.") from None
             if code != 2:
-                raise PeerError(text) from None
+                raise of_another_process(text, code) from None
             if client.is_chief:
                 time.sleep(2 * HEARTBEAT_SECONDS)  # for the others' answers to leave before this process does
             raise UsageError(

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +23,7 @@ from jaxdist.cluster.membership import Membership
 from jaxdist.cluster.rendezvous import name_processes
 from jaxdist.comm.rpc import CallError, Method, Stream
 from jaxdist.errors import PeerError
+from jaxdist.runtime import last_words
 
 PHASE_BOUNDARY = "switch"  # the activity between two phases of a run, as `phase_seconds` in the summary calls it
 
@@ -240,9 +239,7 @@ class Watchdog:
         last_resort.daemon = True
         last_resort.start()
         where = f"update {self._update}" + (f", {self._activity}" if self._activity != "train" else "")
-        message = f"jaxdist: error: process {self._client.process_id} ends at {where}: {text.rstrip('.')}."
-        logging.error(message)
-        print(message, file=sys.stderr, flush=True)
+        last_words.say(code, f"process {self._client.process_id} ends at {where}: {text.rstrip('.')}.")
         os._exit(code)
 
 

@@ -5,12 +5,15 @@ A method is a plain function; what the bytes mean is the caller's affair. Every 
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 
 import grpc
 
 _SERVICE = "jaxdist"
+_CALLER = "jaxdist-caller"
+_context: contextvars.ContextVar[grpc.ServicerContext] = contextvars.ContextVar("context")  # of the call being answered
 _MAX_BYTES = 64 * 2**20
 _OPTIONS = [("grpc.max_receive_message_length", _MAX_BYTES), ("grpc.max_send_message_length", _MAX_BYTES)]
 DIRECTLY = ("grpc.enable_http_proxy", 0)
@@ -46,20 +49,28 @@ class Server:
       address: 'host:port'; port 0 takes a free one (see `port`).
       methods: name -> function, called on one of `threads` threads; what it raises is sent to the caller as text.
       streams: name -> function that yields replies for as long as the caller listens.
+      admit: what is wrong with a caller, by what its `Client` says of itself; '' for nothing.
 
     Raises:
       OSError: the address cannot be bound.
     """
 
     def __init__(
-        self, address: str, methods: Mapping[str, Method], streams: Mapping[str, Stream] | None = None, threads: int = 8
+        self,
+        address: str,
+        methods: Mapping[str, Method],
+        streams: Mapping[str, Stream] | None = None,
+        threads: int = 8,
+        admit: Callable[[str], str] = lambda caller: "",
     ) -> None:
         # Without SO_REUSEPORT a second server at the same address is an error instead of a silent half of the calls.
         options = [*_OPTIONS, ("grpc.so_reuseport", 0)]
         self._server = grpc.server(futures.ThreadPoolExecutor(threads, "rpc"), options=options)
-        handlers = {name: grpc.unary_unary_rpc_method_handler(_answer(method)) for name, method in methods.items()}
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(_answer(method, admit)) for name, method in methods.items()
+        }
         for name, stream in (streams or {}).items():
-            handlers[name] = grpc.unary_stream_rpc_method_handler(_answer_stream(stream))
+            handlers[name] = grpc.unary_stream_rpc_method_handler(_answer_stream(stream, admit))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
         try:
             self.port = self._server.add_insecure_port(address)
@@ -73,10 +84,15 @@ class Server:
 
 
 class Client:
-    """Calls the methods of a `Server`; thread-safe."""
+    """Calls the methods of a `Server`; thread-safe.
 
-    def __init__(self, address: str) -> None:
+    Args:
+      caller: what it says of itself with each call (ASCII).
+    """
+
+    def __init__(self, address: str, caller: str = "") -> None:
         self.address = address
+        self._metadata = ((_CALLER, caller),)
         self._channel = grpc.insecure_channel(address, options=[*_OPTIONS, *CONNECTING])
 
     def call(self, name: str, payload: bytes = b"", *, timeout: float, wait: bool = False) -> bytes:
@@ -87,14 +103,15 @@ class Client:
         """
         method = self._channel.unary_unary(f"/{_SERVICE}/{name}")
         try:
-            return method(payload, timeout=timeout, wait_for_ready=wait)
+            return method(payload, timeout=timeout, wait_for_ready=wait, metadata=self._metadata)
         except grpc.RpcError as e:
             raise _call_error(e) from None
 
     def listen(self, name: str, payload: bytes = b"") -> Iterator[bytes]:
         """Yields the replies of a stream; raises `CallError` when the server goes away."""
         try:
-            yield from self._channel.unary_stream(f"/{_SERVICE}/{name}")(payload, wait_for_ready=True)
+            method = self._channel.unary_stream(f"/{_SERVICE}/{name}")
+            yield from method(payload, wait_for_ready=True, metadata=self._metadata)
         except grpc.RpcError as e:
             raise _call_error(e) from None
 
@@ -109,8 +126,22 @@ def _call_error(error: grpc.RpcError) -> CallError:
     return CallError(details or code.name, lost, late)
 
 
-def _answer(method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+def caller_waits() -> bool:
+    """Inside a method: whether whoever called it still waits for the reply. A process that was killed does not."""
+    context = _context.get(None)
+    return context is None or context.is_active()
+
+
+def _admit(admit: Callable[[str], str], context: grpc.ServicerContext) -> None:
+    problem = admit(str(dict(context.invocation_metadata()).get(_CALLER, "")))
+    if problem:
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, problem)
+
+
+def _answer(method: Method, admit: Callable[[str], str]) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     def answer(payload: bytes, context: grpc.ServicerContext) -> bytes:
+        _context.set(context)
+        _admit(admit, context)
         try:
             return method(payload)
         except Exception as e:
@@ -120,8 +151,11 @@ def _answer(method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     return answer
 
 
-def _answer_stream(stream: Stream) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
+def _answer_stream(
+    stream: Stream, admit: Callable[[str], str]
+) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
     def answer(payload: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        _admit(admit, context)
         replies = stream(payload)
         try:
             for reply in replies:

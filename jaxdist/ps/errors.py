@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.errors import PeerError, of_another_process
 
 
 class Fenced(Exception):
@@ -37,12 +37,8 @@ class RunFinished(PeerError):
     """The run has come to its good end, without this process."""
 
 
-def as_process_error(ended: Ended) -> Exception:
+def as_process_error(ended: Ended) -> BaseException:
     """The error with which a process ends whose run has ended: by its exit code."""
     if ended.code == 0:
         return RunFinished("the run has come to its end without this process")
-    if ended.code == 75:
-        return Preempted(f"The run was stopped after saving: {ended.text}")
-    if ended.code == 2:
-        return UsageError(ended.text)
-    return PeerError(ended.text or "the run has ended")
+    return of_another_process(ended.text or "the run has ended", ended.code)

@@ -40,10 +40,12 @@ class Layout(_message.Message):
     def __init__(self, params: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., stats: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ("reserve",)
+    __slots__ = ("reserve", "identity")
     RESERVE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     reserve: str
-    def __init__(self, reserve: _Optional[str] = ...) -> None: ...
+    identity: str
+    def __init__(self, reserve: _Optional[str] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("index", "addresses", "run", "incarnation", "version", "boot", "snapshots", "failure", "signature")
@@ -326,18 +328,20 @@ class CloseRequest(_message.Message):
     def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ...) -> None: ...
 
 class EndRequest(_message.Message):
-    __slots__ = ("run", "code", "text", "phase_over", "reserve")
+    __slots__ = ("run", "code", "text", "phase_over", "reserve", "identity")
     RUN_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     PHASE_OVER_FIELD_NUMBER: _ClassVar[int]
     RESERVE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     run: str
     code: int
     text: str
     phase_over: bool
     reserve: str
-    def __init__(self, run: _Optional[str] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., phase_over: _Optional[bool] = ..., reserve: _Optional[str] = ...) -> None: ...
+    identity: str
+    def __init__(self, run: _Optional[str] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., phase_over: _Optional[bool] = ..., reserve: _Optional[str] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class Operation(_message.Message):
     __slots__ = ("kind", "version", "claims", "learning_rate", "stats_weight", "momentum_cut", "pin", "committed")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdist.comm.security import Security
-from jaxdist.errors import PeerError, Preempted, UsageError
+from jaxdist.errors import UsageError, ending
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.errors import Ended, Fenced, Lost, Refused
 from jaxdist.ps.rpc import Stub
@@ -41,6 +41,7 @@ class ServerReservation:
         self, addresses: Sequence[str], security: Security, *, signature: Mapping[str, Any], connect_seconds: float
     ) -> None:
         self.reserve = uuid.uuid4().hex
+        self._identity = signature.get("run", "")
         self._addresses, self._security = list(addresses), security
         self._pause = min(RENEWAL_SECONDS, connect_seconds / 3)
         self._stubs = [Stub(a, security) for a in addresses]
@@ -58,7 +59,11 @@ class ServerReservation:
         while not self._closing.wait(self._pause):
             for stub in self._stubs:
                 with contextlib.suppress(Exception):  # the phase that needs the server will report what is wrong
-                    stub.call("Status", pb.StatusRequest(reserve=self.reserve), timeout=RENEWAL_SECONDS)
+                    stub.call(
+                        "Status",
+                        pb.StatusRequest(reserve=self.reserve, identity=self._identity),
+                        timeout=RENEWAL_SECONDS,
+                    )
 
     def end(self, code: int, text: str) -> None:
         """Ends the servers that wait, with an exit code and its reason; one whose phase goes on is left alone.
@@ -66,7 +71,7 @@ class ServerReservation:
         Blocks for their answers.
         """
         for address in reversed(self._addresses):
-            end_run(address, self._security, code, text, self.reserve)
+            end_run(address, self._security, code, text, self.reserve, self._identity)
 
     def close(self) -> None:
         """Idempotent; the servers are left as they are."""
@@ -86,7 +91,8 @@ def check_server(
     pause = 0.05
     while True:
         try:
-            status, _ = stub.call("Status", pb.StatusRequest(reserve=reserve), timeout=10.0)
+            asked = pb.StatusRequest(reserve=reserve, identity=signature.get("run", ""))
+            status, _ = stub.call("Status", asked, timeout=10.0)
             break
         except Refused as e:
             raise UsageError(f"The parameter server {index} refuses this process: {e}.") from None
@@ -108,30 +114,30 @@ def check_server(
         raise UsageError(f"This process and the parameter server {index} do not agree on {differing}.")
 
 
-def end_run(address: str, security: Security, code: int, text: str, reserve: str = "") -> None:
-    """Ends a server that waits for a run, since none will begin; it goes on where it serves another run or is reserved
-    by one."""
+def end_run(address: str, security: Security, code: int, text: str, reserve: str = "", identity: str = "") -> None:
+    """Ends a server that waits for a run, since none will begin; it goes on where it serves another run, is reserved by
+    one, or was started for one of another `identity`."""
     stub = Stub(address, security)
-    end_server(stub, "", code, text, reserve)
+    end_server(stub, "", code, text, reserve, identity)
     stub.close()
 
 
-def end_server(stub: Stub, run: str, code: int, text: str, reserve: str = "") -> None:
+def end_server(stub: Stub, run: str, code: int, text: str, reserve: str = "", identity: str = "") -> None:
     """Ends a run on a server, which exits; one that gives no answer, or serves another run, is left alone."""
     with contextlib.suppress(Lost, Fenced, Ended, Refused):
-        stub.call("End", pb.EndRequest(run=run, code=code, text=text, reserve=reserve), timeout=5)
+        request = pb.EndRequest(run=run, code=code, text=text, reserve=reserve, identity=identity)
+        stub.call("End", request, timeout=5)
 
 
-def ending(error: BaseException | None) -> tuple[int, str]:
-    """(exit code, reason) of a run whose chief ends with `error`."""
-    if error is None:
-        return 0, ""
-    code = 75 if isinstance(error, Preempted) else 2 if isinstance(error, UsageError) else 1
-    text = str(error) if isinstance(error, Preempted | UsageError | PeerError) else f"{type(error).__name__}: {error}"
-    return code, f"worker 0 (the chief): {text}" if code != 75 else text
+def run_ending(error: BaseException | None) -> tuple[int, str]:
+    """(exit code, reason) of a run whose chief ends with `error`; None: well."""
+    code, text = ending(error)
+    return code, f"worker 0 (the chief): {text}" if text else ""
 
 
-def end_waiting_servers(addresses: Sequence[str], security: Security, error: BaseException | None) -> None:
+def end_waiting_servers(
+    addresses: Sequence[str], security: Security, identity: str, error: BaseException | None
+) -> None:
     """From the chief at its end: servers that still wait for a run end too, as the chief does (None: well)."""
     for address in reversed(addresses):
-        end_run(address, security, *ending(error))
+        end_run(address, security, *run_ending(error), identity=identity)

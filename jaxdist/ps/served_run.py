@@ -47,19 +47,29 @@ class ServedRun:
         """Whether a run that is alive will need this server."""
         return time.monotonic() - self._reserved_at < RESERVED_SECONDS
 
+    def _check_identity(self, identity: str) -> None:
+        """Refuses callers of another run than the one that this server was started for."""
+        own = self._state.signature.get("run", "")
+        if identity != own:
+            raise ValueError(
+                f"server {self._state.index} was started for another run: for {own}, not for {identity or 'none'}. Two "
+                "jobs use one port: give one of them another; or, where both are one run, the same --run_id"
+            )
+
     def _check_reservation(self, reserve: str) -> None:
         """Refuses callers of another run than the one that has reserved this server. Called with the lock."""
         if self.is_reserved and reserve != self._reserved:
             raise ValueError(f"server {self._state.index} is reserved by another run, which is alive")
 
-    def reserve(self, reserve: str) -> None:
+    def reserve(self, reserve: str, identity: str) -> None:
         """From a run that will need this server. Called with the lock.
 
         Raises:
           NotNow: reserved by another run.
-          ValueError: it serves another run.
+          ValueError: it serves another run, or was started for one.
         """
         state = self._state
+        self._check_identity(identity)
         if self.is_reserved and reserve != self._reserved:
             raise NotNow("it is reserved by another run, which was alive a moment ago")
         if reserve != self._reserved and state.run:  # left by a run that was killed, or gone back to by this server
@@ -145,9 +155,11 @@ class ServedRun:
 
         Raises:
           Fenced: this server serves another run.
-          ValueError: another run has reserved it.
+          ValueError: another run has reserved it, or it was started for another.
         """
         state = self._state
+        if not request.run:
+            self._check_identity(request.identity)
         with state.changed:
             lives = state.run if state.index else state.sequencer is not None and state.sequencer.chief_lives
             if request.run != state.run and (request.run or lives):
@@ -172,4 +184,4 @@ class ServedRun:
         else:
             lives = bool(state.run) and time.monotonic() - state.heard < 10 * HEARTBEAT_SECONDS
         if not (lives or self.is_reserved):
-            state.ended = Ended(75, "stopped while no run went on")
+            state.ended = Ended(143, "SIGTERM came while no run went on: there was nothing to save.")

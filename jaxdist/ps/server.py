@@ -120,7 +120,7 @@ class ParameterServer:
                 self.close()
                 whom = "the chief" if not state.run else "server 0"
                 raise TimeoutError(f"nothing was heard from {whom} for {quiet:.0f} s")
-        if ended.code in (0, 75):
+        if ended.code in (0, 75, 143):
             state.snapshots.clear()
         self.close()
         return ended
@@ -149,7 +149,7 @@ class ParameterServer:
         state = self._state
         with state.changed:
             if request.reserve:
-                self._served.reserve(request.reserve)
+                self._served.reserve(request.reserve, request.identity)
             if state.index != 0 or state.sequencer is None:  # whoever asks expects a run here
                 state.heard = time.monotonic()
             version = state.shard.values.version if state.shard is not None else 0

@@ -55,6 +55,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
     examples = load_examples(config)
     task = make_task(config, examples)
     signature = cluster_lib.run_signature(config_lib.comparable(config)) | fingerprints(examples, task)
+    signature["run"] = cluster_lib.identity(cluster, config.cluster.run_id, workdir)
     observer = strategies.observe(
         config.strategy,
         task,

@@ -17,11 +17,20 @@ from jaxdist.optim import optimizers
 from jaxdist.ps import ParameterServer, is_loopback
 from jaxdist.runtime import compilation
 from jaxdist.runtime.fault_injection import Faults
+from jaxdist.runtime.stop_signal import StopSignal
 from jaxdist.strategies.optimizer_check import refuse_rule_unless_elementwise
 
 
-def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool = False) -> tuple[int, str]:
-    """Serves until the chief ends the run. Returns (exit code, reason). `config` is known to be valid.
+def serve(
+    config: ConfigDict,
+    workdir: str,
+    cluster: Cluster,
+    *,
+    insecure: bool = False,
+    stop_signal: StopSignal | None = None,
+) -> tuple[int, str]:
+    """Serves until the chief ends the run. Returns (exit code, reason). `config` is known to be valid; `stop_signal` is
+    open while SIGTERM ends the process at once, until it serves.
 
     Raises:
       UsageError: the address is in use, not this host's, or open to others without a token; the update rule cannot be
@@ -48,7 +57,8 @@ def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool 
             cluster.server_index,
             cluster.server_addresses,
             rule,
-            signature=cluster_lib.run_signature(config_lib.comparable(config)),
+            signature=cluster_lib.run_signature(config_lib.comparable(config))
+            | {"run": cluster_lib.identity(cluster, config.cluster.run_id, workdir)},
             folder=pathlib.Path(workdir) / "servers" / str(cluster.server_index),
             security=cluster.security,
             idle_seconds=config.cluster.connect_timeout_seconds,
@@ -60,6 +70,8 @@ def serve(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool 
             f"Server {cluster.server_index} cannot serve at {address}: {e}. Is another server running there, or one "
             "with the same --server_index?"
         ) from e
+    if stop_signal is not None:
+        stop_signal.hold()
     if threading.current_thread() is threading.main_thread():
         # The chief saves first, and then ends the servers; only without a run there is nobody to wait for.
         signal.signal(signal.SIGTERM, lambda *_: server.stop_if_idle())

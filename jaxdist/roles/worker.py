@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +19,7 @@ from jaxdist.checkpoint.run_directory import check_data, hold_run_directory
 from jaxdist.cluster import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
 from jaxdist.config.phases import schedule_of
-from jaxdist.errors import ConnectionLost, PeerError, Preempted, UsageError
+from jaxdist.errors import ConnectionLost, Preempted, Terminated, ending
 from jaxdist.ps.reservation import end_waiting_servers
 from jaxdist.runtime import compilation, devices
 from jaxdist.runtime.stop_signal import StopSignal, sigterm_as_stop_signal
@@ -44,35 +46,48 @@ def train_and_evaluate(
       UsageError: configuration, data, run directory or cluster are not fit for training; nothing was trained.
       PeerError: another process failed or was lost.
       Preempted: SIGTERM came; the state was saved.
+      Terminated: SIGTERM came while there was nothing to save.
       Exception: what a callback raised.
     """
     config_lib.validate(config)
     return run(config, os.path.expanduser(workdir), cluster or Cluster(), callbacks)
 
 
-def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """`train_and_evaluate` with a configuration that is known to be valid."""
+def run(
+    config: ConfigDict,
+    workdir: str,
+    cluster: Cluster,
+    callbacks: Sequence[Callback] = (),
+    stop_signal: StopSignal | None = None,
+) -> dict[str, Any]:
+    """`train_and_evaluate` with a configuration that is known to be valid; `stop_signal`: where it is open already."""
     callbacks_lib.check(callbacks)
     devices.check_settings()
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     schedule = schedule_of(config.strategy)
+    run = cluster_lib.identity(cluster, config.cluster.run_id, workdir)
     with contextlib.ExitStack() as stack:
         # To the very end: a second SIGTERM while the state is being saved must not undo the first one's good work.
-        stop_signal = stack.enter_context(sigterm_as_stop_signal())
+        stop_signal = stop_signal or stack.enter_context(sigterm_as_stop_signal())
+        stop_signal.end_at_once(_nothing_to_save(workdir))
         if cluster.is_chief:  # whatever happens: servers that no run has used, or will use, must not wait for one
-            stack.push(lambda _, e, __: end_waiting_servers(cluster.server_addresses, cluster.security, e))
+            end_servers = functools.partial(end_waiting_servers, cluster.server_addresses, cluster.security, run)
+            stop_signal.before_end(end_servers)
+            stack.push(lambda _, e, __: end_servers(e))
         if phase_needs.fate_sharing(schedule):
             group = cluster_lib.connect(
                 cluster,
+                run=run,
                 signature=config_lib.comparable(config),
                 settings=config.cluster,
                 collectives=phase_needs.needs_collectives(schedule, config.strategy, cluster.num_processes),
             )
         else:
             group = ProcessGroup.alone(cluster, config.cluster)
+        stop_signal.before_end(lambda error: _fail(group, error))
         with _failures_reach_the_others(group):
             with _held_run_directory(workdir, config, cluster):
-                summary = _train(config, workdir, cluster, group, stop_signal, callbacks)
+                summary = _train(config, workdir, run, cluster, group, stop_signal, callbacks)
         group.disconnect()
         return summary
 
@@ -99,14 +114,27 @@ def _failures_reach_the_others(group: ProcessGroup) -> Any:
         named = group.diagnose(e) if blocked else None
         if named is not None:
             raise named from e
-        text = str(e) if isinstance(e, UsageError | PeerError) else f"{type(e).__name__}: {e}"
-        group.fail(text, code=2 if isinstance(e, UsageError) else 1)
+        _fail(group, e)
         raise
+
+
+def _fail(group: ProcessGroup, error: BaseException) -> None:
+    """The others end as this process does."""
+    code, text = ending(error)
+    group.fail(text, code)
+
+
+def _nothing_to_save(workdir: str) -> Terminated:
+    """What SIGTERM means before training."""
+    if list(pathlib.Path(workdir).glob("checkpoints/*")):
+        return Terminated("SIGTERM came before training went on; the checkpoints are as they were, start again.", 75)
+    return Terminated("SIGTERM came before training began: there was nothing to save.")
 
 
 def _train(
     config: ConfigDict,
     workdir: str,
+    run: str,
     cluster: Cluster,
     group: ProcessGroup,
     stop_signal: StopSignal,
@@ -136,7 +164,7 @@ def _train(
             schedule,
             task,
             config.strategy,
-            _context(config, cluster, group, identity),
+            _context(config, cluster, group, identity | {"run": run}),
             group,
             run_examples=run_examples(config, num_train),
             epoch_examples=num_train,
@@ -145,6 +173,7 @@ def _train(
             ),
         )
         stack.push(lambda kind, error, trace: phases.close(error))
+        stop_signal.before_end(phases.close)
         loop = TrainingLoop(
             config, workdir, cluster, group, examples, task, phases, stop_signal, callbacks, begin, stack
         )

@@ -86,6 +86,11 @@ class Strategy(abc.ABC):
         """Puts a host batch where the step wants it; called from the prefetching thread."""
         return batch
 
+    def updates_made(self, state: Any) -> int:
+        """As far as this process knows, which may be ahead of `state` where others train by themselves. Never blocks;
+        called from any thread."""
+        return state.updates
+
     def drain(self, state: Any) -> tuple[Any, Metrics | None]:
         """The state once the updates of every process are in, with the metrics of those that `train_step` has not
         reported; called after the last step, or to stop early. Blocks for the other processes."""

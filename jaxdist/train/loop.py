@@ -22,7 +22,7 @@ from jaxdist.checkpoint.restore import restore
 from jaxdist.cluster import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
 from jaxdist.cluster.watchdog import PHASE_BOUNDARY
-from jaxdist.errors import Preempted
+from jaxdist.errors import Preempted, Terminated
 from jaxdist.runtime.fault_injection import Faults
 from jaxdist.runtime.stop_signal import StopSignal
 from jaxdist.state import Position, TrainState
@@ -88,6 +88,10 @@ class TrainingLoop:
         writer = Writer(workdir, cluster.is_chief, self.measured.started)
         stack.callback(writer.close)
         self.recorder = Recorder(self.measured, writer, Callbacks(callbacks, self.view), health, self.num_train)
+        begun = Terminated("SIGTERM came before the first update: there was nothing to save.")
+        if before is not None:
+            begun = Terminated(f"SIGTERM came before training went on from update {self.updates}; start again.", 75)
+        self.end_at_once(begun)
         self.start = restored.position
         self.before_step = self.looked_at = self.seen
         self.saved_at = (self.updates, self.seen) if before is not None else (-1, -1)
@@ -198,6 +202,8 @@ class TrainingLoop:
                     self.faults.at("compile", self.updates)
                 was_updates, was = self.updates, self.seen
                 stop = self.step(batch, time.monotonic() - asked, first)
+            if first:
+                self.stop_signal.hold()
             first = False
             bar.update(max(self.seen - was, 0))
             self.faults.at("update", self.updates)
@@ -218,12 +224,22 @@ class TrainingLoop:
                 self.save()
         return stop
 
+    def end_at_once(self, error: Terminated) -> None:
+        """Until this process has done a step, SIGTERM ends it with `error`: there is nothing that is not saved; on the
+        chief, as long as no other process has made an update."""
+        strategy, state = self.phases.strategy, self.state
+        saved = strategy.updates_made(state)
+        self.stop_signal.end_at_once(error, lambda: self.checkpoints is None or strategy.updates_made(state) == saved)
+
     def next_phase(self, canonical: TrainState | None) -> Position:
         """From the state of this phase's end; collective. Returns where the next begins."""
         with self.activity(PHASE_BOUNDARY):
             self.faults.at(PHASE_BOUNDARY, self.updates)
+            between = Terminated(f"SIGTERM came between two phases; update {self.updates} is saved, start again.", 75)
+            self.stop_signal.end_at_once(between)
             self.state = _Ended(self.updates, self.seen)  # nothing may hold on to the arrays
             self.state, position = self.phases.next_phase(canonical)
+            self.end_at_once(between)
             self.faults.at("switched", self.updates)
         # An evaluation that was due is done, and a worker that was behind the chief must not find it due once more:
         # from here on evaluations may be collective.
@@ -335,10 +351,10 @@ class TrainingLoop:
             if self.checkpoints is not None:
                 self.checkpoints.close()
         self.recorder.report_saved()
-        raise Preempted(
-            f"Stopped by SIGTERM after saving update {self.updates} (epoch {self.seen / self.num_train:.2f} of "
-            f"{self.total / self.num_train:.2f}); start again to go on."
-        )
+        where = f"update {self.updates} (epoch {self.seen / self.num_train:.2f} of {self.total / self.num_train:.2f})"
+        if not self.takes_part:
+            raise Preempted(f"SIGTERM came at {where}; this worker leaves the run, worker 0 saves it.")
+        raise Preempted(f"SIGTERM came; {where} is saved, start again to go on.")
 
     def finish(self) -> dict[str, Any]:
         """The last evaluation, checkpoint and summary; collective."""
@@ -370,6 +386,7 @@ class TrainingLoop:
             "num_epochs": self.config.num_epochs,
             "updates": self.updates,
             "examples_seen": self.seen,
+            "stopped_early": self.measured.early_stopping.stopped,
         }
         return run | self.recorder.summary(per_worker) | self.phases.summary(self.state)
 

@@ -26,7 +26,7 @@ from jaxdist.config.phases import Schedule, boundaries
 from jaxdist.errors import PeerError, UsageError
 from jaxdist.optim import momentum
 from jaxdist.ps import ServerReservation
-from jaxdist.ps.reservation import ending
+from jaxdist.ps.reservation import run_ending
 from jaxdist.state import Position, TrainState
 from jaxdist.strategies.base import State, Strategy
 from jaxdist.strategies.spec import StrategySpec
@@ -347,7 +347,7 @@ class Phases:
         if self._strategy is not None:
             self._strategy.close(error)
         if self._reservation is not None:
-            self._reservation.end(*ending(error))
+            self._reservation.end(*run_ending(error))
             self._reservation.close()
             self._reservation = None
 

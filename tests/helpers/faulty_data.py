@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import logging
+import time
 from typing import Any
 
 import numpy as np
@@ -38,3 +41,19 @@ def infinite_evaluation_pixel(**options: Any) -> data.Dataset:
 def ignored_labels(**options: Any) -> data.Dataset:
     made = _good(**options)
     return _with_labels(made, np.where(np.arange(len(made.train)) == 5, -100, made.train.labels))
+
+
+def that_takes_for_ever(**options: Any) -> data.Dataset:
+    logging.info("Reading for ever.")
+    while True:
+        time.sleep(60.0)
+
+
+def stuck_inside_c(**options: Any) -> data.Dataset:
+    """Where no signal handler written in Python runs: a lock that is taken twice."""
+    logging.info("Reading for ever.")
+    lock = ctypes.create_string_buffer(256)
+    library = ctypes.CDLL(None)
+    for _ in range(2):
+        library.pthread_mutex_lock(lock)
+    raise AssertionError

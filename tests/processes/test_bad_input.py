@@ -37,7 +37,6 @@ REFUSED = {
         (0, 1),
         {"global_batch_size": 13, "num_processes": 2},
     ),
-    "an id used twice": ("two processes were started with --process_id=1", (0, 1, 1), {"num_processes": 3}),
     "processes that differ": (
         "seed is 0 on process 0 but 1 on process 1",
         (0, 1),

@@ -42,9 +42,9 @@ def test_it_trains_and_evaluates_and_the_forked_process_does_the_same(tmp_path, 
     (code, said), (forked_code, forked_said) = fresh_and_forked(tmp_path, *flags)
     assert code == forked_code == 0, (said, forked_said)
     assert re.fullmatch(r"Validation accuracy \d+\.\d\d % after \d+ s\.", said[-2])
-    assert said[-1].startswith(f"Results are in {tmp_path / 'fresh'} (summary.json")
+    assert said[-1].startswith(f"jaxdist: done: 4 updates; results are in {tmp_path / 'fresh'} (summary.json")
     assert said[-2].split("after")[0] == forked_said[-2].split("after")[0]
-    assert forked_said[-1].startswith(f"Results are in {tmp_path / 'forked'} (summary.json")
+    assert forked_said[-1].startswith(f"jaxdist: done: 4 updates; results are in {tmp_path / 'forked'} (")
     assert [untimed(line) for line in said] == [untimed(line) for line in forked_said]
     assert any("INFO jaxdist process worker-0, pid" in line for line in said)
     logs = [(tmp_path / name / "logs" / "worker-0.log").read_text().splitlines() for name in ("fresh", "forked")]

@@ -31,7 +31,7 @@ from jaxdist.ps import (
     Refused,
     largest_staleness,
 )
-from jaxdist.ps.reservation import ending
+from jaxdist.ps.reservation import run_ending
 from jaxdist.state import Position, TrainState
 from jaxdist.state.position import indices
 from jaxdist.strategies.base import Strategy
@@ -308,6 +308,9 @@ class ParameterServer(Strategy):
             if is_away and not self.report.has_left:
                 self._client.heartbeat_away(False)
 
+    def updates_made(self, state: PulledState) -> int:
+        return max(state.updates, self._client.progress.version)
+
     def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:
         """Where the run goes on, the chief knows that the others have left; the servers forget the phase, and stay."""
         if self._closed:
@@ -319,7 +322,7 @@ class ParameterServer(Strategy):
         else:
             with contextlib.suppress(Exception):
                 if self.is_chief:
-                    self._client.end(*ending(error))
+                    self._client.end(*run_ending(error))
                 elif not self.report.has_left:
                     self._client.leave(None if error is None else {"failed": str(error)})
         self._client.close()

@@ -32,10 +32,10 @@ def test_the_signature_has_the_values_and_the_versions(monkeypatch):
 
 
 def test_one_process_waits_for_nobody_and_several_need_an_address():
-    group = connect(Cluster(), signature={}, settings=SETTINGS, collectives=True)
+    group = connect(Cluster(), run="", signature={}, settings=SETTINGS, collectives=True)
     assert group.is_chief and not group.fate_sharing and group.gather("join", 1) == [1]
     with pytest.raises(UsageError, match="--coordinator_address=HOST:PORT is needed too"):
-        connect(Cluster(process_id=1, num_processes=2), signature={}, settings=SETTINGS, collectives=False)
+        connect(Cluster(process_id=1, num_processes=2), run="", signature={}, settings=SETTINGS, collectives=False)
 
 
 def test_process_0_cannot_serve_at_an_address_in_use():
@@ -44,5 +44,5 @@ def test_process_0_cannot_serve_at_an_address_in_use():
         with pytest.raises(UsageError, match=f"Process 0 cannot serve at --coordinator_address={address}"):
             connect(
                 Cluster(num_processes=2, coordinator_address=address),
-                signature={}, settings=SETTINGS, collectives=False,
+                run="", signature={}, settings=SETTINGS, collectives=False,
             )  # fmt: skip

@@ -22,7 +22,7 @@ def test_slurm_step_but_not_an_interactive_allocation():
     env = {"SLURM_JOB_ID": "4097", "SLURM_NTASKS": "3", "SLURM_PROCID": "0"}
     assert cluster.detect(environ=env).num_processes == 1
     env |= {"SLURM_STEP_NODELIST": "node[03-05,09]", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "1"}
-    assert cluster.detect(environ=env) == cluster.Cluster("worker", 1, 3, "node03:61441")
+    assert cluster.detect(environ=env) == cluster.Cluster("worker", 1, 3, "node03:61441", job="Slurm job 4097")
 
 
 def test_open_mpi():

@@ -5,6 +5,7 @@ Holds what cluster/coordinator.py serves and connects; `processes/` has groups o
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ SECONDS = ("timeout_seconds", "connect_timeout_seconds", "compile_timeout_second
 SETTINGS = dict.fromkeys(SECONDS, 60.0)
 
 
-def make(port: int, process_id: int) -> ProcessGroup:
+def make(port: int, process_id: int, run: str = "") -> ProcessGroup:
     cluster = Cluster(process_id=process_id, num_processes=2, coordinator_address=f"127.0.0.1:{port}")
-    return ProcessGroup(cluster, SETTINGS, Connection(cluster, SETTINGS))
+    return ProcessGroup(cluster, SETTINGS, Connection(cluster, SETTINGS, run))
 
 
 @pytest.fixture
@@ -68,10 +69,38 @@ def test_bad_input_of_one_is_bad_input_of_all(pair):
 def test_a_stranger_is_refused_alone(pair):
     gather(pair, "join", [1, 2])
     stranger = make(int(pair[0]._cluster.coordinator_address.rpartition(":")[2]), 1)
-    with pytest.raises(UsageError, match="two processes were started with --process_id=1"):
+    with pytest.raises(UsageError, match="--process_id=1 is taken by process"):
         stranger.gather("join", 3)
     stranger._connection.client.close()
     assert gather(pair, "end", [4, 5]) == [[4, 5]] * 2
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(["A0", "A1", "B0", "B1"])], ids="-".join)
+def test_two_jobs_on_one_port_start_in_any_order(order):
+    """One of them has the port, and both of its processes; the other's are refused, one by one."""
+    port = free_port()
+    met: dict[str, list] = {}
+    refused: dict[str, str] = {}
+    groups: list[ProcessGroup] = []
+
+    def start(name: str) -> None:
+        job, process = name[0], int(name[1])
+        try:
+            groups.append(group := make(port, process, f"run_id={job}"))
+            met[name] = group.gather("join", name)
+        except UsageError as e:
+            refused[name] = str(e)
+
+    with ThreadPoolExecutor(4) as pool:
+        for name in order:
+            pool.submit(start, name)
+    (winner,) = {name[0] for name in met}
+    loser = "B" if winner == "A" else "A"
+    assert met == {f"{winner}0": [f"{winner}0", f"{winner}1"], f"{winner}1": [f"{winner}0", f"{winner}1"]}
+    assert "cannot serve at --coordinator_address" in refused[f"{loser}0"]
+    assert f"served there: run_id={winner}, and this process belongs to run_id={loser}" in refused[f"{loser}1"]
+    for group in sorted(groups, key=lambda group: group.is_chief):  # which waits for the other to leave
+        group.close()
 
 
 def test_arrays_larger_than_a_chunk_arrive_whole(pair):

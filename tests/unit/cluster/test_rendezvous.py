@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,8 +17,8 @@ def server() -> RendezvousServer:
     return RendezvousServer(Membership(2))
 
 
-def gather(server: RendezvousServer, process: int, value, *, name="join", timeout=60.0, token="") -> list:
-    fields = {"process": process, "token": token or f"of {process}", "name": name, "value": value, "timeout": timeout}
+def gather(server: RendezvousServer, process: int, value, *, name="join", timeout=60.0) -> list:
+    fields = {"process": process, "name": name, "value": value, "timeout": timeout}
     return json.loads(server.methods["gather"](json.dumps(fields).encode()))
 
 
@@ -49,14 +48,10 @@ def test_who_does_not_come_is_named_and_that_is_bad_input_at_the_start_alone(ser
     assert refusal(gather, server, 0, 1, name="later", timeout=0.05) == (words, 1)
 
 
-def test_two_with_one_id_refuse_each_other_and_all_before_the_start(server):
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(refusal, gather, server, 0, "mine")
-        while 0 not in server._members.tokens:
-            time.sleep(0.01)
-        words = "two processes were started with --process_id=0"
-        assert refusal(gather, server, 0, "mine", token="another") == (words, 2)
-        assert waiting.result(60) == (words, 2)
+def test_who_waits_in_vain_hears_who_was_refused(server):
+    server._members.refused.append("process 7 on b was refused, with --process_id=0")
+    text, _ = refusal(gather, server, 0, 1, timeout=0.05)
+    assert text.endswith("within 0.05 s; process 7 on b was refused, with --process_id=0")
 
 
 def test_what_is_announced_is_told_to_whoever_asks_then_or_later(server):

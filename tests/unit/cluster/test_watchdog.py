@@ -81,5 +81,5 @@ def test_a_failure_reaches_watch_streams_and_heartbeats(members):
     stream = server.streams["watch"](request(process=0))
     assert next(stream) == b""
     members.methods["fail"](request(process=1, text="no memory", code=75))
-    assert json.loads(next(stream)) == {"code": 75, "text": "process 1 failed: no memory"}
-    assert send(server, 0, 1) == "process 1 failed: no memory"
+    assert json.loads(next(stream)) == {"code": 75, "text": "process 1 was stopped: no memory"}
+    assert send(server, 0, 1) == "process 1 was stopped: no memory"

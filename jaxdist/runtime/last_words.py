@@ -1,0 +1,21 @@
+"""The last line of every process: `jaxdist: done|stopped|error: WORDS`, on standard error and in its log file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from jaxdist.errors import STOPPED
+
+
+def say(code: int, words: str) -> None:
+    """Writes the line of a process that is about to exit with `code`.
+
+    What a stream or a file does not take changes nothing about how the process ends.
+    """
+    outcome = "done" if code == 0 else "stopped" if code in STOPPED else "error"
+    line = f"jaxdist: {outcome}: {words}"
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(logging.makeLogRecord({"levelname": "ERROR" if outcome == "error" else "INFO", "msg": line}))
+    print(line, file=sys.stderr, flush=True)
