@@ -14,6 +14,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxdist.comm.fused import fused_psum
 
@@ -57,6 +58,10 @@ class Reducer:
     def metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Summed metrics, of an evaluation."""
         return fused_psum(metrics, self.axis, METRICS_MEGABYTES)
+
+    def all_true(self, here: jax.Array) -> jax.Array:
+        """Whether a flag, bool [], is true on every device: one number."""
+        return jax.lax.psum(here.astype(jnp.int32), self.axis) == self.count
 
     def share_of_sum(self, vector: jax.Array) -> jax.Array:
         """This device's share of the sum of a vector, [size / count].

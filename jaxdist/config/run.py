@@ -21,9 +21,8 @@ KNOBS = (
     Knob(
         "health.nonfinite",
         "stop",
-        "NaN or infinite losses, evaluations or arrays. stop: end the run with exit code 1. warn: say so and go on.",
-        choices=("stop", "warn"),
-        local=True,
+        "NaN or infinite numbers. stop: end the run with exit code 1. skip: leave such updates out. warn: go on.",
+        choices=("stop", "skip", "warn"),
     ),
     Knob(
         "early_stopping_patience",

@@ -55,7 +55,8 @@ class Monitor:
     def _announce_end(self, ended: Ended) -> None:
         """Waits until the workers have asked, then ends the other servers and this one."""
         state, sequencer = self._state, self._state.sequencer
-        if sequencer is not None and (sequencer.controller.members.keys() - {0} or sequencer.has_evaluator):
+        knows = {0} if state.end_asked is not None else set()  # the chief, which has ended the run
+        if sequencer is not None and (sequencer.controller.members.keys() - knows or sequencer.has_evaluator):
             state.closing.wait(6 * HEARTBEAT_SECONDS)  # each asks at least once between two heartbeats
         for other in self._others:
             with contextlib.suppress(Lost, Fenced, Ended):

@@ -305,7 +305,11 @@ class ParameterServer:
         with self._state.changed:
             self._state.check_caller(request.caller)
             sequencer, _ = self._state.ready()
-            sequencer.leave(sequencer.member(request.caller.session), request.text)
+            member = sequencer.member(request.caller.session)
+            sequencer.leave(member, request.text)
+            report = json.loads(request.text or "null")
+            if isinstance(report, dict) and report.get("ends_run"):
+                sequencer.end(1, f"worker {member.worker}: {report['failed']}")
         return EMPTY
 
     def _close(self, request: pb.CloseRequest, data: memoryview) -> Payload:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxdist.state import Tree
 from jaxdist.task import Batch, Metrics, Task, score
 from jaxdist.task.two_pass import Saved, TwoPass
+from jaxdist.task.update import all_finite
 
 METRICS = ("loss_sum", "correct", "count")
 
@@ -38,6 +39,7 @@ class Stage:
         self.backward = jax.jit(self._backward, donate_argnums=5)
         self.evaluate = jax.jit(self._evaluate)
         self.update = jax.jit(self._update, donate_argnums=0)
+        self.all_finite = jax.jit(all_finite)
 
     def cut(self, tree: Tree) -> Tree:
         """The entries of this stage's blocks in a tree that is keyed by block."""

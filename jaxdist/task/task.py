@@ -34,6 +34,7 @@ class Task:
       compute_dtype: of activations; None: `dtype`. Statistics, loss and the update stay `dtype` or wider.
       microbatches: `gradient` takes a batch in so many equal parts, one after the other: less memory, and activations
         that stay in cache. BatchNorm sees the parts as replicas do theirs; statistics are the mean of the parts'.
+      nonfinite: 'stop', 'skip' or 'warn'; 'skip' alone changes the step (`update.unless_not_finite`).
     """
 
     chain: Chain
@@ -43,6 +44,7 @@ class Task:
     dtype: Any = np.float32
     compute_dtype: Any = None
     microbatches: int = 1
+    nonfinite: str = "stop"
 
     def init(self, parts: Mapping[str, Select] | None = None) -> TrainState:
         """The initial canonical state. Its leaves are made block by block, when asked for: each once, in one thread, or

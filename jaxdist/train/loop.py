@@ -67,7 +67,7 @@ class TrainingLoop:
         self.total = total_examples(config, self.num_train)
         self.faults = Faults(cluster.process_id)
         self.checkpoints: checkpointer.Checkpointer | None = None
-        health = Health(config.health.nonfinite, self.newest_checkpoint)
+        health = Health(task.nonfinite, self.newest_checkpoint, examples.num_classes)
         if cluster.is_chief:
             self.checkpoints = checkpointer.Checkpointer(
                 workdir,

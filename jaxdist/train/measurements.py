@@ -29,6 +29,7 @@ class Measurements:
         self.early_stopping = EarlyStopping(patience, **before.get("early_stopping", {}))
         self.timer = PhaseTimer(before.get("phase_seconds"))
         self.timed_examples = before.get("timed_examples", 0)
+        self.skipped = before.get("skipped", 0)  # updates that were left out, because they were not finite
         self.started = begin - before.get("elapsed", 0.0)
         self._late: collections.deque[tuple[dict[str, Any], int, int]] = collections.deque()
         self._mark()
@@ -38,6 +39,7 @@ class Measurements:
         return bool(self._late)
 
     def _mark(self) -> None:
+        self._window_skipped = self.skipped
         self.not_finite: tuple[float, int] | None = None  # of the window's first such step: its loss and examples seen
         self._window_steps = 0
         self._window_examples = 0
@@ -63,6 +65,7 @@ class Measurements:
             metrics, before, after = self._late.popleft()
             if self.not_finite is None and not math.isfinite(loss := float(metrics["loss_sum"])):
                 self.not_finite = loss, after
+            self.skipped += int(metrics.get("skipped", 0))
             self.window.add(metrics)
             self.epoch.add(metrics)
             stop = stop or float(metrics["stop"]) > 0
@@ -75,6 +78,8 @@ class Measurements:
         seconds = self.timer.seconds["train"] - self._window_train
         steps = self._window_steps
         row: dict[str, float] = {"loss": self.window.loss, "accuracy": self.window.accuracy}
+        if self.skipped > self._window_skipped:
+            row["updates_skipped"] = self.skipped - self._window_skipped
         if steps:
             row["images_per_second"] = round(self._window_examples / max(seconds, 1e-9), 2)
             row["step_ms"] = round(1000 * seconds / steps, 3)
@@ -98,5 +103,6 @@ class Measurements:
             "early_stopping": early,
             "phase_seconds": self.timer.seconds,
             "timed_examples": self.timed_examples,
+            "skipped": self.skipped,
             "elapsed": self.elapsed(),
         }

@@ -77,6 +77,7 @@ class Recorder:
 
     def saved(self, where: dict[str, Any]) -> None:
         """A checkpoint is on disk. Called by the thread that wrote it: callbacks hear of it from `report_saved`."""
+        self._health.saved(where["updates"])
         self._writer.write("event", event="saved", **where)
         self._saved.put(where)
 
@@ -87,7 +88,7 @@ class Recorder:
 
     def end(self, summary: dict[str, Any]) -> None:
         """The run is over, and well, or it was of no use: raises `Unhealthy`."""
-        self._health.ended(summary["updates"])
+        self._health.ended(summary["updates"] - self.measured.skipped)
         self._writer.summarise(summary)
         self.report_saved()
         self._callbacks.call("end", summary)
@@ -105,6 +106,7 @@ class Recorder:
             "validation_accuracy": measured.last_evaluation.get("accuracy"),
             "elapsed_seconds": round(measured.elapsed(), 3),
             "images_per_second": round(measured.timed_examples / max(measured.timer.seconds["train"], 1e-9), 2),
+            "updates_skipped": measured.skipped,
             "phase_seconds": {k: round(v, 3) for k, v in measured.timer.seconds.items()},
             "peak_memory_bytes": [w[0] for w in every],
             "param_bytes_per_process": [w[2] for w in every],

@@ -124,10 +124,17 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
     try:
         rule = optimizers.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
         task = Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype), jnp.dtype(m.dtype or m.param_dtype))
+        task = dataclasses.replace(task, nonfinite=nonfinite_policy(config))
         task.check_optimizer()
     except (ValueError, TypeError) as e:
         raise UsageError(f"The update rule cannot be built: {e}") from e
     return task
+
+
+def nonfinite_policy(config: ConfigDict) -> str:
+    """'stop', 'skip' or 'warn'; under its older name 'refuse' is 'skip'."""
+    older = config.strategy.nonfinite
+    return {"refuse": "skip"}.get(older, older) or config.health.nonfinite
 
 
 def total_examples(config: ConfigDict, num_train: int) -> int:

@@ -26,6 +26,7 @@ from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.placed_state import PlacedState
 from jaxdist.strategies.report import Report
 from jaxdist.task import Batch, Metrics, Task
+from jaxdist.task.update import unless_not_finite
 
 
 class AllReduceReport(Report):
@@ -106,7 +107,8 @@ class AllReduce(Strategy):
         grads, stats, metrics = self.task.gradient(arrays["params"], arrays["model_state"], batch, self._batch_axis)
         grads, stats, metrics = self._reducer.step(grads, stats, metrics, stop)
         params, opt_state = self.task.optimizer.update(grads, arrays["opt_state"], arrays["params"], learning_rate)
-        return {"params": params, "model_state": stats, "opt_state": opt_state}, metrics
+        new = {"params": params, "model_state": stats, "opt_state": opt_state}
+        return unless_not_finite(self.task, new, arrays, grads, metrics)
 
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
         return self._reducer.metrics(self.task.evaluate(arrays["params"], arrays["model_state"], batch))

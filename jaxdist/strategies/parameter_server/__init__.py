@@ -51,9 +51,9 @@ SPEC = StrategySpec(
         ),
         Knob(
             "strategy.nonfinite",
-            "refuse",
-            "A gradient with NaN or Inf. refuse: drop and count it. stop: end the run.",
-            choices=("refuse", "stop"),
+            "",
+            "The older name of health.nonfinite, for every strategy, refuse being its skip. '': as that says.",
+            choices=("", "refuse", "stop"),
         ),
         Knob(
             "strategy.lease_seconds", 10.0, "Servers drop a worker that they have not heard of for so long.", above_zero

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jaxdist.comm.security import OPEN, Security
-from jaxdist.errors import PeerError
+from jaxdist.errors import PeerError, Unhealthy
 from jaxdist.optim import momentum
 from jaxdist.ps import (
     Claim,
@@ -65,7 +65,6 @@ class ParameterServer(Strategy):
       max_staleness: -1 none, 0 rounds of one gradient a worker, s > 0 clock lead at most s.
       scale_learning_rate: divides the rate by the number of workers, where each push is an update of its own.
       overlap: push and pull while the next gradient is computed (not at bound 0).
-      nonfinite: 'refuse' drops a gradient with NaN or Inf and counts it, 'stop' ends the run.
       phase: of a run in phases; workers wait for the chief to begin it.
       reserve: what the run has reserved the servers by.
       momentum_ramp: (examples_seen, examples) over which the momentum grows to its value; the chief's counts.
@@ -90,6 +89,7 @@ class ParameterServer(Strategy):
         momentum_ramp: tuple[int, int] | None = None,
     ) -> None:
         self.task = task
+        self._nonfinite = {"refuse": "skip"}.get(settings["nonfinite"], settings["nonfinite"] or task.nonfinite)
         self._momentum_ramp = momentum_ramp
         self.is_chief = process_id == 0
         self._workers = num_processes
@@ -241,7 +241,7 @@ class ParameterServer(Strategy):
             return self._pull_to_start(None)
         try:
             commit: dict[str, Any] = {"pulled_version": state.version}
-            if bool(metrics["finite"]):
+            if bool(metrics["finite"]) or self._nonfinite == "warn":
                 commit["learning_rate"] = self.task.learning_rate(seen) * self.learning_rate_scale
                 commit["momentum_cut"] = momentum.cut(self._momentum_ramp, seen)
                 commit |= {n: float(metrics[n]) for n in ("loss_sum", "correct", "count")}
@@ -270,8 +270,10 @@ class ParameterServer(Strategy):
         """A gradient with NaN or Inf reaches no server: its examples are passed over."""
         self.report.window.not_finite += 1
         text = f"a gradient taken at version {state.version} is not finite (NaN or Inf)"
-        if self._settings["nonfinite"] == "stop":
-            raise PeerError(f"{text}; strategy.nonfinite=stop ends the run")
+        if self._nonfinite == "stop":
+            raise Unhealthy(
+                f"{text[0].upper()}{text[1:]}: health.nonfinite=stop ends the run; skip leaves such gradients out."
+            )
         logging.warning("%s: it is not pushed.", text)
 
     def _wait_for_network(self) -> None:
@@ -324,6 +326,7 @@ class ParameterServer(Strategy):
                 if self.is_chief:
                     self._client.end(*run_ending(error))
                 elif not self.report.has_left:
-                    self._client.leave(None if error is None else {"failed": str(error)})
+                    why = None if error is None else {"failed": str(error), "ends_run": isinstance(error, Unhealthy)}
+                    self._client.leave(why)
         self._client.close()
         self._network.shutdown(wait=False, cancel_futures=True)

@@ -36,6 +36,7 @@ from jaxdist.strategies.pipeline.report import PipelineReport
 from jaxdist.strategies.pipeline.stage_worker import StageWorker, Step
 from jaxdist.task import Batch, Metrics, Task
 from jaxdist.task.stage import METRICS, Stage
+from jaxdist.task.update import SKIPPED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,14 +280,17 @@ class Pipeline(Strategy):
             here = [i for i, p in enumerate(self._own) if p.stage == s]
             summed = self._sums[s]([self._to_sum(steps[i], stage) for i in here])
             for i, (grads, stats, numbers) in zip(here, summed, strict=True):
-                new[i] = stage.update(state.workers[i], grads, stats, rate, count)
-                metrics = dict(zip((*METRICS, "stop"), np.asarray(numbers).tolist(), strict=True))
+                metrics = dict(zip((*METRICS, "stop", SKIPPED), np.asarray(numbers).tolist(), strict=True))
+                if metrics[SKIPPED]:  # in a replica: nothing of this step counts
+                    metrics |= dict.fromkeys(METRICS, 0.0) | {SKIPPED: 1.0}
+                else:
+                    new[i] = stage.update(state.workers[i], grads, stats, rate, count)
         self.report.note(steps)
         return PipelineState(tuple(new), state.updates + 1, state.position.take(self.examples_per_update)[1]), metrics
 
     @staticmethod
     def _to_sum(step: Step, stage: Stage) -> tuple[Tree, Tree, np.ndarray]:
-        numbers = [*(step.metrics[name] for name in METRICS), step.stop]
+        numbers = [*(step.metrics[name] for name in METRICS), step.stop, not step.finite]
         return step.grads, step.sums["stats"], np.asarray(numbers, stage.metrics_dtype)
 
     def eval_step(self, state: PipelineState, batch: Batch) -> Metrics:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ class Step:
       grads, sums: over the microbatches, on its device.
       metrics: of the replica's examples: sums, as Python floats.
       stop: whether any stage of the replica was asked to stop.
+      finite: whether the loss and all gradients of the replica are; looked at under health.nonfinite=skip alone.
       spans: (action, begin, end) in seconds of `time.time()`; waiting for inputs is not in them.
       busy: seconds in them, of this stage and those after it; sent: bytes of what they sent.
       live_bytes: the most that was kept for backward passes at one time.
@@ -36,6 +38,7 @@ class Step:
     sums: Tree
     metrics: dict[str, float]
     stop: bool
+    finite: bool
     spans: list[tuple[Action, float, float]]
     busy: list[float]
     sent: list[int]
@@ -130,13 +133,27 @@ class StageWorker:
         # The last gradient to go back takes along what the stages before do not know.
         metrics = behind.get("metrics") or {name: float(sums["metrics"][name]) for name in METRICS}
         stop = behind.get("stop", stop)
+        finite = True
+        if stage.task.nonfinite == "skip":
+            finite = behind.get("finite", math.isfinite(metrics["loss_sum"])) and bool(stage.all_finite(grads))
         busy = [sum(end - begin for _, begin, end in spans), *behind.get("busy", ())]
         every_sent = [sent, *behind.get("sent", ())]
         if self._before is not None:
-            report = {"stop": stop, "metrics": metrics, "busy": busy, "sent": every_sent}
+            report = {"stop": stop, "metrics": metrics, "finite": finite, "busy": busy, "sent": every_sent}
             header = {"kind": last_action.kind, "microbatch": last_action.microbatch, "step": step}
             self._before.send(header | report, by_x)
-        return Step(grads, sums, metrics, stop, spans, busy, every_sent, most)
+        if stage.task.nonfinite == "skip":
+            finite = self._agreed(finite, step)
+        return Step(grads, sums, metrics, stop, finite, spans, busy, every_sent, most)
+
+    def _agreed(self, finite: bool, step: int) -> bool:
+        """What the first stage has found, which knows of all; passed on to the last. Blocks for it."""
+        if self._before is not None:
+            header, _ = self._received(self._before, Action("S", 0), step, 0, None)
+            finite = header["finite"]
+        if self._after is not None:
+            self._after.send({"kind": "S", "microbatch": 0, "step": step, "finite": finite}, None)
+        return finite
 
     def _received(
         self, link: Link, action: Action, step: int, examples: int, kind: tuple[tuple[int, ...], Any] | None

@@ -34,6 +34,7 @@ from jaxdist.state import (
 from jaxdist.strategies.sharded.divided_state import DividedState
 from jaxdist.task import Batch, Metrics, Task, score
 from jaxdist.task.stage import Stage
+from jaxdist.task.update import unless_not_finite
 
 
 class ShardedState(DividedState):
@@ -167,7 +168,8 @@ class FullySharded(ShardedState):
             block: {SHARDED: self._reducer.mean(own[SHARDED]), WHOLE: small[block]} for block, own in grads.items()
         }
         params, opt_state = self.task.optimizer.update(grads, arrays["opt_state"], arrays["params"], learning_rate)
-        return {"params": params, "model_state": stats, "opt_state": opt_state}, metrics
+        new = {"params": params, "model_state": stats, "opt_state": opt_state}
+        return unless_not_finite(self.task, new, arrays, grads, metrics, self._reducer.all_true)
 
     def _gradient(self, params: Tree, stats: Tree, batch: Batch) -> tuple[Tree, Tree, Metrics]:
         """(stored gradients: own shares of sums over the replicas, and own small tensors; new statistics; metrics)."""
@@ -234,7 +236,8 @@ class ShardedOptimizer(ShardedState):
         own, opt_state = self.task.optimizer.update(
             self._shares(grads), arrays["opt_state"], self._shares(arrays["params"]), learning_rate
         )
-        return {"params": self._gathered(own), "model_state": stats, "opt_state": opt_state}, metrics
+        new = {"params": self._gathered(own), "model_state": stats, "opt_state": opt_state}
+        return unless_not_finite(self.task, new, arrays, grads, metrics)
 
     def _shares(self, tree: Tree) -> Tree:
         stored = self._layout.store(tree)

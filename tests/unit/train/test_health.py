@@ -39,6 +39,49 @@ def test_what_is_finite_is_passed():
     health.ended(1)
 
 
+def words(caplog) -> list[str]:
+    said = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return said
+
+
+def test_what_is_left_after_skipping_must_be_finite(caplog):
+    health = Health("skip", newest)
+    with caplog.at_level(logging.WARNING):
+        health.trained(ROW | {"updates_skipped": 2, "loss": 1.0}, None)
+        health.trained(ROW | {"updates_skipped": 1, "loss": 1.0}, None)
+    (said,) = words(caplog)
+    assert said.startswith("2 updates in the interval that ends with update 12 were left out")
+    with pytest.raises(Unhealthy):
+        health.array("params/a/kernel", np.array([np.nan]))
+
+
+def test_a_loss_that_leaps_is_said(caplog):
+    health = Health("stop", newest)
+    with caplog.at_level(logging.WARNING):
+        for updates, loss in enumerate([2.3, 2.0, 1.5, 1.2, 1.0, 1.1, 0.9, 2.0]):
+            health.trained({"updates": updates, "loss": loss}, None)
+        assert not caplog.records
+        health.trained({"updates": 8, "loss": 5.0}, None)
+    assert "leapt from about 1.35 to 5 by update 8" in words(caplog)[0]
+
+
+def test_training_that_is_dead_is_said(caplog):
+    health = Health("stop", newest, num_classes=10)
+    with caplog.at_level(logging.WARNING):
+        health.evaluated({"updates": 5, "loss": 2.3, "accuracy": 0.1, "epoch": 0.5})
+        health.evaluated({"updates": 20, "loss": 2.3, "accuracy": 0.13, "epoch": 2.0})
+        assert not caplog.records
+        health.evaluated({"updates": 20, "loss": 2.3, "accuracy": 0.1, "epoch": 2.0})
+        assert "10.0 %, that of guessing among 10 classes" in words(caplog)[0]
+        for updates, value in ((4, 1.0), (8, 1.0), (12, 2.0), (12, 2.0)):
+            health.array("params/a/kernel", np.full(3, value))
+            health.array("model_state/a/mean", np.full(3, updates))
+            health.saved(updates)
+            said = words(caplog)
+            assert bool(said) == (updates == 8), said
+
+
 def test_a_warning_is_given_once_for_each_kind(caplog):
     health = Health("warn", newest)
     with caplog.at_level(logging.WARNING):

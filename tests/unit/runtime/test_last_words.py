@@ -1,0 +1,23 @@
+"""The last line of a process, in one form, on standard error and in its log file."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from jaxdist.runtime import last_words
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(0, "done"), (75, "stopped"), (130, "stopped"), (143, "stopped"), (1, "error"), (2, "error")]
+)
+def test_the_outcome_is_that_of_the_exit_code(tmp_path, capsys, code, outcome):
+    handler = logging.FileHandler(tmp_path / "log")
+    logging.getLogger().addHandler(handler)
+    try:
+        last_words.say(code, "it was so.")
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    assert capsys.readouterr().err == f"jaxdist: {outcome}: it was so.\n" == (tmp_path / "log").read_text()
