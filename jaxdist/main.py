@@ -34,6 +34,7 @@ _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of pr
 _RUN_ID = flags.DEFINE_string("run_id", None, "The run's name, where its processes have different --workdir.")
 _SERVERS = flags.DEFINE_list("server_addresses", [], "HOST:PORT of all parameter servers, in order.")
 _SERVER_INDEX = flags.DEFINE_integer("server_index", None, "Which of them a server is.")
+_CHECK = flags.DEFINE_bool("check", False, "Check data, model, cluster and disk; start and write nothing.")
 _INSECURE = flags.DEFINE_bool("insecure", False, "A server may listen beyond this machine without JAXDIST_TOKEN.")
 _WITH_SERVER = flags.DEFINE_bool("with_server", False, "Start server --server_index on this host as a child.")
 
@@ -60,6 +61,12 @@ def _run(argv: Sequence[str], stop: stop_signal.StopSignal) -> int:
             run_id=_RUN_ID.value,
         )
         config_lib.validate(_CONFIG.value)
+        if _CHECK.value:
+            logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+            _quieten_others()
+            from jaxdist.roles import check
+
+            return _end(0, check.run(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value))
         number = {"worker": f"-{cluster.process_id}", "server": f"-{cluster.server_index}"}.get(cluster.role, "")
         _start_logging(workdir, f"{cluster.role}{number}")
         with monitor.sampling(workdir, f"{cluster.role}{number}", _CONFIG.value.monitor.interval_seconds):
@@ -149,9 +156,13 @@ def _start_logging(workdir: str, name: str) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
     )
+    _quieten_others()
+    logging.info("jaxdist process %s, pid %d", name, os.getpid())
+
+
+def _quieten_others() -> None:
     for chatty in ("absl", "orbax", "jax", "etils"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.info("jaxdist process %s, pid %d", name, os.getpid())
 
 
 def _place(error: BaseException) -> str:

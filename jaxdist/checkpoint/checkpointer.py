@@ -208,6 +208,10 @@ class Checkpointer:
             return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
         return None
 
+    def look(self) -> int | None:
+        """The update of the newest checkpoint that is whole; None where there is none. Changes nothing on disk."""
+        return next((n for n in reversed(self._numbers()) if self._verify(self._folder / str(n)) is None), None)
+
     def restore(self) -> Restored | None:
         """The newest checkpoint that is whole; None where there is none at all.
 

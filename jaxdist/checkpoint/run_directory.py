@@ -82,6 +82,16 @@ def _check_same_run(folder: pathlib.Path, old: dict[str, Any], new: dict[str, An
         raise UsageError(f"--workdir={folder} holds another run: {'; '.join(differing)}. Choose another --workdir.")
 
 
+def check_same_run(workdir: str, values: dict[str, Any]) -> None:
+    """Refuses a directory that holds another run; writes nothing. `values`: as of `hold_run_directory`.
+
+    Raises:
+      UsageError: what differs.
+    """
+    folder = pathlib.Path(workdir)
+    _check_same_run(folder, _read(folder / "config.json"), json.loads(json.dumps(values, default=str)))
+
+
 def check_data(workdir: str, found: Mapping[str, str]) -> None:
     """Refuses to take up a run with other training data; only the chief calls it, with the directory held.
 
@@ -91,6 +101,13 @@ def check_data(workdir: str, found: Mapping[str, str]) -> None:
     Raises:
       UsageError: the training examples are not those that the run began with.
     """
+    check_same_data(workdir, found)
+    path = pathlib.Path(workdir) / "data.json"
+    os.replace(_written_beside(path, dict(found)), path)
+
+
+def check_same_data(workdir: str, found: Mapping[str, str]) -> None:
+    """The same, and writes nothing."""
     path = pathlib.Path(workdir) / "data.json"
     before = _read(path) if (path.parent / "checkpoints").is_dir() else {}
     for name in sorted(before.keys() & found.keys()):
@@ -101,7 +118,6 @@ def check_data(workdir: str, found: Mapping[str, str]) -> None:
         if name == "train":
             raise UsageError(f"{words}: bring those back, or choose another --workdir.")
         logging.warning("%s: evaluations before and after are not comparable.", words)
-    os.replace(_written_beside(path, dict(found)), path)
 
 
 def _written_beside(path: pathlib.Path, value: dict[str, Any]) -> pathlib.Path:

@@ -21,6 +21,36 @@ from jaxdist.runtime.stop_signal import StopSignal
 from jaxdist.strategies.optimizer_check import refuse_rule_unless_elementwise
 
 
+def check_open(cluster: Cluster, insecure: bool) -> None:
+    """Refuses to serve to everybody.
+
+    Raises:
+      UsageError: the address is open to others, without a token.
+    """
+    address = cluster.server_addresses[cluster.server_index]
+    if not (is_loopback(address) or cluster.security.token or insecure):
+        raise UsageError(
+            f"The server at {address} could be reached from other machines, by anybody: set the variable JAXDIST_TOKEN "
+            "to one and the same secret on all processes, or say --insecure on a network that you trust."
+        )
+
+
+def update_rule(config: ConfigDict) -> optimizers.Optimizer:
+    """The optimizer, as a server applies it to its shard.
+
+    Raises:
+      UsageError: it cannot be built, or not be applied to a part of the model.
+    """
+    try:
+        rule = optimizers.build(
+            config.optim.name, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay
+        )
+    except (ValueError, TypeError) as e:
+        raise UsageError(f"The update rule cannot be built: {e}") from e
+    refuse_rule_unless_elementwise(rule, "a parameter server, which has a part of each kind of tensor")
+    return rule
+
+
 def serve(
     config: ConfigDict,
     workdir: str,
@@ -37,21 +67,11 @@ def serve(
         applied to a part of the model.
       PeerError: nobody came.
     """
+    check_open(cluster, insecure)
     address = cluster.server_addresses[cluster.server_index]
-    if not (is_loopback(address) or cluster.security.token or insecure):
-        raise UsageError(
-            f"The server at {address} could be reached from other machines, by anybody: set the variable JAXDIST_TOKEN "
-            "to one and the same secret on all processes, or say --insecure on a network that you trust."
-        )
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     faults = Faults(cluster.server_index, role="server")
-    try:
-        rule = optimizers.build(
-            config.optim.name, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay
-        )
-    except (ValueError, TypeError) as e:
-        raise UsageError(f"The update rule cannot be built: {e}") from e
-    refuse_rule_unless_elementwise(rule, "a parameter server, which has a part of each kind of tensor")
+    rule = update_rule(config)
     try:
         server = ParameterServer(
             cluster.server_index,

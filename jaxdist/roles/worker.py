@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
+from jaxdist.checkpoint import disk
 from jaxdist.checkpoint.run_directory import check_data, hold_run_directory
 from jaxdist.cluster import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
@@ -149,6 +150,7 @@ def _train(
     group.agree("data and model", identity)
     if cluster.is_chief:
         check_data(workdir, examples.digests)
+        disk.check(workdir, disk.checkpoint_bytes(task.init().arrays()), config.checkpoint.keep)
     schedule, num_train = schedule_of(config.strategy), len(examples.train)
     phase_needs.check(
         schedule,

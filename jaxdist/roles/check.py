@@ -1,0 +1,117 @@
+"""`--check`: all that can be known before a run begins, on this host and by this process alone. Starts nothing, and
+leaves the run directory as it is.
+
+    data      read, cut, checked                         as every run does
+    model     built, traced; optimizer and strategy      as every run does
+    cluster   names, addresses, ports
+    disk      place for checkpoints, and what is there: whether it is this run's, and can be read
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdist import config as config_lib
+from jaxdist.checkpoint import disk, run_directory
+from jaxdist.checkpoint.checkpointer import Checkpointer
+from jaxdist.cluster import Cluster, reachable
+from jaxdist.config.phases import schedule_of
+from jaxdist.errors import UsageError
+from jaxdist.roles import server
+from jaxdist.runtime import compilation, devices
+from jaxdist.task import Task
+from jaxdist.train import phase_needs
+from jaxdist.train.setup import Examples, load_examples, make_task, num_params, run_examples
+
+T = TypeVar("T")
+
+
+def run(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool = False) -> str:
+    """Logs a line for each part; returns what is good, in words. `config` is known to be valid.
+
+    Raises:
+      UsageError: what is not; of several parts the first one's words, the others' are in the log.
+    """
+    begin = time.monotonic()
+    devices.check_settings()
+    compilation.set_up(config.compilation_cache, config.model.param_dtype)
+    problems: list[str] = []
+    good: list[str] = []
+
+    def part(name: str, look: Callable[[], tuple[str, T]]) -> T | None:
+        began = time.monotonic()
+        try:
+            words, found = look()
+        except UsageError as e:
+            logging.error("%s: bad: %s", name, e)
+            problems.append(f"{name}: {e}")
+            return None
+        logging.info("%s: good: %s (%.1f s)", name, words, time.monotonic() - began)
+        good.append(name)
+        return found
+
+    if cluster.role == "server":
+        part("optimizer", lambda: (server.update_rule(config).name, None))
+    else:
+        examples = part("data", lambda: _data(config))
+        if examples is not None:
+            task = part("model", lambda: _model(config, examples, cluster))
+            if task is not None and cluster.is_chief:
+                part("disk", lambda: (_disk(config, workdir, examples, task), None))
+    part("cluster", lambda: (_cluster(cluster, insecure), None))
+    if problems:
+        raise UsageError(problems[0])
+    return f"{', '.join(good)}: good ({time.monotonic() - begin:.1f} s); nothing was started."
+
+
+def _data(config: ConfigDict) -> tuple[str, Examples]:
+    examples = load_examples(config)
+    one = examples.train.take(np.array([0]))
+    counts = {"train": examples.train, "held out": examples.holdout, "evaluation": examples.evaluation}
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in counts.items() if split is not None)
+    shape = "x".join(map(str, one.shape[1:]))
+    total = sum(len(split) for split in counts.values() if split is not None) * one.nbytes
+    words = f"{examples.name}: {sizes} images {shape} {one.dtype}, {examples.num_classes} classes, {total / 1e6:.1f} MB"
+    return words, examples
+
+
+def _model(config: ConfigDict, examples: Examples, cluster: Cluster) -> tuple[str, Task]:
+    task = make_task(config, examples)
+    schedule = schedule_of(config.strategy)
+    here = len(devices.local())
+    phase_needs.check(
+        schedule,
+        config.strategy,
+        task,
+        global_batch_size=config.global_batch_size,
+        num_processes=cluster.num_processes,
+        num_devices=cluster.num_processes * here,
+        num_servers=len(cluster.server_addresses),
+    )
+    updates = run_examples(config, len(examples.train)) // config.global_batch_size
+    size = disk.checkpoint_bytes(task.chain.shapes)
+    words = f"{config.model.name}: {num_params(task)} parameters, {size / 1e6:.1f} MB; {updates} updates by "
+    return words + f"{config.strategy.name} on {cluster.num_processes} x {here} devices", task
+
+
+def _disk(config: ConfigDict, workdir: str, examples: Examples, task: Task) -> str:
+    words = disk.check(workdir, disk.checkpoint_bytes(task.init().arrays()), config.checkpoint.keep)
+    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
+        return f"{words}; a new run"
+    run_directory.check_same_run(workdir, config_lib.flatten(config))
+    run_directory.check_same_data(workdir, examples.digests)
+    found = Checkpointer(workdir, keep=config.checkpoint.keep).look()
+    return f"{words}; " + (f"the run goes on from update {found}" if found is not None else "no checkpoint is whole")
+
+
+def _cluster(cluster: Cluster, insecure: bool) -> str:
+    if cluster.role == "server":
+        server.check_open(cluster, insecure)
+    return reachable.check(cluster)
