@@ -14,7 +14,9 @@ class UsageError(Exception):
 
 
 class PeerError(Exception):
-    """Another process failed, was lost or does not advance. The process exits with 1."""
+    """Another process failed, was lost or does not advance. The process exits with `code`."""
+
+    code = 1
 
 
 class Unhealthy(Exception):
@@ -29,6 +31,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 class Preempted(Exception):
     """The run was asked to stop, saved its state and can be resumed. The process exits with 75."""
+
+
+class NotSaved(Exception):
+    """A checkpoint, a row or the summary could not be written: the disk is full, or failed. The process exits with
+    1."""
 
 
 class Terminated(BaseException):
@@ -52,6 +59,8 @@ def of_another_process(text: str, code: int) -> BaseException:
         return Preempted(text)
     if code == 143:
         return Terminated(text)
+    if code == 130:
+        return KeyboardInterrupt(text)
     return UsageError(text) if code == 2 else PeerError(text)
 
 
@@ -66,10 +75,12 @@ def ending(error: BaseException | None) -> tuple[int, str]:
             return 75, str(error)
         case UsageError():
             return 2, str(error)
-        case PeerError() | Unhealthy():
+        case PeerError():
+            return error.code, str(error)
+        case Unhealthy() | NotSaved():
             return 1, str(error)
         case KeyboardInterrupt():
-            return 130, "interrupted (SIGINT)"
+            return 130, str(error) or "interrupted (SIGINT)"
     return 1, f"{type(error).__name__}: {error}"
 
 

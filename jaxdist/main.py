@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
-from jaxdist.errors import PeerError, Preempted, Terminated, Unhealthy, UsageError, ending
+from jaxdist.errors import NotSaved, PeerError, Preempted, Terminated, Unhealthy, UsageError, ending
 from jaxdist.runtime import last_words, monitor, standard_streams, stop_signal
 from jaxdist.runtime.allocator import keep_freed_memory
 
@@ -85,7 +85,7 @@ def _run(argv: Sequence[str], stop: stop_signal.StopSignal) -> int:
 
             with _server_beside(argv) if _WITH_SERVER.value else contextlib.nullcontext():
                 summary = worker.run(_CONFIG.value, workdir, cluster, stop_signal=stop)
-    except (UsageError, PeerError, Unhealthy, Preempted, Terminated, KeyboardInterrupt) as e:
+    except (UsageError, PeerError, Unhealthy, NotSaved, Preempted, Terminated, KeyboardInterrupt) as e:
         return _end(*ending(e))
     except Exception as e:
         logging.error("%s", traceback.format_exc())
@@ -150,7 +150,7 @@ def _start_logging(workdir: str, name: str) -> None:
     logs = pathlib.Path(workdir) / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(logs / f"{name}.log"))
+        handlers.append(_LogFile(logs / f"{name}.log"))
     except OSError as e:
         raise UsageError(f"--workdir={workdir} cannot be written: {e.strerror or e}.") from e
     logging.basicConfig(
@@ -158,6 +158,17 @@ def _start_logging(workdir: str, name: str) -> None:
     )
     _quieten_others()
     logging.info("jaxdist process %s, pid %d", name, os.getpid())
+
+
+class _LogFile(logging.FileHandler):
+    """What a full disk does not take is said once, on standard error, and ends nothing."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.failed:
+            self.failed = True
+            print(f"The log file {self.baseFilename} cannot be written any more.", file=sys.stderr, flush=True)
 
 
 def _quieten_others() -> None:

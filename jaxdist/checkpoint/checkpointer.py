@@ -34,7 +34,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import xxhash
 
-from jaxdist.errors import UsageError
+from jaxdist.errors import NotSaved, Unhealthy, UsageError
 from jaxdist.state import LazyArray, TrainState, flatten, state_of, unflatten
 from jaxdist.state.train_state import stored_arrays
 
@@ -83,10 +83,10 @@ class Checkpointer:
         thread once the checkpoint has its name.
 
         Raises:
-          OSError: the previous checkpoint could not be written.
+          NotSaved: the previous checkpoint could not be written.
         """
         self.wait()
-        self._pending = self._writer.submit(self._write, state, progress, done)
+        self._pending = self._writer.submit(self._write_or_say_why, state, progress, done)
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk; raises what went wrong there."""
@@ -97,6 +97,20 @@ class Checkpointer:
     def close(self) -> None:
         self.wait()
         self._writer.shutdown()
+
+    def _write_or_say_why(self, *what: Any) -> None:
+        try:
+            self._write(*what)
+        except Unhealthy:
+            raise
+        except Exception as e:  # what Orbax raises for a full disk is of several kinds
+            words = " ".join((str(e) if isinstance(e, OSError) else f"{type(e).__name__}: {e}").split())[:300]
+            newest = self.newest()
+            then = f"start again, the run goes on from {newest}" if newest else "there is no earlier one"
+            raise NotSaved(
+                f"The checkpoint of update {what[0].updates} could not be written to {self._folder} ({words}): see to "
+                f"the disk; {then}."
+            ) from e
 
     def _write(self, state: TrainState, progress: dict[str, Any], done: Callable[[], None]) -> None:
         target = self._folder / str(state.updates)

@@ -34,11 +34,13 @@ class Lost(Exception):
 
 
 class RunFinished(PeerError):
-    """The run has come to its good end, without this process."""
+    """The run has come to its good end, without this process, which is no failure."""
+
+    code = 0
 
 
 def as_process_error(ended: Ended) -> BaseException:
     """The error with which a process ends whose run has ended: by its exit code."""
     if ended.code == 0:
-        return RunFinished("the run has come to its end without this process")
+        return RunFinished("the run had come to its good end before this process could take part.")
     return of_another_process(ended.text or "the run has ended", ended.code)

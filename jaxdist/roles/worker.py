@@ -122,7 +122,8 @@ def _failures_reach_the_others(group: ProcessGroup) -> Any:
 def _fail(group: ProcessGroup, error: BaseException) -> None:
     """The others end as this process does."""
     code, text = ending(error)
-    group.fail(text, code)
+    if code:
+        group.fail(text, code)
 
 
 def _nothing_to_save(workdir: str) -> Terminated:

@@ -1,8 +1,8 @@
 """Faults on purpose, for tests and trials: `JAXDIST_FAULT='kill@process=1,update=7;delay@process=0,seconds=2'`.
 
-A fault is `action@key=value,...` with the actions kill (SIGKILL), stop (SIGSTOP), term (SIGTERM), raise and delay
-(sleep `seconds`), slow (be `factor` times as slow as it is), drop (a server loses the reply to the push that makes the
-version), and the keys
+A fault is `action@key=value,...` with the actions kill (SIGKILL), stop (SIGSTOP), term (SIGTERM), raise, full (as if
+the disk were), delay (sleep `seconds`), slow (be `factor` times as slow as it is), drop (a server loses the reply to
+the push that makes the version), and the keys
 
     process      only on this worker (default: all)
     server       on this parameter server instead; its updates are versions
@@ -17,6 +17,7 @@ version), and the keys
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import random
 import signal
@@ -64,6 +65,8 @@ class Faults:
                 time.sleep(fault.seconds)
             elif fault.action == "slow":
                 self._sleep_in_proportion(fault.factor)
+            elif fault.action == "full":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             elif fault.action == "raise":
                 raise RuntimeError(f"JAXDIST_FAULT asked for this at update {update}")
             else:
@@ -96,8 +99,7 @@ def _parse(text: str) -> _Fault:
         values = {key: fields[key](value) for key, value in pairs.items()}
     except (KeyError, ValueError) as e:
         raise UsageError(f"JAXDIST_FAULT: {text!r} cannot be read ({e}); keys: {', '.join(fields)}.") from e
-    if action not in (*_SIGNALS, "raise", "delay", "slow", "drop"):
-        raise UsageError(
-            f"JAXDIST_FAULT: unknown action {action!r}; one of kill, stop, term, raise, delay, slow, drop."
-        )
+    known = (*_SIGNALS, "raise", "full", "delay", "slow", "drop")
+    if action not in known:
+        raise UsageError(f"JAXDIST_FAULT: unknown action {action!r}; one of {', '.join(known)}.")
     return _Fault(action, **values)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, TextIO
+
+from jaxdist.errors import NotSaved
 
 
 class Writer:
@@ -36,13 +40,19 @@ class Writer:
         return time.monotonic() - self._started
 
     def write(self, kind: str, **row: Any) -> None:
-        """Appends one line; numbers of train and eval rows go to TensorBoard too."""
+        """Appends one line; numbers of train and eval rows go to TensorBoard too.
+
+        Raises:
+          NotSaved: the disk does not take it.
+        """
         if self._lines is None:
             return
         line = {"kind": kind, "time": round(self.elapsed(), 3)} | row
         with self._lock:  # the checkpoint thread says when it has saved
-            self._lines.write(json.dumps(_finite(line), allow_nan=False) + "\n")
-            self._lines.flush()
+            text = json.dumps(_finite(line), allow_nan=False) + "\n"
+            with _said_where(self._folder / "metrics.jsonl"):
+                self._lines.write(text)
+                self._lines.flush()
         if kind != "event":
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "updates":
@@ -53,14 +63,24 @@ class Writer:
         if self._lines is None:
             return
         part = self._folder / "summary.json.tmp"
-        part.write_text(json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
-        os.replace(part, self._folder / "summary.json")
+        with _said_where(self._folder / "summary.json"):
+            part.write_text(json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
+            os.replace(part, self._folder / "summary.json")
 
     def close(self) -> None:
         if self._lines is not None:
-            self._lines.close()
-            self._events.close()
+            for file in (self._lines, self._events):
+                with contextlib.suppress(OSError):  # what is left in its buffer; the run has its reason by now
+                    file.close()
             self._lines = None
+
+
+@contextlib.contextmanager
+def _said_where(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise NotSaved(f"{path} cannot be written ({e.strerror or e}): see to the disk, and start again.") from e
 
 
 def _finite(value: Any) -> Any:

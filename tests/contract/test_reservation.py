@@ -13,6 +13,7 @@ from jaxdist.comm.security import Security
 from jaxdist.errors import PeerError, UsageError
 from jaxdist.ps import ServerReservation, end_run
 from jaxdist.ps import parameter_server_pb2 as pb
+from jaxdist.ps.reservation import end_waiting_servers
 from jaxdist.ps.rpc import Stub
 
 
@@ -60,6 +61,25 @@ def test_reserved_servers_are_kept_for_their_run(tmp_path):
             server.stop_if_idle()
             assert server._state.ended is None
         reservation.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stranger_can_neither_reserve_nor_begin_nor_end(tmp_path, count):
+    """Another job's chief with the same configuration, at servers that wait for their own: it is refused alone."""
+    with Servers(tmp_path, count, signature=SIGNATURE | {"run": "workdir=/own"}) as servers:
+        strange = SIGNATURE | {"run": "workdir=/other"}
+        with pytest.raises(UsageError, match="started for another run: for workdir=/own, not for workdir=/other"):
+            ServerReservation(servers.addresses, Security(), signature=strange, connect_seconds=1.0)
+        with pytest.raises(UsageError, match=r"do not agree on run \('workdir=/own' here, 'workdir=/other' there\)"):
+            servers.client(0, signature=strange).begin(settings_of_a_run(), VALUES)
+        end_waiting_servers(servers.addresses, Security(), "workdir=/other", UsageError("wrong flags"))
+        own = servers.client(0, signature=SIGNATURE | {"run": "workdir=/own"})
+        own.begin(settings_of_a_run(), VALUES)
+        own.join()
+        with pytest.raises(UsageError, match="do not agree on run"):
+            servers.client(0, signature=strange).join()
+        assert push(own).version == 1
+        assert all(server._state.ended is None for server in servers.servers)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -71,7 +71,7 @@ def assert_resumes_exactly(folder, n: int, *, sigterm: bool = False, **settings)
             run.processes[1].send_signal(signal.SIGTERM)
             ended = run.wait()
         assert [e.code for e in ended] == [75] * n, [e.output[-1500:] for e in ended]
-        saved = {int(e.output.split("after saving update ")[1].split()[0]) for e in ended}
+        saved = {int(e.output.split("SIGTERM came; update ")[1].split()[0]) for e in ended}
         assert saved == {final_state(parts).updates}
         until = saved.pop() + 5
     assert finish(parts, n, max_updates=until, **settings)["updates"] == until

@@ -67,7 +67,8 @@ class Servers:
 
     def start(self, index):
         folder = pathlib.Path(self.folder) / str(index)
-        return ParameterServer(index, self.addresses, self.rule, signature=SIGNATURE, folder=folder, **self.options)
+        options = {"signature": SIGNATURE} | self.options
+        return ParameterServer(index, self.addresses, self.rule, folder=folder, **options)
 
     def client(self, worker=0, layout=LAYOUT, addresses=None, signature=SIGNATURE, **options) -> Client:
         options = {"timeout_seconds": 10.0, "connect_seconds": 10.0, "security": self.client_security} | options

@@ -47,8 +47,10 @@ def _the_newest_checkpoint_is_good(workdir, error: str) -> None:
     assert f"The newest checkpoint is {workdir.resolve() / 'checkpoints' / str(kept.updates)}." in error
 
 
-def test_servers_that_refuse_all_that_follows_end_with_1(tmp_path):
-    with Run(tmp_path, 2, servers=1, **EXPLODES, global_batch_size=8) as run:
+@pytest.mark.long
+@pytest.mark.parametrize("policy", [{}, {"health__nonfinite": "skip"}, {"strategy__nonfinite": "refuse"}])
+def test_servers_that_refuse_all_that_follows_end_with_1(tmp_path, policy):
+    with Run(tmp_path, 2, servers=1, **EXPLODES, **policy, global_batch_size=8) as run:
         ended = run.wait(90)
     assert ended[0].code == 1, ended[0].output[-2000:]
     assert "nan" in ended[0].error or "not finite" in ended[0].error, ended[0].error
