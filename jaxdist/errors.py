@@ -53,14 +53,20 @@ class Terminated(BaseException):
         self.code = code
 
 
-def of_another_process(text: str, code: int) -> BaseException:
+class PeerStopped(PeerError):
+    """Another process was asked to end, and nothing was saved. The process exits with the same code: 130 or 143."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def of_another_process(text: str, code: int) -> Exception:
     """The error with which a process ends because another one has: with the same exit code."""
+    if code in (130, 143):
+        return PeerStopped(text, code)
     if code == 75:
         return Preempted(text)
-    if code == 143:
-        return Terminated(text)
-    if code == 130:
-        return KeyboardInterrupt(text)
     return UsageError(text) if code == 2 else PeerError(text)
 
 

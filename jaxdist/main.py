@@ -42,7 +42,7 @@ _WITH_SERVER = flags.DEFINE_bool("with_server", False, "Start server --server_in
 def main(argv: Sequence[str]) -> int:
     """Runs one process; returns its exit code (0 done, 1 failed, 2 bad input, 75 stopped after saving, 130 interrupted,
     143 stopped with nothing to save)."""
-    with stop_signal.sigterm_as_stop_signal() as stop:
+    with stop_signal.sigterm_as_stop_signal(end_process=True) as stop:
         stop.end_at_once(Terminated("SIGTERM came before training began: there was nothing to save."))
         return _run(argv, stop)
 
@@ -58,7 +58,7 @@ def _run(argv: Sequence[str], stop: stop_signal.StopSignal) -> int:
             process_id=_PROCESS_ID.value,
             server_addresses=_SERVERS.value,
             server_index=_SERVER_INDEX.value,
-            run_id=_RUN_ID.value,
+            run_id=_RUN_ID.value or _CONFIG.value.cluster.run_id,
         )
         config_lib.validate(_CONFIG.value)
         if _CHECK.value:

@@ -20,7 +20,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 
 STOPPED_AFTER_SAVING = 75  # not a failure
@@ -137,7 +136,7 @@ def start(options: argparse.Namespace, arguments: list[str]) -> Iterator[Child]:
         print(f"{num_workers} workers of {share} cores do not fit the {len(cores)} there are: not pinned.", flush=True)
         share = 0
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    environ = {"JAXDIST_RUN_ID": f"launch-{uuid.uuid4().hex[:8]}"} | os.environ | {"PYTHONUNBUFFERED": "1"}
+    environ = os.environ | {"PYTHONUNBUFFERED": "1"}
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH", ""))))
     command = [sys.executable, "-m", "jaxdist.main", *arguments]
     address = f"127.0.0.1:{free_port()}"

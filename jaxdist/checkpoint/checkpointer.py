@@ -34,7 +34,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import xxhash
 
-from jaxdist.errors import NotSaved, Unhealthy, UsageError
+from jaxdist.errors import NotSaved, PeerError, Unhealthy, UsageError
 from jaxdist.state import LazyArray, TrainState, flatten, state_of, unflatten
 from jaxdist.state.train_state import stored_arrays
 
@@ -101,7 +101,7 @@ class Checkpointer:
     def _write_or_say_why(self, *what: Any) -> None:
         try:
             self._write(*what)
-        except Unhealthy:
+        except (Unhealthy, PeerError, NotSaved):  # its leaves may come from other processes
             raise
         except Exception as e:  # what Orbax raises for a full disk is of several kinds
             words = " ".join((str(e) if isinstance(e, OSError) else f"{type(e).__name__}: {e}").split())[:300]

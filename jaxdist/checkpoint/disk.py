@@ -32,10 +32,15 @@ def check(workdir: str, bytes_each: int, keep: int) -> str:
       UsageError: the directory cannot be written, or not even one checkpoint more fits.
     """
     folder = pathlib.Path(workdir).resolve()
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"--workdir={workdir} cannot be written: {existing} is not a directory that takes files.")
-    free = shutil.disk_usage(existing).free
+    try:
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise UsageError(f"--workdir={workdir} cannot be written: {existing} is not a directory that takes files.")
+        total, _, free = shutil.disk_usage(existing)
+    except OSError as e:
+        raise UsageError(f"--workdir={workdir} cannot be written: {e.strerror or e}.") from e
+    if not total:
+        return f"this file system does not say how much is free; a checkpoint has {bytes_each / MB:.1f} MB"
     numbers = f"{free / MB:.0f} MB are free at {existing}, and a checkpoint has {bytes_each / MB:.1f} MB"
     if free < bytes_each:
         raise UsageError(f"{numbers}: not one fits. Free some, or choose another --workdir.")

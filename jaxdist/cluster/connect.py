@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxdist.cluster.coordinator import Connection
 from jaxdist.cluster.detect import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
-from jaxdist.errors import UsageError
+from jaxdist.errors import Terminated, UsageError, ending
 
 
 def versions() -> dict[str, str]:
@@ -32,7 +32,13 @@ def run_signature(config_values: dict[str, Any]) -> dict[str, Any]:
 
 
 def connect(
-    cluster: Cluster, *, run: str, signature: dict[str, Any], settings: Mapping[str, Any], collectives: bool
+    cluster: Cluster,
+    *,
+    run: str,
+    signature: dict[str, Any],
+    settings: Mapping[str, Any],
+    collectives: bool,
+    opened: Callable[[ProcessGroup], object] = lambda group: None,
 ) -> ProcessGroup:
     """The processes of the run, once all have come, have been found alike, and share their fate. Collective; blocks.
 
@@ -42,6 +48,7 @@ def connect(
       run: which one this process belongs to (`identity`).
       signature: configuration values that must be equal everywhere; the versions are added.
       settings: timeout_seconds, connect_timeout_seconds, compile_timeout_seconds, evaluate_timeout_seconds.
+      opened: called with the group before anybody is waited for.
       collectives: whether JAX's collectives are to be open from the start.
 
     Raises:
@@ -58,6 +65,12 @@ def connect(
     logging.info(
         "Process %d of %d, rendezvous at %s.", cluster.process_id, cluster.num_processes, cluster.coordinator_address
     )
-    group.agree("versions and configuration", run_signature(signature) | {"num_processes": cluster.num_processes})
-    group.begin(collectives=collectives)
+    opened(group)
+    try:
+        group.agree("versions and configuration", run_signature(signature) | {"num_processes": cluster.num_processes})
+        group.begin(collectives=collectives)
+    except (Terminated, KeyboardInterrupt) as e:
+        code, text = ending(e)
+        group.fail(text, code)
+        raise
     return group

@@ -52,13 +52,13 @@ class Membership:
         A stranger is refused alone: nothing that it says changes anything here. Blocks for a moment where another
         process has its id and may have been killed, before the start.
         """
-        it = json.loads(caller)
-        process, token, name = it["process"], it["token"], it["name"]
+        it = json.loads(caller or "{}")  # nothing: of another version, or no member at all
+        process, token, name = it.get("process", -1), it.get("token", ""), it.get("name", "a process without a name")
         with self.change:
-            if it["run"] != self.run:
+            if (theirs := it.get("run", "none")) != self.run:
                 problem = (
-                    f"another run is served there: {self.run}, and this process belongs to {it['run']}. Two jobs use "
-                    "one port: give this one another; or, where both are one run, the same --run_id"
+                    f"another run is served there: {self.run}, and this process belongs to {theirs}. Two jobs use one "
+                    "port: give this one another; or, where both are one run, the same --run_id"
                 )
             elif not 0 <= process < self.num_processes:
                 problem = f"a process has the id {process}, but ids run from 0 to {self.num_processes - 1}"

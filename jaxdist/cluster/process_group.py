@@ -17,7 +17,7 @@ from jaxdist.cluster import collectives as runtime
 from jaxdist.cluster import share_state
 from jaxdist.cluster.coordinator import Connection
 from jaxdist.cluster.detect import Cluster, own_host
-from jaxdist.errors import PeerError, UsageError
+from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.state import LazyArray, TrainState
 
 
@@ -272,7 +272,7 @@ class ProcessGroup:
             return
         try:
             self.gather("the end", True, 600.0)
-        except (PeerError, UsageError) as e:
+        except (PeerError, Preempted, UsageError) as e:
             logging.warning("The work is done and saved, but not all processes came to the end: %s", e)
             self.close()
             return

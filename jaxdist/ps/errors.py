@@ -39,7 +39,7 @@ class RunFinished(PeerError):
     code = 0
 
 
-def as_process_error(ended: Ended) -> BaseException:
+def as_process_error(ended: Ended) -> Exception:
     """The error with which a process ends whose run has ended: by its exit code."""
     if ended.code == 0:
         return RunFinished("the run had come to its good end before this process could take part.")

@@ -82,10 +82,10 @@ def run(
                 signature=config_lib.comparable(config),
                 settings=config.cluster,
                 collectives=phase_needs.needs_collectives(schedule, config.strategy, cluster.num_processes),
+                opened=lambda group: stop_signal.before_end(functools.partial(_fail, group)),
             )
         else:
             group = ProcessGroup.alone(cluster, config.cluster)
-        stop_signal.before_end(lambda error: _fail(group, error))
         with _failures_reach_the_others(group):
             with _held_run_directory(workdir, config, cluster):
                 summary = _train(config, workdir, run, cluster, group, stop_signal, callbacks)

@@ -7,6 +7,13 @@ import sys
 
 from jaxdist.errors import STOPPED
 
+_said: list[str] = []
+
+
+def said() -> bool:
+    """Whether this process has said its last line."""
+    return bool(_said)
+
 
 def say(code: int, words: str) -> None:
     """Writes the line of a process that is about to exit with `code`.
@@ -15,6 +22,7 @@ def say(code: int, words: str) -> None:
     """
     outcome = "done" if code == 0 else "stopped" if code in STOPPED else "error"
     line = f"jaxdist: {outcome}: {words}"
+    _said.append(line)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(logging.makeLogRecord({"levelname": "ERROR" if outcome == "error" else "INFO", "msg": line}))

@@ -16,14 +16,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from jaxdist.errors import Terminated
+from jaxdist.errors import Terminated, ending
 from jaxdist.runtime import last_words
 
 END_SECONDS = 1.8
 _HANDLER_SECONDS = 0.4  # for the main thread to come by a place where its handler runs
-
-INTERRUPTED = 130
 
 
 class StopSignal:
@@ -36,17 +35,17 @@ class StopSignal:
     def __init__(self) -> None:
         self.received = False
         self._nothing_to_save: Terminated | None = None
-        self._still: Callable[[], bool] = lambda: True
+        self._still: Callable[[], bool] = _always
         self._before_end: list[Callable[[BaseException], object]] = []
         self._raised = self._ended = False
 
-    def end_at_once(self, error: Terminated, still: Callable[[], bool] = lambda: True) -> None:
+    def end_at_once(self, error: Terminated, still: Callable[[], bool] | None = None) -> None:
         """From now on the signal ends the process with `error`, as long as `still()`: there is nothing to save."""
-        self._nothing_to_save, self._still = error, still
+        self._nothing_to_save, self._still = error, still or _always
 
     def hold(self) -> None:
         """From now on there is something to save: the signal is noted."""
-        self._nothing_to_save = None
+        self._nothing_to_save, self._still = None, _always
 
     def before_end(self, tell: Callable[[BaseException], object]) -> None:
         """`tell` is called with the error before the process ends where it cannot raise; from another thread."""
@@ -56,9 +55,7 @@ class StopSignal:
         """What the signal ends the process with; None where it is to be noted alone."""
         if self._nothing_to_save is None or not self._still():
             return None
-        if number == signal.SIGINT:
-            return KeyboardInterrupt()
-        return self._nothing_to_save
+        return KeyboardInterrupt() if number == signal.SIGINT else self._nothing_to_save
 
     # The main thread.
 
@@ -66,12 +63,11 @@ class StopSignal:
         """The handler."""
         if self._ended:  # the thread is at its last words
             return
-        error = self._error(number)
         if number == signal.SIGINT:
             self._raised = True
             raise KeyboardInterrupt
         again, self.received = self.received, True
-        if error is not None and not again:
+        if not again and (error := self._error(number)) is not None:
             self._raised = True
             raise error
 
@@ -80,37 +76,45 @@ class StopSignal:
     def watch(self, signals: socket.socket) -> None:
         """Ends the process where the main thread does not, soon after a signal. Returns when the socket ends."""
         with signals:
-            self._watch(signals)
+            while received := signals.recv(1):  # signal numbers
+                if received[0] in (signal.SIGTERM, signal.SIGINT):
+                    self._end_unless_raised(received[0])
 
-    def _watch(self, signals: socket.socket) -> None:
-        while received := signals.recv(1):  # signal numbers
-            begin = time.monotonic()
-            while time.monotonic() < begin + _HANDLER_SECONDS and not self._raised:
-                time.sleep(0.02)
-            error = self._error(received[0])
-            if received[0] not in (signal.SIGTERM, signal.SIGINT) or error is None:
-                continue
-            code = error.code if isinstance(error, Terminated) else INTERRUPTED
-            if not self._raised:
-                self._ended = True
-                self._say(error, code)
-                for tell in self._before_end:
-                    threading.Thread(target=tell, args=(error,), daemon=True).start()
+    def _end_unless_raised(self, number: int) -> None:
+        begin = time.monotonic()
+        while time.monotonic() < begin + _HANDLER_SECONDS and not self._raised:
+            time.sleep(0.02)
+        error = self._error(number)
+        if error is None:
+            return
+        if self._raised:  # it is on its way out: what that takes is not to be more than the signal allows
             time.sleep(max(begin + END_SECONDS - time.monotonic(), 0.0))
-            os._exit(code)
-
-    def _say(self, error: BaseException, code: int) -> None:
-        """The last words; where they cannot be said (a full pipe), the process ends all the same."""
-        last_resort = threading.Timer(END_SECONDS, os._exit, (code,))
+        self._ended = True
+        code = ending(error)[0]
+        last_resort = threading.Timer(END_SECONDS, os._exit, (code,))  # the words may not find their way: a full pipe
         last_resort.daemon = True
         last_resort.start()
-        with contextlib.suppress(OSError, ValueError):
-            last_words.say(code, str(error) or "interrupted (SIGINT)")
+        if not self._raised:
+            for tell in self._before_end:
+                threading.Thread(target=tell, args=(error,), daemon=True).start()
+        if not last_words.said():
+            last_words.say(*ending(error))
+        time.sleep(max(begin + END_SECONDS - time.monotonic(), 0.0))
+        os._exit(code)
+
+
+def _always() -> bool:
+    return True
 
 
 @contextlib.contextmanager
-def sigterm_as_stop_signal() -> Iterator[StopSignal]:
-    """While open, SIGTERM means what the `StopSignal` says instead of ending the process (in the main thread alone)."""
+def sigterm_as_stop_signal(*, end_process: bool = False) -> Iterator[StopSignal]:
+    """While open, SIGTERM means what the `StopSignal` says instead of ending the process (in the main thread alone).
+
+    Args:
+      end_process: whether a thread may end the process where the main thread does not come to raise; not in somebody's
+        own program.
+    """
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -118,14 +122,49 @@ def sigterm_as_stop_signal() -> Iterator[StopSignal]:
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop.note)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody handles or ignores it
         before[signal.SIGINT] = signal.signal(signal.SIGINT, stop.note)
+    with _watched(stop) if end_process else contextlib.nullcontext():
+        try:
+            yield stop
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _watched(stop: StopSignal) -> Iterator[None]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    _keep_forks_apart(ours, theirs)
     threading.Thread(target=stop.watch, args=(ours,), name="signals", daemon=True).start()
     try:
-        yield stop
+        yield
     finally:
         signal.set_wakeup_fd(woken)
-        for number, handler in before.items():
-            signal.signal(number, handler)
         theirs.close()
+
+
+def _keep_forks_apart(*sockets: socket.socket) -> None:
+    """A process that a user's code forks has signals of its own, which must not wake this one's thread. They wait from
+    before the fork until the child has let go of what it has inherited."""
+    ours = {signal.SIGTERM, signal.SIGINT}
+    masks: list[Any] = []
+
+    def hold_back() -> None:
+        if sockets[-1].fileno() >= 0:
+            masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ours))
+
+    def go_on() -> None:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    def forget() -> None:
+        if masks:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for one in sockets:
+                one.close()
+            go_on()
+
+    os.register_at_fork(before=hold_back, after_in_parent=go_on, after_in_child=forget)

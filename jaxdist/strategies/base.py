@@ -86,10 +86,10 @@ class Strategy(abc.ABC):
         """Puts a host batch where the step wants it; called from the prefetching thread."""
         return batch
 
-    def updates_made(self, state: Any) -> int:
-        """As far as this process knows, which may be ahead of `state` where others train by themselves. Never blocks;
-        called from any thread."""
-        return state.updates
+    def updates_of_all(self) -> int:
+        """Where others train by themselves: what the run has come to, as far as this process knows. Elsewhere 0. Never
+        blocks; called from any thread."""
+        return 0
 
     def drain(self, state: Any) -> tuple[Any, Metrics | None]:
         """The state once the updates of every process are in, with the metrics of those that `train_step` has not

@@ -47,4 +47,5 @@ def unless_not_finite(
 
 def all_finite(tree: Any) -> jax.Array:
     """Whether every number of a tree is: bool []."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+    leaves = jax.tree.leaves(tree)  # none: of a stage without parameters
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all() if leaves else jnp.array(True)

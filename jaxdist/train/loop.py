@@ -83,15 +83,15 @@ class TrainingLoop:
         if self.measured.early_stopping.stopped:
             logging.info("It had stopped early, by early_stopping_patience; nothing is left to train.")
             self.total = restored.examples_seen
+        begun = Terminated("SIGTERM came before the first update: there was nothing to save.")
+        if before is not None:
+            begun = Terminated(f"SIGTERM came before training went on from update {restored.updates}; start again.", 75)
+        self.end_at_once(begun, restored.updates)
         self.state: Any = phases.start(restored, self.total)
         self.measured.timer.seconds["read"] += time.monotonic() - begin
         writer = Writer(workdir, cluster.is_chief, self.measured.started)
         stack.callback(writer.close)
         self.recorder = Recorder(self.measured, writer, Callbacks(callbacks, self.view), health, self.num_train)
-        begun = Terminated("SIGTERM came before the first update: there was nothing to save.")
-        if before is not None:
-            begun = Terminated(f"SIGTERM came before training went on from update {self.updates}; start again.", 75)
-        self.end_at_once(begun)
         self.start = restored.position
         self.before_step = self.looked_at = self.seen
         self.saved_at = (self.updates, self.seen) if before is not None else (-1, -1)
@@ -224,22 +224,23 @@ class TrainingLoop:
                 self.save()
         return stop
 
-    def end_at_once(self, error: Terminated) -> None:
-        """Until this process has done a step, SIGTERM ends it with `error`: there is nothing that is not saved; on the
-        chief, as long as no other process has made an update."""
-        strategy, state = self.phases.strategy, self.state
-        saved = strategy.updates_made(state)
-        self.stop_signal.end_at_once(error, lambda: self.checkpoints is None or strategy.updates_made(state) == saved)
+    def end_at_once(self, error: Terminated, saved: int) -> None:
+        """Until this process has done a step, SIGTERM ends it with `error`, as nothing is lost; the chief as long as no
+        other process has got past update `saved`."""
+        phases, is_chief = self.phases, self.cluster.is_chief
+        self.stop_signal.end_at_once(error, lambda: not is_chief or phases.updates_of_all() <= saved)
 
     def next_phase(self, canonical: TrainState | None) -> Position:
         """From the state of this phase's end; collective. Returns where the next begins."""
         with self.activity(PHASE_BOUNDARY):
             self.faults.at(PHASE_BOUNDARY, self.updates)
             between = Terminated(f"SIGTERM came between two phases; update {self.updates} is saved, start again.", 75)
-            self.stop_signal.end_at_once(between)
+            saved = self.updates
+            if self.group.fate_sharing or self.checkpoints is not None:  # else nobody would hear of it
+                self.end_at_once(between, saved)
             self.state = _Ended(self.updates, self.seen)  # nothing may hold on to the arrays
             self.state, position = self.phases.next_phase(canonical)
-            self.end_at_once(between)
+            self.end_at_once(between, saved)
             self.faults.at("switched", self.updates)
         # An evaluation that was due is done, and a worker that was behind the chief must not find it due once more:
         # from here on evaluations may be collective.

@@ -99,6 +99,10 @@ class Phases:
         assert self._strategy is not None, "start comes first"
         return self._strategy
 
+    def updates_of_all(self) -> int:
+        """See `Strategy.updates_of_all`; 0 between two phases."""
+        return self._strategy.updates_of_all() if self._strategy is not None else 0
+
     @property
     def name(self) -> str:
         """Of the present phase, with its options."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import pathlib
@@ -27,6 +28,7 @@ class Writer:
         self._folder = pathlib.Path(workdir)
         self._lines: TextIO | None = None
         self._lock = threading.Lock()
+        self._said = False
         if enabled:
             import tensorboardX  # here: one process writes, and it imports PyTorch, where there is one, for seconds
 
@@ -53,10 +55,19 @@ class Writer:
             with _said_where(self._folder / "metrics.jsonl"):
                 self._lines.write(text)
                 self._lines.flush()
-        if kind != "event":
+        if kind != "event" and self._tensorboard_lives():
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "updates":
                     self._events.add_scalar(f"{kind}/{name}", value, row["updates"])
+
+    def _tensorboard_lives(self) -> bool:
+        """Its thread ends at the first error, on a full disk, and whoever gives it more then waits for ever."""
+        thread = getattr(getattr(getattr(self._events, "file_writer", None), "event_writer", None), "_worker", None)
+        lives = thread is None or thread.is_alive()
+        if not lives and not self._said:
+            self._said = True
+            logging.warning("TensorBoard's events in %s cannot be written any more.", self._folder / "tensorboard")
+        return lives
 
     def summarise(self, summary: dict[str, Any]) -> None:
         """Writes `summary.json` in one piece."""
@@ -69,9 +80,11 @@ class Writer:
 
     def close(self) -> None:
         if self._lines is not None:
-            for file in (self._lines, self._events):
-                with contextlib.suppress(OSError):  # what is left in its buffer; the run has its reason by now
-                    file.close()
+            with contextlib.suppress(OSError):  # what is left in its buffer; the run has its reason by now
+                self._lines.close()
+            if self._tensorboard_lives():
+                with contextlib.suppress(OSError):
+                    self._events.close()
             self._lines = None
 
 

@@ -90,7 +90,9 @@ def test_exit_code_and_last_line(tmp_path, strategy, name):
     if ending.last:
         assert re.match(f"jaxdist: {ending.last}", first.output.splitlines()[-1]), first.output[-3000:]
     for process in rest[: workers - 1]:
-        assert process.code == ending.others, process.output[-3000:]
+        # A worker of servers may not have done a step when worker 0 has saved.
+        early = {143} if (strategy, name) == ("parameter_server", "SIGTERM") else set()
+        assert process.code in {ending.others} | early, process.output[-3000:]
     for process in rest[workers - 1 :]:
         assert process.code == ending.server, process.output[-3000:]
     for process in rest:

@@ -36,7 +36,7 @@ def two_jobs(folder, order, *, seed_of_b: int = 0, **settings) -> dict[str, tupl
 def test_two_jobs_on_one_port(tmp_path, order, seed_of_b):
     """Nobody trains in the wrong job, and the job that has the port ends well."""
     ended = two_jobs(tmp_path, order, seed_of_b=seed_of_b, cluster__connect_timeout_seconds=20.0)
-    winner = next(name[0] for name in order if name[1] == "0")
+    winner = "A" if ended["A0"][0] == 0 else "B"
     loser = "B" if winner == "A" else "A"
     assert [ended[f"{winner}{i}"][0] for i in (0, 1)] == [0, 0], ended
     assert [ended[f"{loser}{i}"][0] for i in (0, 1)] == [2, 2], ended

@@ -22,12 +22,12 @@ SERVERS = {"strategy__name": "parameter_server"}
 TAKES_LONG = {"model__name": "densenet", "model__depth": 40, "model__growth_rate": 12, "model__param_dtype": "float32"}
 
 
-def flags(port: int, process: int = 0) -> list[str]:
-    return [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2", f"--process_id={process}"]
+def flags(process: int) -> list[str]:
+    return ["--coordinator_address=127.0.0.1:PORT", "--num_processes=2", f"--process_id={process}"]
 
 
 def servers(role: str) -> list[str]:
-    return [f"--server_addresses=127.0.0.1:{free_port()}", f"--role={role}", "--server_index=0"]
+    return ["--server_addresses=127.0.0.1:PORT", f"--role={role}", "--server_index=0"]
 
 
 FOR_EVER, INSIDE_C = (
@@ -35,8 +35,8 @@ FOR_EVER, INSIDE_C = (
 )
 # What a process is busy with: its command's flags and settings, and the words in its log after which the signal comes.
 BUSY = {
-    "for process 1": (flags(free_port()), {}, "rendezvous at"),
-    "for process 0": (flags(free_port(), 1), {}, "rendezvous at"),
+    "for process 1": (flags(0), {}, "rendezvous at"),
+    "for process 0": (flags(1), {}, "rendezvous at"),
     "for a server": (servers("worker"), SERVERS, "pid"),
     "a server, for a run": (servers("server"), SERVERS, "serves at"),
     "an evaluator, for servers": (servers("evaluator"), SERVERS, "pid"),
@@ -61,6 +61,7 @@ def ended(tmp_path_factory) -> dict[str, tuple[int, str, float]]:
     found = {}
     with Run(folder, 0) as run:
         for name, (own, settings, _) in BUSY.items():
+            own = [flag.replace("PORT", str(free_port())) for flag in own]
             run.processes.append(start(main_command(folder / name, *own, **settings), {}))
         for process, (name, (_, _, words)) in zip(run.processes, BUSY.items(), strict=True):
             wait_for_words(folder / name, words)

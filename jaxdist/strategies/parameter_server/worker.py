@@ -310,8 +310,8 @@ class ParameterServer(Strategy):
             if is_away and not self.report.has_left:
                 self._client.heartbeat_away(False)
 
-    def updates_made(self, state: PulledState) -> int:
-        return max(state.updates, self._client.progress.version)
+    def updates_of_all(self) -> int:
+        return self._client.progress.version
 
     def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:
         """Where the run goes on, the chief knows that the others have left; the servers forget the phase, and stay."""
