@@ -4,6 +4,6 @@ from jaxdist.cluster.connect import connect as connect
 from jaxdist.cluster.connect import run_signature as run_signature
 from jaxdist.cluster.detect import Cluster as Cluster
 from jaxdist.cluster.detect import detect as detect
-from jaxdist.cluster.detect import own_host as own_host
+from jaxdist.cluster.hosts import own_host as own_host
 from jaxdist.cluster.identity import identity as identity
 from jaxdist.cluster.process_group import ProcessGroup as ProcessGroup

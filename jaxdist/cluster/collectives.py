@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -13,21 +14,22 @@ from typing import Any
 import numpy as np
 
 from jaxdist.cluster.detect import Cluster
+from jaxdist.comm.addresses import join
 
 
-def start(cluster: Cluster, settings: Mapping[str, Any], from_chief: Callable[[str], str]) -> None:
+def start(cluster: Cluster, settings: Mapping[str, Any], host: str, from_chief: Callable[[str], str]) -> None:
     """Collective: JAX sees all processes' devices from now on. Blocks until all have come.
 
     Args:
       settings: `config.cluster`.
+      host: where the other processes reach this one.
       from_chief: collective: process 0's text, on all.
     """
     import jax
     from jax.extend.backend import clear_backends
 
     clear_backends()  # those of this process alone, where it has used some
-    host = cluster.coordinator_address.rpartition(":")[0]
-    address = from_chief(f"{host}:{_free_port()}" if cluster.is_chief else "")
+    address = from_chief(join(host, _free_port()) if cluster.is_chief else "")
     # Two things of JAX's that would race with ours: its own SIGTERM handler, and its heartbeats, which abort the
     # process without a name for what went wrong. They stay as the last resort.
     jax.config.update("jax_enable_preemption_service", False)
@@ -39,7 +41,26 @@ def start(cluster: Cluster, settings: Mapping[str, Any], from_chief: Callable[[s
             initialization_timeout=int(settings["connect_timeout_seconds"]),
             heartbeat_timeout_seconds=int(max(100, 3 * settings["timeout_seconds"])),
         )
-    connect_devices()
+    with _gloo_listens_at(host):
+        connect_devices()
+
+
+@contextlib.contextmanager
+def _gloo_listens_at(host: str) -> Iterator[None]:
+    """While JAX makes its client for CPUs: gloo listens at this address of this host. By itself it takes the one that
+    the host's own name leads to: 127.0.1.1 as Debian sets it up, another network, or none.
+
+    Not a public part of JAX: `xla_bridge.make_cpu_client` calls this function, in JAX 0.5 to 0.10.
+    """
+    from jax._src import xla_bridge
+
+    module = xla_bridge._jax
+    made = module.make_gloo_tcp_collectives
+    module.make_gloo_tcp_collectives = functools.partial(made, hostname=host)
+    try:
+        yield
+    finally:
+        module.make_gloo_tcp_collectives = made
 
 
 @contextlib.contextmanager

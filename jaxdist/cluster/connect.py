@@ -68,6 +68,7 @@ def connect(
     opened(group)
     try:
         group.agree("versions and configuration", run_signature(signature) | {"num_processes": cluster.num_processes})
+        group.find_hosts()
         group.begin(collectives=collectives)
     except (Terminated, KeyboardInterrupt) as e:
         code, text = ending(e)

@@ -23,6 +23,7 @@ from jaxdist.cluster.detect import Cluster
 from jaxdist.cluster.membership import Membership
 from jaxdist.cluster.rendezvous import Rendezvous, RendezvousServer
 from jaxdist.cluster.watchdog import PHASE_BOUNDARY, Watchdog, WatchdogServer
+from jaxdist.comm.addresses import where_to_listen
 from jaxdist.comm.array_server import ArrayClient, ArrayServer
 from jaxdist.comm.rpc import CallError, Server
 from jaxdist.errors import UsageError
@@ -77,7 +78,7 @@ class Connection:
         self.coordinator: Coordinator | None = None
         if process_id == 0:
             try:
-                self.coordinator = Coordinator(address, cluster.num_processes, self.timeout, run)
+                self.coordinator = Coordinator(where_to_listen(address), cluster.num_processes, self.timeout, run)
             except OSError as e:
                 raise UsageError(f"Process 0 cannot serve at --coordinator_address={address}: {e}.") from e
         self.client = CoordinatorClient(address, process_id, run)

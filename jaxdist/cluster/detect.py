@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -186,23 +185,3 @@ def _from_slurm(environ: Mapping[str, str]) -> dict[str, Any]:
     host = re.sub(r"\[(\d+).*", r"\1", environ["SLURM_STEP_NODELIST"].split(",")[0])
     port = 61440 + _integer(environ, "SLURM_JOB_ID") % 4096  # the same on all, rarely shared between jobs
     return _from_names(environ, "", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID") | {"coordinator_address": f"{host}:{port}"}
-
-
-def own_host(cluster: Cluster) -> str:
-    """The address of this host on the way to process 0, IPv6 in brackets; of no use in a run of one process.
-
-    Raises:
-      UsageError: there is no way.
-    """
-    host, _, port = cluster.coordinator_address.rpartition(":")
-    if not host:
-        return "127.0.0.1"
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
-        family, kind, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        with socket.socket(family, kind) as s:
-            s.connect(address)  # sends nothing
-            own = s.getsockname()[0]
-    except OSError as e:
-        raise UsageError(f"--coordinator_address={cluster.coordinator_address} leads nowhere from here: {e}.") from None
-    return f"[{own}]" if family == socket.AF_INET6 else own

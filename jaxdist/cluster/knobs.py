@@ -10,6 +10,12 @@ KNOBS = (
         above_zero,
     ),
     Knob(
+        "cluster.address",
+        "",
+        "This host's address, name or interface, at which others reach it; '': the one that leads to process 0.",
+        local=True,
+    ),
+    Knob(
         "cluster.run_id",
         "",
         "The run's name, equal on all its processes; '': they must have the same --workdir instead.",

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from jaxdist.cluster import collectives as runtime
-from jaxdist.cluster import share_state
+from jaxdist.cluster import hosts, share_state
 from jaxdist.cluster.coordinator import Connection
-from jaxdist.cluster.detect import Cluster, own_host
+from jaxdist.cluster.detect import Cluster
 from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.state import LazyArray, TrainState
 
@@ -35,6 +35,7 @@ class ProcessGroup:
     def __init__(self, cluster: Cluster, settings: Mapping[str, Any], connection: Connection | None) -> None:
         self._cluster, self._settings, self._connection = cluster, settings, connection
         self._collectives_open = False
+        self._hosts = ["127.0.0.1"] * cluster.num_processes
 
     @classmethod
     def alone(cls, cluster: Cluster, settings: Mapping[str, Any]) -> ProcessGroup:
@@ -56,12 +57,17 @@ class ProcessGroup:
 
     @property
     def host(self) -> str:
-        """Where the other processes reach this one.
+        """Where the other processes reach this one, without brackets; known after `find_hosts`."""
+        return self._hosts[self.process_id]
+
+    def find_hosts(self) -> None:
+        """Collective: where each process is reached. Blocks until all have come.
 
         Raises:
-          UsageError: there is no way to process 0 from here.
+          UsageError: an address is not of its host, or some cannot be reached by others.
         """
-        return own_host(self._cluster)
+        said = self.gather("hosts", hosts.facts(self._cluster, self._settings["address"]), self.connect_timeout)
+        self._hosts = hosts.agreed(said)
 
     @property
     def fate_sharing(self) -> bool:
@@ -204,7 +210,7 @@ class ProcessGroup:
         def from_chief(address: str) -> str:
             return self.gather(f"the address of the collectives of {name}", address, self.connect_timeout)[0]
 
-        runtime.start(self._cluster, self._settings, from_chief)
+        runtime.start(self._cluster, self._settings, self.host, from_chief)
         self._collectives_open = True
 
     def close_collectives(self) -> None:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import socket
 
-from jaxdist.cluster.detect import Cluster, own_host
+from jaxdist.cluster.detect import Cluster
+from jaxdist.cluster.hosts import own_host
+from jaxdist.comm.addresses import where_to_listen
 from jaxdist.errors import UsageError
 
 
-def check(cluster: Cluster) -> str:
-    """What was found, in words. Blocks for name servers.
+def check(cluster: Cluster, address: str = "") -> str:
+    """What was found, in words; `address`: `config.cluster.address`. Blocks for name servers.
 
     Raises:
       UsageError: a host's name is not known here, or an address that this process is to serve at cannot be had.
     """
     found = []
     if cluster.role == "worker" and cluster.num_processes > 1:
-        address = cluster.coordinator_address
-        _look_up("--coordinator_address=", address)
+        coordinator = cluster.coordinator_address
+        _look_up("--coordinator_address=", coordinator)
         if cluster.is_chief:
-            _try_to_serve("--coordinator_address=", address)
-        here = own_host(cluster)
-        found.append(f"process {cluster.process_id} of {cluster.num_processes}, on {here}, process 0 at {address}")
+            _try_to_serve("--coordinator_address=", coordinator)
+        here = own_host(cluster, address)
+        found.append(f"process {cluster.process_id} of {cluster.num_processes}, on {here}, process 0 at {coordinator}")
     elif cluster.role == "worker":
         found.append("one process")
     for address in cluster.server_addresses:
@@ -44,7 +46,7 @@ def _look_up(name: str, address: str) -> None:
 
 
 def _try_to_serve(name: str, address: str) -> None:
-    host, _, port = address.rpartition(":")
+    host, _, port = where_to_listen(address).rpartition(":")
     family, kind, *_, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
     try:
         with socket.socket(family, kind) as s:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdist.comm.addresses import join
 from jaxdist.comm.rpc import CallError, Client, Method, Server
 from jaxdist.errors import ConnectionLost, Preempted
 from jaxdist.state import LazyArray
@@ -175,9 +176,9 @@ class ArrayExchange:
         port = 0
         if not is_chief:
             self._arrays = ArrayServer(token, wait_seconds=_SECONDS)
-            self._server = Server(f"{host}:0", self._arrays.methods)
+            self._server = Server(join(host, 0), self._arrays.methods)
             port = self._server.port
-        addresses = gather("the address (arrays)", f"{host}:{port}")
+        addresses = gather("the address (arrays)", join(host, port))
         self._connect(addresses if is_chief else (), token)
 
     def _connect(self, addresses: Sequence[str], token: str) -> None:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxdist.comm.addresses import where_to_listen
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
@@ -98,7 +99,7 @@ class ParameterServer:
         if index == 0:
             self._rollback.find_stored_run()
             threads += [Monitor(state, self._rollback, others).run, *(other.run for other in others)]
-        self._service = Service(state.addresses[index], handlers, security)
+        self._service = Service(where_to_listen(state.addresses[index]), handlers, security)
         self.port = self._service.port
         for work in threads:
             threading.Thread(target=state.guarded(work), name=work.__qualname__, daemon=True).start()

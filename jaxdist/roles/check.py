@@ -65,7 +65,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool = 
             task = part("model", lambda: _model(config, examples, cluster))
             if task is not None and cluster.is_chief:
                 part("disk", lambda: (_disk(config, workdir, examples, task), None))
-    part("cluster", lambda: (_cluster(cluster, insecure), None))
+    part("cluster", lambda: (_cluster(config, cluster, insecure), None))
     if problems:
         raise UsageError(problems[0])
     return f"{', '.join(good)}: good ({time.monotonic() - begin:.1f} s); nothing was started."
@@ -111,7 +111,7 @@ def _disk(config: ConfigDict, workdir: str, examples: Examples, task: Task) -> s
     return f"{words}; " + (f"the run goes on from update {found}" if found is not None else "no checkpoint is whole")
 
 
-def _cluster(cluster: Cluster, insecure: bool) -> str:
+def _cluster(config: ConfigDict, cluster: Cluster, insecure: bool) -> str:
     if cluster.role == "server":
         server.check_open(cluster, insecure)
-    return reachable.check(cluster)
+    return reachable.check(cluster, config.cluster.address)

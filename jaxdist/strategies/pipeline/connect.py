@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxdist.comm.addresses import join
 from jaxdist.comm.channel import ChannelError, ChannelListener
 from jaxdist.errors import ConnectionLost
 from jaxdist.strategies.pipeline.links import RemoteLink
@@ -41,7 +42,7 @@ class StageConnector:
 
     def gather_addresses(self, what: str, port: int) -> list[str]:
         """Collective: every process's 'host:port'. Blocks until all have come."""
-        return self.gather(f"the address ({what})", f"{self.host}:{port}")
+        return self.gather(f"the address ({what})", join(self.host, port))
 
     def open(
         self, wanted: Sequence[tuple[tuple[int, int], tuple[int, int], int, jax.Device]]
