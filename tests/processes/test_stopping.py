@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -70,6 +71,12 @@ def ended(tmp_path_factory) -> dict[str, tuple[int, str, float]]:
     return found
 
 
+def is_stopped(log: pathlib.Path) -> bool:
+    """Whether the process that writes this log stands still."""
+    pid = re.search(r"pid (\d+)", log.read_text()) if log.exists() else None
+    return pid is not None and pathlib.Path(f"/proc/{pid[1]}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def wait_for_words(folder, words: str) -> None:
     wait_until(lambda: any(words in p.read_text() for p in (folder / "logs").glob("*.log")), words)
 
@@ -128,9 +135,8 @@ def test_the_launcher_says_what_it_has_killed(tmp_path):
     command = [sys.executable, "tools/launch.py", *words]
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
         try:
-            log = pathlib.Path(tmp_path / "logs" / "worker-0.log")
-            wait_until(lambda: log.exists() and "Compiling" in log.read_text(), "compilation")
-            time.sleep(1.0)
+            wait_for_words(tmp_path, "Compiling")
+            wait_until(lambda: is_stopped(tmp_path / "logs" / "worker-1.log"), "worker that stands still")
             p.send_signal(signal.SIGTERM)
             output, _ = p.communicate(timeout=60)
         finally:

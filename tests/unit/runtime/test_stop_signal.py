@@ -94,8 +94,8 @@ with sigterm_as_stop_signal(end_process=True) as stop:
         print("well", child.exitcode)
     else:
         stop.before_end(lambda error: print("told", error, flush=True))
-        print("ready", flush=True)
         try:
+            print("ready", flush=True)
             time.sleep(60)
         except Terminated:
             time.sleep(60)  # whoever caught it takes too long
