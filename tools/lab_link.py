@@ -30,10 +30,10 @@ class Link:
         Raises:
           ValueError: it cannot be read; says what it may be.
         """
-        rate, delay, loss, *more = [*(text if text != "free" else "").split(","), "", "", ""][:4]
-        if text.count(",") > 2 or any(more):
+        rate, delay, loss, *more = [*text.split(","), "", ""]
+        if len(more) > 2:
             raise ValueError(f"{text!r} has more than a rate, a delay and a loss")
-        return cls(_number(rate, _RATES), _number(delay, _TIMES), _share(loss))
+        return cls(_number("" if rate == "free" else rate, _RATES), _number(delay, _TIMES), _share(loss))
 
     @property
     def only_rate(self) -> bool:
@@ -43,7 +43,7 @@ class Link:
     def __str__(self) -> str:
         rate = next((f"{self.rate / of:g}{unit}" for unit, of in reversed(_RATES.items()) if self.rate >= of), "free")
         parts = [rate, f"{1000 * self.delay:g}ms" if self.delay else "", f"{100 * self.loss:g}%" if self.loss else ""]
-        return ",".join(part for part in parts if part)
+        return ",".join(parts).rstrip(",")
 
 
 def _number(text: str, units: dict[str, float]) -> float:
