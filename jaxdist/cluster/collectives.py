@@ -50,7 +50,7 @@ def _gloo_listens_at(host: str) -> Iterator[None]:
     """While JAX makes its client for CPUs: gloo listens at this address of this host. By itself it takes the one that
     the host's own name leads to: 127.0.1.1 as Debian sets it up, another network, or none.
 
-    Not a public part of JAX: `xla_bridge.make_cpu_client` calls this function, in JAX 0.5 to 0.10.
+    Not a public part of JAX: `xla_bridge.make_cpu_client` calls this function in JAX 0.10.2.
     """
     from jax._src import xla_bridge
 
