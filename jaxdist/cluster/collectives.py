@@ -15,21 +15,25 @@ import numpy as np
 
 from jaxdist.cluster.detect import Cluster
 from jaxdist.comm.addresses import join
+from jaxdist.comm.ports import Ports
 
 
-def start(cluster: Cluster, settings: Mapping[str, Any], host: str, from_chief: Callable[[str], str]) -> None:
+def start(
+    cluster: Cluster, settings: Mapping[str, Any], host: str, ports: Ports, from_chief: Callable[[str], str]
+) -> None:
     """Collective: JAX sees all processes' devices from now on. Blocks until all have come.
 
     Args:
       settings: `config.cluster`.
       host: where the other processes reach this one.
+      ports: where it may listen; gloo is not told.
       from_chief: collective: process 0's text, on all.
     """
     import jax
     from jax.extend.backend import clear_backends
 
     clear_backends()  # those of this process alone, where it has used some
-    address = from_chief(join(host, _free_port()) if cluster.is_chief else "")
+    address = from_chief(join(host, ports.first(_free_port, "JAX's service")) if cluster.is_chief else "")
     # Two things of JAX's that would race with ours: its own SIGTERM handler, and its heartbeats, which abort the
     # process without a name for what went wrong. They stay as the last resort.
     jax.config.update("jax_enable_preemption_service", False)
@@ -130,7 +134,7 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _free_port() -> int:
+def _free_port(wanted: int) -> int:
     with socket.socket() as s:
-        s.bind(("", 0))
+        s.bind(("", wanted))
         return s.getsockname()[1]

@@ -11,6 +11,8 @@ from typing import Any
 from jaxdist.cluster.coordinator import Connection
 from jaxdist.cluster.detect import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
+from jaxdist.comm.addresses import split
+from jaxdist.comm.ports import Ports
 from jaxdist.errors import Terminated, UsageError, ending
 
 
@@ -29,6 +31,10 @@ def versions() -> dict[str, str]:
 def run_signature(config_values: dict[str, Any]) -> dict[str, Any]:
     """What all processes of a run must have alike: the values of the configuration that matter, and the versions."""
     return config_values | versions()
+
+
+def _servers(cluster: Cluster) -> list[tuple[str, str]]:
+    return [("server_addresses", address) for address in cluster.server_addresses]
 
 
 def connect(
@@ -61,6 +67,9 @@ def connect(
         raise UsageError(
             "This strategy has its rendezvous at process 0: --coordinator_address=HOST:PORT is needed too."
         )
+    for flag, address in (("coordinator_address", cluster.coordinator_address), *_servers(cluster)):
+        if split(address)[1] not in Ports(settings.get("port_range", "")):
+            raise UsageError(f"--{flag}: the port of {address} is outside cluster.port_range={settings['port_range']}.")
     group = ProcessGroup(cluster, settings, Connection(cluster, settings, run))
     logging.info(
         "Process %d of %d, rendezvous at %s.", cluster.process_id, cluster.num_processes, cluster.coordinator_address

@@ -1,5 +1,6 @@
 """The knobs of the processes of a run."""
 
+from jaxdist.comm import ports
 from jaxdist.knobs import Knob, above_zero
 
 KNOBS = (
@@ -13,6 +14,13 @@ KNOBS = (
         "cluster.address",
         "",
         "This host's address, name or interface, at which others reach it; '': the one that leads to process 0.",
+        local=True,
+    ),
+    Knob(
+        "cluster.port_range",
+        "",
+        "FIRST-LAST: everything that listens stays inside, but gloo, which takes a free port; '': free ports.",
+        ports.must_be,
         local=True,
     ),
     Knob(

@@ -17,6 +17,7 @@ from jaxdist.cluster import collectives as runtime
 from jaxdist.cluster import hosts, share_state
 from jaxdist.cluster.coordinator import Connection
 from jaxdist.cluster.detect import Cluster
+from jaxdist.comm.ports import Ports
 from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.state import LazyArray, TrainState
 
@@ -36,6 +37,7 @@ class ProcessGroup:
         self._cluster, self._settings, self._connection = cluster, settings, connection
         self._collectives_open = False
         self._hosts = ["127.0.0.1"] * cluster.num_processes
+        self._ports = Ports(settings.get("port_range", ""))
 
     @classmethod
     def alone(cls, cluster: Cluster, settings: Mapping[str, Any]) -> ProcessGroup:
@@ -59,6 +61,11 @@ class ProcessGroup:
     def host(self) -> str:
         """Where the other processes reach this one, without brackets; known after `find_hosts`."""
         return self._hosts[self.process_id]
+
+    @property
+    def ports(self) -> Ports:
+        """Where this process may listen."""
+        return self._ports
 
     def find_hosts(self) -> None:
         """Collective: where each process is reached. Blocks until all have come.
@@ -210,7 +217,7 @@ class ProcessGroup:
         def from_chief(address: str) -> str:
             return self.gather(f"the address of the collectives of {name}", address, self.connect_timeout)[0]
 
-        runtime.start(self._cluster, self._settings, self.host, from_chief)
+        runtime.start(self._cluster, self._settings, self.host, self.ports, from_chief)
         self._collectives_open = True
 
     def close_collectives(self) -> None:

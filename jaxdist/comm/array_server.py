@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from jaxdist.comm.addresses import join
+from jaxdist.comm.ports import Ports
 from jaxdist.comm.rpc import CallError, Client, Method, Server
 from jaxdist.errors import ConnectionLost, Preempted
 from jaxdist.state import LazyArray
@@ -167,16 +168,20 @@ class ArrayExchange:
     Args:
       host: where this process listens.
       token: the same on all, and known to nobody else.
+      ports: where it may listen.
       gather: (what, value) -> every process's value; collective.
     """
 
-    def __init__(self, host: str, token: str, *, is_chief: bool, gather: Callable[[str, Any], list[Any]]) -> None:
+    def __init__(
+        self, host: str, token: str, *, ports: Ports, is_chief: bool, gather: Callable[[str, Any], list[Any]]
+    ) -> None:
         self.is_chief = is_chief
         self._arrays: ArrayServer | None = None
         port = 0
         if not is_chief:
             self._arrays = ArrayServer(token, wait_seconds=_SECONDS)
-            self._server = Server(join(host, 0), self._arrays.methods)
+            methods = self._arrays.methods
+            self._server = ports.first(lambda port: Server(join(host, port), methods), "its arrays")
             port = self._server.port
         addresses = gather("the address (arrays)", join(host, port))
         self._connect(addresses if is_chief else (), token)

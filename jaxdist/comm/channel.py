@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdist.comm.ports import Ports
+
 _MAGIC = b"jxd1"
 _PREFIX = struct.Struct("<4sIQ")
 _MAX_HEADER = 2**16
@@ -157,6 +159,10 @@ def _aligned(size: int) -> np.ndarray:
     return raw[start : start + size]
 
 
+def _listen(host: str, family: socket.AddressFamily, port: int) -> socket.socket:
+    return socket.create_server((host, port), family=family)
+
+
 class ChannelListener:
     """Where the channels of one process begin: it accepts those that others open, and opens some itself.
 
@@ -164,12 +170,16 @@ class ChannelListener:
       host: the interface to listen at; '' for all.
       token: a secret of the run; who does not know it is turned away.
       max_bytes: the largest body that is believed.
+      ports: where it may listen.
     """
 
-    def __init__(self, token: str, max_bytes: int, host: str = "") -> None:
+    def __init__(self, token: str, max_bytes: int, host: str = "", ports: Ports | None = None) -> None:
         self._token, self._max_bytes = token, max_bytes
         host = host.strip("[]")
-        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = (ports or Ports()).first(
+            lambda port: socket.create_server((host, port), family=family), "a channel"
+        )
         self.port = self._listener.getsockname()[1]
 
     def open(self, address: str, name: str, label: str, seconds: float) -> Channel:

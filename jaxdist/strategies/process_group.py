@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from jaxdist.comm.ports import Ports
 from jaxdist.state import TrainState
 
 
@@ -12,6 +13,9 @@ class ProcessGroup(Protocol):
 
     @property
     def host(self) -> str: ...
+
+    @property
+    def ports(self) -> Ports: ...
 
     @property
     def num_processes(self) -> int: ...

@@ -138,6 +138,7 @@ class Pipeline(Strategy):
             self._exchange = ArrayExchange(
                 self._connector.host,
                 self._connector.token,
+                ports=self._connector.ports,
                 is_chief=self.is_chief,
                 gather=self._connector.gather,
             )

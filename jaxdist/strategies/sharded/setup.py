@@ -165,6 +165,7 @@ def build(settings: Settings, task: Task, context: BuildContext) -> AllReduce:
         return ArrayExchange(
             group.host,
             token,
+            ports=group.ports,
             is_chief=context.is_chief,
             gather=lambda what, value: group.gather(f"{what} of {name}", value),
         )

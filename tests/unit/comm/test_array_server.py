@@ -10,6 +10,7 @@ import pytest
 
 from jaxdist.comm import array_server
 from jaxdist.comm.array_server import ArrayExchange, ArrayServer
+from jaxdist.comm.ports import Ports
 from jaxdist.errors import ConnectionLost
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -23,9 +24,9 @@ def exchanges():
         addresses.append(value)
         return addresses
 
-    other = ArrayExchange("127.0.0.1", "secret", is_chief=False, gather=lambda *_: addresses)
+    other = ArrayExchange("127.0.0.1", "secret", ports=Ports(), is_chief=False, gather=lambda *_: addresses)
     addresses += ["", f"127.0.0.1:{other._server.port}"]
-    return ArrayExchange("127.0.0.1", "secret", is_chief=True, gather=gather), other
+    return ArrayExchange("127.0.0.1", "secret", ports=Ports(), is_chief=True, gather=gather), other
 
 
 def test_the_chief_fetches_what_others_keep_and_older_versions_go(monkeypatch):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdist.comm.ports import Ports
 from jaxdist.errors import ConnectionLost
 from jaxdist.strategies.pipeline.connect import StageConnector
 
@@ -33,6 +34,7 @@ class Processes:
 
 class Member:
     host = "127.0.0.1"
+    ports = Ports()
 
     def __init__(self, processes: Processes, process: int) -> None:
         self._processes, self._process = processes, process
