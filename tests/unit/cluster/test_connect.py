@@ -41,7 +41,7 @@ def test_one_process_waits_for_nobody_and_several_need_an_address():
 def test_addresses_of_flags_are_inside_the_range():
     settings = {**SETTINGS, "port_range": "7800-7899"}
     cluster = Cluster(process_id=1, num_processes=2, coordinator_address="127.0.0.1:7900")
-    with pytest.raises(UsageError, match="the port of 127.0.0.1:7900 is outside cluster.port_range=7800-7899"):
+    with pytest.raises(UsageError, match=r"the port of 127\.0\.0\.1:7900 is outside cluster.port_range=7800-7899"):
         connect(cluster, run="", signature={}, settings=settings, collectives=False)
 
 
