@@ -164,6 +164,10 @@ class Lab:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
         self._processes.clear()
         keeper, self._keeper = self._keeper, None
         if keeper is None:

@@ -47,6 +47,7 @@ class Coordinator:
             watchdog.streams,
             threads=4 * num_processes + 4,
             admit=self.membership.admit,
+            silent_seconds=timeout_seconds,
         )
 
     def close(self) -> None:

@@ -50,6 +50,8 @@ class Server:
       methods: name -> function, called on one of `threads` threads; what it raises is sent to the caller as text.
       streams: name -> function that yields replies for as long as the caller listens.
       admit: what is wrong with a caller, by what its `Client` says of itself; '' for nothing.
+      silent_seconds: how long a connection may bring no answer before it is given up; gRPC's own 20 s end a stream
+        over a link that is down for a moment.
 
     Raises:
       OSError: the address cannot be bound.
@@ -62,9 +64,10 @@ class Server:
         streams: Mapping[str, Stream] | None = None,
         threads: int = 8,
         admit: Callable[[str], str] = lambda caller: "",
+        silent_seconds: float = 20.0,
     ) -> None:
         # Without SO_REUSEPORT a second server at the same address is an error instead of a silent half of the calls.
-        options = [*_OPTIONS, ("grpc.so_reuseport", 0)]
+        options = [*_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.keepalive_timeout_ms", int(1000 * silent_seconds))]
         self._server = grpc.server(futures.ThreadPoolExecutor(threads, "rpc"), options=options)
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(_answer(method, admit)) for name, method in methods.items()

@@ -53,8 +53,9 @@ class Calls:
         patience = self.timeout_seconds if patience is None else patience
         begin, pause = time.monotonic(), 0.05
         while True:
+            left = max(patience - (time.monotonic() - begin), 0.5)
             try:
-                return self.stubs[server].call(name, message, data, timeout=min(CALL_SECONDS, patience))
+                return self.stubs[server].call(name, message, data, timeout=min(CALL_SECONDS, left))
             except Ended as e:
                 raise as_process_error(e) from None
             except Lost as e:

@@ -178,9 +178,9 @@ class Client:
         """From an evaluator, for the chief."""
         self._session.post_evaluation(row)
 
-    def leave(self, report: Any) -> None:
-        """Goes in good order."""
-        self._session.leave(report)
+    def leave(self, report: Any, patience: float | None = None) -> None:
+        """Goes in good order; `patience`: as of `Session.leave`."""
+        self._session.leave(report, patience)
 
     # Steps.
 

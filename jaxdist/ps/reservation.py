@@ -126,7 +126,7 @@ def end_server(stub: Stub, run: str, code: int, text: str, reserve: str = "", id
     """Ends a run on a server, which exits; one that gives no answer, or serves another run, is left alone."""
     with contextlib.suppress(Lost, Fenced, Ended, Refused):
         request = pb.EndRequest(run=run, code=code, text=text, reserve=reserve, identity=identity)
-        stub.call("End", request, timeout=5)
+        stub.call("End", request, timeout=5 if code in (0, 75) else 1.5)  # else they may be what was lost
 
 
 def run_ending(error: BaseException | None) -> tuple[int, str]:

@@ -199,11 +199,11 @@ class Session:
         text = json.dumps(dict(row))
         self.in_session(lambda caller: self._calls.call(0, "Post", pb.PostRequest(caller=caller, text=text)))
 
-    def leave(self, report: Any) -> None:
-        """Goes in good order. Blocks for the answer.
+    def leave(self, report: Any, patience: float | None = None) -> None:
+        """Goes in good order. Blocks for the answer, `patience` seconds at most (None: as any call).
 
         Raises:
           PeerError, UsageError, Preempted: a server gave no answer, or the run has ended.
         """
         with contextlib.suppress(Fenced, Refused):
-            self._calls.call(0, "Leave", pb.PostRequest(caller=self.caller, text=json.dumps(report)))
+            self._calls.call(0, "Leave", pb.PostRequest(caller=self.caller, text=json.dumps(report)), patience=patience)

@@ -327,6 +327,6 @@ class ParameterServer(Strategy):
                     self._client.end(*run_ending(error))
                 elif not self.report.has_left:
                     why = None if error is None else {"failed": str(error), "ends_run": isinstance(error, Unhealthy)}
-                    self._client.leave(why)
+                    self._client.leave(why, 2.0 if error is not None else None)  # the servers may be what was lost
         self._client.close()
         self._network.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,78 @@
+"""Links that are cut: for a while, which costs time and no number; for good, after which everybody ends in time and
+says who was lost.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from helpers.hosts import STRATEGIES, ended, lab_of, train
+from helpers.outcomes import final_state
+from helpers.processes import finish, wait_for_update
+
+from jaxdist.state import flatten
+
+pytestmark = [pytest.mark.hosts, pytest.mark.long]
+
+SLOWLY = "delay@process=0,seconds=0.2"
+TIMEOUT = 12.0
+BUSY = 5.0  # seconds that a machine which runs other tests, too, may be late
+
+
+def test_a_link_that_comes_back_costs_time_alone(tmp_path):
+    """Down for 22 s, longer than gRPC waits by itself, less than half of `cluster.timeout_seconds`."""
+    settings = {"num_epochs": 2.0, "cluster__timeout_seconds": 60.0, "strategy__lease_seconds": 5.0}
+    strategies = ("allreduce", "pipeline", "servers")
+    with lab_of(2, names="debian") as lab:
+        running = {
+            strategy: train(lab, tmp_path / strategy, strategy, 9000 + 10 * k, fault=SLOWLY, **_of(strategy, settings))
+            for k, strategy in enumerate(strategies)
+        }
+        for strategy in strategies:
+            wait_for_update(tmp_path / strategy, 3)
+        lab.cut(1)
+        time.sleep(22)
+        lab.mend(1)
+        for strategy, processes in running.items():
+            for code, said in ended(processes):
+                assert code == 0, (strategy, said[-3000:])
+    for strategy in ("allreduce", "pipeline"):
+        finish(tmp_path / "whole" / strategy, 2, **STRATEGIES[strategy] | {"num_epochs": 2.0})
+        wanted = flatten(final_state(tmp_path / "whole" / strategy).arrays())
+        found = flatten(final_state(tmp_path / strategy).arrays())
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], wanted[name], err_msg=f"{strategy}: {name}")
+    assert final_state(tmp_path / "servers").examples_seen == 480
+
+
+def _of(strategy: str, settings: dict) -> dict:
+    return {k: v for k, v in settings.items() if strategy == "servers" or not k.startswith("strategy__")}
+
+
+# Which host is cut off: workers are on hosts 0 and 1, the server is on host 2.
+GONE = {
+    "allreduce, process 1": ("allreduce", 1, {0: "process 1 was lost", 1: "process 0 was lost"}),
+    "pipeline, process 0": ("pipeline", 0, {0: "process 1 was lost", 1: "process 0 was lost"}),
+    "servers, their host": ("servers", 2, {0: "the parameter server 0 at", 1: "the parameter server 0 at"}),
+}
+
+
+def test_a_host_that_is_gone_for_good_ends_everybody_in_time(tmp_path):
+    """Whom it concerns ends within `cluster.timeout_seconds` + 5 s, with 1, and says who was lost."""
+    settings = {"num_epochs": 500.0, "cluster__timeout_seconds": TIMEOUT, "strategy__lease_seconds": 5.0}
+    for number, (name, (strategy, host, words)) in enumerate(GONE.items()):
+        with lab_of(3) as lab:
+            place = tmp_path / str(number)
+            options = _of(strategy, settings)
+            processes = train(lab, place, strategy, 9000, workers=2, server=2, fault=SLOWLY, **options)
+            wait_for_update(place, 3)
+            begin = time.monotonic()
+            lab.cut(host)
+            said = ended(processes[-2:], seconds=TIMEOUT + 60)
+            assert time.monotonic() - begin < TIMEOUT + 5 + BUSY, name
+        for process, wanted in words.items():
+            code, output = said[process]
+            assert code == 1, (name, output[-2000:])
+            assert wanted in output.splitlines()[-1], (name, output[-2000:])
