@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.hosts, pytest.mark.long]
 
 SLOWLY = "delay@process=0,seconds=0.2"
 TIMEOUT = 12.0
-BUSY = 5.0  # seconds that a machine which runs other tests, too, may be late
+BUSY = 15.0  # seconds that a machine which runs other tests, too, may be late; alone it takes at most 17 s
 
 
 def test_a_link_that_comes_back_costs_time_alone(tmp_path):
