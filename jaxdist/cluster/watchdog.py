@@ -239,7 +239,7 @@ class Watchdog:
         last_resort.daemon = True
         last_resort.start()
         where = f"update {self._update}" + (f", {self._activity}" if self._activity != "train" else "")
-        last_words.say(code, f"process {self._client.process_id} ends at {where}: {text.rstrip('.')}.")
+        last_words.say(code, f"process {self._client.process_id} ends at {where}: {text.rstrip('.')}.", alone=True)
         os._exit(code)
 
 

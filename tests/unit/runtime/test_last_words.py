@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import pytest
+from helpers.processes import ROOT, environment
 
 from jaxdist.runtime import last_words
+
+
+def test_nothing_comes_after_a_line_that_is_alone():
+    program = (
+        "import os; from jaxdist.runtime import last_words; os.write(2, b'before\\n'); "
+        "last_words.say(1, 'it was so.', alone=True); os.write(2, b'after\\n')"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and ended.stderr == "before\njaxdist: error: it was so.\n"
 
 
 @pytest.mark.parametrize(
