@@ -13,7 +13,7 @@ from jaxdist.cluster.detect import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
 from jaxdist.comm.addresses import split
 from jaxdist.comm.ports import Ports
-from jaxdist.errors import Terminated, UsageError, ending
+from jaxdist.errors import UsageError, ending
 
 
 def versions() -> dict[str, str]:
@@ -79,7 +79,7 @@ def connect(
         group.agree("versions and configuration", run_signature(signature) | {"num_processes": cluster.num_processes})
         group.find_hosts()
         group.begin(collectives=collectives)
-    except (Terminated, KeyboardInterrupt) as e:
+    except BaseException as e:  # and process 0 stays for a moment, for the others to get their answers
         code, text = ending(e)
         group.fail(text, code)
         raise
