@@ -33,10 +33,6 @@ def run_signature(config_values: dict[str, Any]) -> dict[str, Any]:
     return config_values | versions()
 
 
-def _servers(cluster: Cluster) -> list[tuple[str, str]]:
-    return [("server_addresses", address) for address in cluster.server_addresses]
-
-
 def connect(
     cluster: Cluster,
     *,
@@ -67,9 +63,11 @@ def connect(
         raise UsageError(
             "This strategy has its rendezvous at process 0: --coordinator_address=HOST:PORT is needed too."
         )
-    for flag, address in (("coordinator_address", cluster.coordinator_address), *_servers(cluster)):
-        if split(address)[1] not in Ports(settings.get("port_range", "")):
-            raise UsageError(f"--{flag}: the port of {address} is outside cluster.port_range={settings['port_range']}.")
+    allowed = settings.get("port_range", "")
+    for address in (cluster.coordinator_address, *cluster.server_addresses):
+        if split(address)[1] not in Ports(allowed):
+            flags = "--coordinator_address, --server_addresses"
+            raise UsageError(f"{flags}: the port of {address} is outside cluster.port_range={allowed}.")
     group = ProcessGroup(cluster, settings, Connection(cluster, settings, run))
     logging.info(
         "Process %d of %d, rendezvous at %s.", cluster.process_id, cluster.num_processes, cluster.coordinator_address

@@ -6,7 +6,7 @@ import socket
 
 from jaxdist.cluster.detect import Cluster
 from jaxdist.cluster.hosts import own_host
-from jaxdist.comm.addresses import where_to_listen
+from jaxdist.comm.addresses import split, where_to_listen
 from jaxdist.errors import UsageError
 
 
@@ -37,17 +37,17 @@ def check(cluster: Cluster, address: str = "") -> str:
 
 
 def _look_up(name: str, address: str) -> None:
-    host, _, port = address.rpartition(":")
+    host, port = split(address)
     try:
-        socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as e:
         words = f"{name}{address}: this host does not know {host} ({e.strerror or e})"
         raise UsageError(f"{words}: give its address, or teach this host its name.") from e
 
 
 def _try_to_serve(name: str, address: str) -> None:
-    host, _, port = where_to_listen(address).rpartition(":")
-    family, kind, *_, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+    host, port = split(where_to_listen(address))
+    family, kind, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     try:
         with socket.socket(family, kind) as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdist.comm.addresses import split
 from jaxdist.comm.ports import Ports
 
 _MAGIC = b"jxd1"
@@ -192,12 +193,12 @@ class ChannelListener:
         Raises:
           ChannelError: not within `seconds`.
         """
-        host, _, port = address.rpartition(":")
+        host, port = split(address)
         deadline = time.monotonic() + seconds
         while True:
             try:
                 left = max(deadline - time.monotonic(), 0.1)
-                connection = socket.create_connection((host.strip("[]"), int(port)), left)
+                connection = socket.create_connection((host, port), left)
                 handshake = json.dumps({"token": self._token, "label": label}).encode()
                 connection.sendall(_PREFIX.pack(_MAGIC, len(handshake), 0) + handshake)
                 return Channel(connection, name, self._max_bytes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import json
 import logging
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from jaxdist.comm import addresses
 from jaxdist.comm.rpc import CONNECTING
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.ps import parameter_server_pb2 as pb
@@ -35,11 +35,7 @@ Handler = Callable[[Any, memoryview], Payload]
 
 def is_loopback(address: str) -> bool:
     """Whether 'HOST:PORT' can be reached from its own host alone."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return addresses.is_loopback(addresses.split(address)[0])
 
 
 class Service:

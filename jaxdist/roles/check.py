@@ -22,13 +22,11 @@ from jaxdist import config as config_lib
 from jaxdist.checkpoint import disk, run_directory
 from jaxdist.checkpoint.checkpointer import Checkpointer
 from jaxdist.cluster import Cluster, reachable
-from jaxdist.config.phases import schedule_of
 from jaxdist.errors import UsageError
 from jaxdist.roles import server
 from jaxdist.runtime import compilation, devices
 from jaxdist.task import Task
-from jaxdist.train import phase_needs
-from jaxdist.train.setup import Examples, load_examples, make_task, num_params, run_examples
+from jaxdist.train.setup import Examples, check_phases, load_examples, make_task, num_params, run_examples
 
 T = TypeVar("T")
 
@@ -84,16 +82,13 @@ def _data(config: ConfigDict) -> tuple[str, Examples]:
 
 def _model(config: ConfigDict, examples: Examples, cluster: Cluster) -> tuple[str, Task]:
     task = make_task(config, examples)
-    schedule = schedule_of(config.strategy)
     here = len(devices.local())
-    phase_needs.check(
-        schedule,
-        config.strategy,
+    check_phases(
+        config,
         task,
-        global_batch_size=config.global_batch_size,
         num_processes=cluster.num_processes,
-        num_devices=cluster.num_processes * here,
         num_servers=len(cluster.server_addresses),
+        devices_here=here,
     )
     updates = run_examples(config, len(examples.train)) // config.global_batch_size
     size = disk.checkpoint_bytes(task.chain.shapes)

@@ -29,7 +29,7 @@ from jaxdist.train import phase_needs, phase_triggers
 from jaxdist.train.callbacks import Callback
 from jaxdist.train.loop import TrainingLoop
 from jaxdist.train.phases import Phases
-from jaxdist.train.setup import fingerprints, load_examples, make_task, run_examples
+from jaxdist.train.setup import check_phases, fingerprints, load_examples, make_task, run_examples
 
 
 def train_and_evaluate(
@@ -153,14 +153,12 @@ def _train(
         check_data(workdir, examples.digests)
         disk.check(workdir, disk.checkpoint_bytes(task.init().arrays()), config.checkpoint.keep)
     schedule, num_train = schedule_of(config.strategy), len(examples.train)
-    phase_needs.check(
-        schedule,
-        config.strategy,
+    check_phases(
+        config,
         task,
-        global_batch_size=config.global_batch_size,
         num_processes=cluster.num_processes,
-        num_devices=cluster.num_processes * len(found),
         num_servers=len(cluster.server_addresses),
+        devices_here=len(found),
     )
     with contextlib.ExitStack() as stack:
         phases = Phases(

@@ -14,11 +14,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdist import data, models
+from jaxdist.config.phases import schedule_of
 from jaxdist.errors import UsageError
 from jaxdist.models import contract as model_contract
 from jaxdist.models.knobs import KNOBS as MODEL_KNOBS
 from jaxdist.optim import optimizers, schedules
 from jaxdist.task import Task
+from jaxdist.train import phase_needs
 
 _OF_EVERY_MODEL = ("name", "param_dtype", "dtype", "options")
 
@@ -129,6 +131,23 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
     except (ValueError, TypeError) as e:
         raise UsageError(f"The update rule cannot be built: {e}") from e
     return task
+
+
+def check_phases(config: ConfigDict, task: Task, *, num_processes: int, num_servers: int, devices_here: int) -> None:
+    """Refuses phases that cannot work, on processes with equally many devices.
+
+    Raises:
+      UsageError: with the arithmetic and the remedy.
+    """
+    phase_needs.check(
+        schedule_of(config.strategy),
+        config.strategy,
+        task,
+        global_batch_size=config.global_batch_size,
+        num_processes=num_processes,
+        num_devices=num_processes * devices_here,
+        num_servers=num_servers,
+    )
 
 
 def nonfinite_policy(config: ConfigDict) -> str:

@@ -14,6 +14,7 @@ import time
 import lab as laboratory
 import lab_keeper
 import pytest
+from helpers.hosts import lab_of
 from helpers.waiting import wait_until
 from lab_link import Link
 from lab_switch import Switch
@@ -120,17 +121,6 @@ def test_the_switch_delays_shapes_loses_and_cuts():
             taps.hosts[1].send(frame(0, 1))
             wait_until(lambda: arrived(taps, 0) == 1, "frame at a link that is up again")
             assert switch.seconds_of_cpu() > 0
-
-
-@contextlib.contextmanager
-def lab_of(hosts: int, **settings):
-    made = laboratory.Lab(hosts, **settings)
-    try:
-        made.__enter__()
-    except laboratory.NoLab as e:
-        pytest.skip(str(e))
-    with contextlib.closing(made):
-        yield made
 
 
 def test_hosts_have_names_and_links_and_are_gone_afterwards():
