@@ -184,8 +184,7 @@ def _place(error: BaseException) -> str:
 
 def _end(code: int, words: str) -> int:
     """Says the last line; returns the exit code."""
-    last_words.say(code, words)
-    return code
+    return last_words.say(code, words)
 
 
 if __name__ == "__main__":

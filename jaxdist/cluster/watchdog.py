@@ -239,8 +239,8 @@ class Watchdog:
         last_resort.daemon = True
         last_resort.start()
         where = f"update {self._update}" + (f", {self._activity}" if self._activity != "train" else "")
-        last_words.say(code, f"process {self._client.process_id} ends at {where}: {text.rstrip('.')}.", alone=True)
-        os._exit(code)
+        words = f"process {self._client.process_id} ends at {where}: {text.rstrip('.')}."
+        os._exit(last_words.say(code, words, alone=True))
 
 
 def _place(heartbeat: Mapping[str, Any]) -> tuple[int, str]:

@@ -90,15 +90,14 @@ class StopSignal:
         if self._raised:  # it is on its way out: what that takes is not to be more than the signal allows
             time.sleep(max(begin + END_SECONDS - time.monotonic(), 0.0))
         self._ended = True
-        code = ending(error)[0]
+        code, words = ending(error)
         last_resort = threading.Timer(END_SECONDS, os._exit, (code,))  # the words may not find their way: a full pipe
         last_resort.daemon = True
         last_resort.start()
         if not self._raised:
             for tell in self._before_end:
                 threading.Thread(target=tell, args=(error,), daemon=True).start()
-        if not last_words.said():
-            last_words.say(*ending(error))
+        code = last_words.say(code, words)
         time.sleep(max(begin + END_SECONDS - time.monotonic(), 0.0))
         os._exit(code)
 

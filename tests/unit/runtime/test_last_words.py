@@ -12,6 +12,27 @@ from helpers.processes import ROOT, environment
 from jaxdist.runtime import last_words
 
 
+def test_of_two_threads_that_end_the_process_the_first_has_the_line_and_the_code():
+    program = """
+import logging, os, threading, time
+from jaxdist.runtime import last_words
+
+class Slow(logging.FileHandler):
+    def emit(self, record):
+        begun.set()
+        time.sleep(0.5)
+
+begun = threading.Event()
+logging.getLogger().addHandler(Slow(os.devnull))
+threading.Thread(target=lambda: os._exit(last_words.say(1, "the first.", alone=True)), daemon=True).start()
+begun.wait()
+os._exit(last_words.say(75, "the second.", alone=True))
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (1, "jaxdist: error: the first.\n")
+
+
 def test_nothing_comes_after_a_line_that_is_alone():
     program = (
         "import os; from jaxdist.runtime import last_words; os.write(2, b'before\\n'); "
@@ -25,7 +46,8 @@ def test_nothing_comes_after_a_line_that_is_alone():
 @pytest.mark.parametrize(
     ("code", "outcome"), [(0, "done"), (75, "stopped"), (130, "stopped"), (143, "stopped"), (1, "error"), (2, "error")]
 )
-def test_the_outcome_is_that_of_the_exit_code(tmp_path, capsys, code, outcome):
+def test_the_outcome_is_that_of_the_exit_code(tmp_path, capsys, monkeypatch, code, outcome):
+    monkeypatch.setattr(last_words, "_said", [])
     handler = logging.FileHandler(tmp_path / "log")
     logging.getLogger().addHandler(handler)
     try:
