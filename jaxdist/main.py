@@ -35,7 +35,7 @@ _RUN_ID = flags.DEFINE_string("run_id", None, "The run's name, where its process
 _SERVERS = flags.DEFINE_list("server_addresses", [], "HOST:PORT of all parameter servers, in order.")
 _SERVER_INDEX = flags.DEFINE_integer("server_index", None, "Which of them a server is.")
 _CHECK = flags.DEFINE_bool("check", False, "Check data, model, cluster and disk; start and write nothing.")
-_INSECURE = flags.DEFINE_bool("insecure", False, "A server may listen beyond this machine without JAXDIST_TOKEN.")
+_INSECURE = flags.DEFINE_bool("insecure", False, "The run may reach beyond this machine without JAXDIST_TOKEN.")
 _WITH_SERVER = flags.DEFINE_bool("with_server", False, "Start server --server_index on this host as a child.")
 
 
@@ -59,6 +59,7 @@ def _run(argv: Sequence[str], stop: stop_signal.StopSignal) -> int:
             server_addresses=_SERVERS.value,
             server_index=_SERVER_INDEX.value,
             run_id=_RUN_ID.value or _CONFIG.value.cluster.run_id,
+            insecure=_INSECURE.value,
         )
         config_lib.validate(_CONFIG.value)
         if _CHECK.value:
@@ -66,14 +67,14 @@ def _run(argv: Sequence[str], stop: stop_signal.StopSignal) -> int:
             _quieten_others()
             from jaxdist.roles import check
 
-            return _end(0, check.run(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value))
+            return _end(0, check.run(_CONFIG.value, workdir, cluster))
         number = {"worker": f"-{cluster.process_id}", "server": f"-{cluster.server_index}"}.get(cluster.role, "")
         _start_logging(workdir, f"{cluster.role}{number}")
         with monitor.sampling(workdir, f"{cluster.role}{number}", _CONFIG.value.monitor.interval_seconds):
             if cluster.role == "server":
                 from jaxdist.roles import server
 
-                code, text = server.serve(_CONFIG.value, workdir, cluster, insecure=_INSECURE.value, stop_signal=stop)
+                code, text = server.serve(_CONFIG.value, workdir, cluster, stop_signal=stop)
                 return _end(code, text or f"server {cluster.server_index} has served its run to the end.")
             if cluster.role == "evaluator":
                 from jaxdist.roles import evaluator

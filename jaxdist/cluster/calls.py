@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxdist.cluster.identity import caller
 from jaxdist.comm.rpc import CallError, Client
+from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import PeerError, of_another_process
 
 HEARTBEAT_SECONDS = 0.5  # what process 0 has to say reaches everybody within two of them
@@ -25,14 +26,15 @@ class CoordinatorClient:
 
     Args:
       run: which one it belongs to (`identity`).
+      security: what process 0 asks for.
 
     Attributes:
       rpc: for calls whose failures mean something else than in `ask`.
     """
 
-    def __init__(self, address: str, process_id: int, run: str = "") -> None:
+    def __init__(self, address: str, process_id: int, run: str = "", security: Security = OPEN) -> None:
         self.address, self.process_id = address, process_id
-        self.rpc = Client(address, caller(run, process_id))
+        self.rpc = Client(address, caller(run, process_id), security)
 
     @property
     def is_chief(self) -> bool:
@@ -63,7 +65,9 @@ class CoordinatorClient:
 
     @staticmethod
     def refused(error: CallError) -> tuple[str, int]:
-        """(text, exit code) of a `refusal`."""
+        """(text, exit code) of a `refusal`, or of a caller that has not the token."""
+        if error.denied:
+            return str(error), ALONE
         refused = json.loads(str(error))
         return refused["text"], refused["code"]
 

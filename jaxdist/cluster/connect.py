@@ -73,6 +73,7 @@ def connect(
         "Process %d of %d, rendezvous at %s.", cluster.process_id, cluster.num_processes, cluster.coordinator_address
     )
     opened(group)
+    group.reach()
     try:
         group.agree("versions and configuration", run_signature(signature) | {"num_processes": cluster.num_processes})
         group.find_hosts()

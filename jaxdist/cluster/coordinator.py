@@ -26,6 +26,7 @@ from jaxdist.cluster.watchdog import PHASE_BOUNDARY, Watchdog, WatchdogServer
 from jaxdist.comm.addresses import where_to_listen
 from jaxdist.comm.array_server import ArrayClient, ArrayServer
 from jaxdist.comm.rpc import CallError, Server
+from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import UsageError
 
 
@@ -36,7 +37,9 @@ class Coordinator:
       OSError: the address cannot be bound.
     """
 
-    def __init__(self, address: str, num_processes: int, timeout_seconds: float, run: str = "") -> None:
+    def __init__(
+        self, address: str, num_processes: int, timeout_seconds: float, run: str = "", security: Security = OPEN
+    ) -> None:
         self.membership = Membership(num_processes, run)
         self.rendezvous = RendezvousServer(self.membership)
         self.arrays = ArrayServer()
@@ -48,6 +51,8 @@ class Coordinator:
             threads=4 * num_processes + 4,
             admit=self.membership.admit,
             silent_seconds=timeout_seconds,
+            security=security,
+            denied=self.membership.note_denied,
         )
 
     def close(self) -> None:
@@ -67,7 +72,7 @@ class Connection:
       coordinator: the service, on process 0.
 
     Raises:
-      UsageError: this is process 0 and the address cannot be bound.
+      UsageError: this is process 0, and the address cannot be bound, or it has no certificate.
     """
 
     def __init__(self, cluster: Cluster, settings: Mapping[str, Any], run: str = "") -> None:
@@ -78,11 +83,14 @@ class Connection:
         self.timeout = settings["timeout_seconds"]
         self.coordinator: Coordinator | None = None
         if process_id == 0:
+            cluster.security.check_certificate("Process 0")
             try:
-                self.coordinator = Coordinator(where_to_listen(address), cluster.num_processes, self.timeout, run)
+                self.coordinator = Coordinator(
+                    where_to_listen(address), cluster.num_processes, self.timeout, run, cluster.security
+                )
             except OSError as e:
                 raise UsageError(f"Process 0 cannot serve at --coordinator_address={address}: {e}.") from e
-        self.client = CoordinatorClient(address, process_id, run)
+        self.client = CoordinatorClient(address, process_id, run, cluster.security)
         self.rendezvous = Rendezvous(self.client, cluster.num_processes)
         self.watchdog = Watchdog(self.client, limits=limits, timeout_seconds=self.timeout)
         self.arrays = ArrayClient(self.client.rpc, 0, seconds=settings["connect_timeout_seconds"])

@@ -38,6 +38,17 @@ class Cluster:
     run_id: str = ""
     job: str = ""
 
+    def check_secret(self) -> None:
+        """Refuses a run that anybody on the network could take part in.
+
+        Raises:
+          UsageError: others can reach it, there is no token, and nobody said that this is meant.
+        """
+        if self.coordinator_address:
+            self.security.check_secret("--coordinator_address=", self.coordinator_address)
+        for address in self.server_addresses:
+            self.security.check_secret("--server_addresses: ", address)
+
     @property
     def is_chief(self) -> bool:
         return self.role == "worker" and self.process_id == 0
@@ -52,9 +63,13 @@ def detect(
     server_index: int | None = None,
     role: str = "worker",
     run_id: str | None = None,
+    insecure: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> Cluster:
     """The cluster from flags, then JAX_* variables, then what Slurm, Open MPI or Kubernetes say; else one process.
+
+    Args:
+      insecure: `Security.insecure`.
 
     Raises:
       UsageError: incomplete or contradictory.
@@ -75,8 +90,9 @@ def detect(
         raise UsageError(f"--num_processes={n} must be at least 1.")
     run: dict[str, Any] = {"run_id": run_id or environ.get("JAXDIST_RUN_ID", ""), "job": _job(environ)}
     servers = _servers(role, server_addresses, server_index)
+    security = Security.from_environ(environ, role, insecure=insecure)
     if role != "worker":
-        return Cluster(role=role, security=Security.from_environ(environ, role), **servers, **run)
+        return Cluster(role=role, security=security, **servers, **run)
     missing = [k for k in ("coordinator_address", "num_processes", "process_id") if k not in found]
     if server_addresses and "coordinator_address" in missing:  # theirs is the workers' rendezvous
         missing.remove("coordinator_address")
@@ -95,7 +111,7 @@ def detect(
         process_id=found.get("process_id", 0),
         num_processes=n,
         coordinator_address=found.get("coordinator_address", "") if n > 1 else "",
-        security=Security.from_environ(environ, role),
+        security=security,
         **servers,
         **run,
     )

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Container
 
 from jaxdist.cluster.calls import ALONE, refusal
 from jaxdist.comm.rpc import Method
+from jaxdist.comm.security import DENIED
 from jaxdist.errors import STOPPED
 
 GONE_SECONDS = 3.0  # within which a killed process's call is known to have ended
@@ -24,7 +26,8 @@ class Membership:
     Attributes:
       failure, code: why the run ends, and the exit code it is worth; '' while it is well.
       left: processes whose disappearance means nothing.
-      tokens: process -> the token with which it first came.
+      tokens: process -> the token with which it first came; names: what it calls itself; heard: when it last called
+        (`time.monotonic`).
       started: everybody has met once.
       refused: who was refused, in words, for those who wait for somebody in vain.
       phase: that is under way while fate-sharing is off, for processes that are started again; -1: it is on.
@@ -38,13 +41,14 @@ class Membership:
         self.left: set[int] = set()
         self.tokens: dict[int, str] = {}
         self.names: dict[int, str] = {}
+        self.heard: dict[int, float] = {}
         self.refused: list[str] = []
         self.started = False
         self.phase = -1
 
     @property
     def methods(self) -> dict[str, Method]:
-        return {"fail": self._fail, "leave": self._leave, "phase": self._phase_under_way}
+        return {"hello": _hello, "fail": self._fail, "leave": self._leave, "phase": self._phase_under_way}
 
     def admit(self, caller: str) -> str:
         """What is wrong with a caller (`identity.caller`), as a `refusal`'s text; '' for nothing.
@@ -63,18 +67,37 @@ class Membership:
             elif not 0 <= process < self.num_processes:
                 problem = f"a process has the id {process}, but ids run from 0 to {self.num_processes - 1}"
             elif self.tokens.get(process, token) == token or self._has_gone(process):
-                self.tokens[process], self.names[process] = token, name
+                self.tokens[process], self.names[process], self.heard[process] = token, name, time.monotonic()
                 return ""
             else:
                 problem = f"--process_id={process} is taken by {self.names[process]}; {name} has it, too"
             self.refused.append(f"{name} was refused, with --process_id={process}")
         return refusal(problem, ALONE).args[0]
 
+    def note_denied(self, host: str) -> None:
+        """Somebody called from there without the token."""
+        with self.change:
+            words = f"a process at {host} was refused: {DENIED}"
+            if words not in self.refused:
+                self.refused.append(words)
+
     def _has_gone(self, process: int) -> bool:
         """Whether the process that had this id does not need it any more."""
         if self.started:
             return self.phase >= 0 and process in self.left  # and fate-sharing is off
         return self.change.wait_for(lambda: process not in self.tokens, GONE_SECONDS)
+
+    def absent(self, present: Container[int]) -> str:
+        """What is known of those that are not among `present`: 'process 2: never heard of'. Hold `change`."""
+        now, known = time.monotonic(), []
+        for i in (i for i in range(self.num_processes) if i not in present):
+            heard = (
+                f"{self.names[i]}, last heard of {now - self.heard[i]:.0f} s ago"
+                if i in self.names
+                else "never heard of"
+            )
+            known.append(f"process {i}: {heard}")
+        return "; ".join(known)
 
     def withdraw(self, process: int) -> None:
         """A process was killed before the start: another may come in its place. Hold `change`."""
@@ -126,3 +149,8 @@ class Membership:
     def _phase_under_way(self, payload: bytes) -> bytes:
         with self.change:
             return json.dumps(self.phase).encode()
+
+
+def _hello(payload: bytes) -> bytes:
+    """Process 0 is there, and what its clock says: seconds since 1970."""
+    return json.dumps(time.time()).encode()

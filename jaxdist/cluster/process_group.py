@@ -18,6 +18,7 @@ from jaxdist.cluster import hosts, share_state
 from jaxdist.cluster.coordinator import Connection
 from jaxdist.cluster.detect import Cluster
 from jaxdist.comm.ports import Ports
+from jaxdist.comm.security import Security
 from jaxdist.errors import PeerError, Preempted, UsageError
 from jaxdist.state import LazyArray, TrainState
 
@@ -66,6 +67,20 @@ class ProcessGroup:
     def ports(self) -> Ports:
         """Where this process may listen."""
         return self._ports
+
+    @property
+    def security(self) -> Security:
+        """What everything of this run that listens asks for."""
+        return self._cluster.security
+
+    def reach(self) -> None:
+        """At the start: blocks until process 0 answers, and logs what keeps it from that. Not collective.
+
+        Raises:
+          UsageError: it cannot be reached in time, is no process 0 of this run, or refuses this process.
+        """
+        if self._connection is not None:
+            self._connection.rendezvous.reach(self.connect_timeout)
 
     def find_hosts(self) -> None:
         """Collective: where each process is reached. Blocks until all have come.

@@ -8,13 +8,20 @@ process 1..N-1                        process 0
 from __future__ import annotations
 
 import json
+import logging
 import time
 from typing import Any
 
 from jaxdist.cluster.calls import ALONE, HEARTBEAT_SECONDS, CoordinatorClient, refusal
 from jaxdist.cluster.membership import Membership
 from jaxdist.comm.rpc import CallError, Method, caller_waits
+from jaxdist.comm.waiting import QUIET_SECONDS, Waiting
 from jaxdist.errors import UsageError, of_another_process
+
+OWN_SECONDS = 10.0  # within which process 0 reaches its own service, which is there already
+CLOCKS_SECONDS = 30.0  # by which two hosts' clocks may differ
+_HELLO_SECONDS = 5.0  # that one attempt may take
+_STRANGE_SECONDS = 10.0  # after which something else that listens at the address is not going to change
 
 
 class RendezvousServer:
@@ -40,7 +47,8 @@ class RendezvousServer:
         request = json.loads(payload)
         name, timeout = request["name"], request["timeout"]
         members = self._members
-        deadline = time.monotonic() + timeout
+        begin = time.monotonic()
+        deadline, logged = begin + timeout, request["process"] != 0 or members.started
         with self._change:
             table = self._gathered.setdefault(name, {})
             table[request["process"]] = request["value"]
@@ -52,14 +60,17 @@ class RendezvousServer:
                     members.withdraw(request["process"])
                     return b""
                 left = deadline - time.monotonic()
+                absent = sorted(set(range(members.num_processes)) - set(table))
+                known = "; ".join([members.absent(table), *members.refused[-3:]])
                 if left <= 0:
-                    absent = sorted(set(range(members.num_processes)) - set(table))
-                    others = "; ".join(["", *members.refused[-3:]])
                     raise refusal(
                         f"{name_processes(absent)} of {members.num_processes} did not come to {name!r} within "
-                        f"{timeout:g} s{others}",
+                        f"{timeout:g} s ({known})",
                         1 if members.started else 2,
                     )
+                if not logged and time.monotonic() - begin > QUIET_SECONDS:
+                    logged = True
+                    logging.info("Waiting for %s, for %g s at most (%s).", name_processes(absent), timeout, known)
                 self._change.wait(min(left, 0.5))
             members.started = True
             return json.dumps([table[i] for i in range(members.num_processes)]).encode()
@@ -88,6 +99,42 @@ class Rendezvous:
     def __init__(self, client: CoordinatorClient, num_processes: int) -> None:
         self._client, self._num_processes = client, num_processes
         self.run_has_begun = False
+
+    def reach(self, timeout: float) -> None:
+        """At the start: blocks until process 0 answers, for `timeout` seconds at most, and logs what keeps it from
+        that, if it lasts. Warns of clocks that differ.
+
+        Raises:
+          UsageError: it cannot be reached, is no process 0 of this run, or refuses this process.
+        """
+        client = self._client
+        address = f"--coordinator_address={client.address}"
+        waiting = Waiting("process 0", client.address, OWN_SECONDS if client.is_chief else timeout)
+        while True:
+            asked = time.time()
+            try:
+                reply = client.rpc.call("hello", client.payload(), timeout=min(timeout, _HELLO_SECONDS))
+                break
+            except CallError as e:
+                if not (e.late or e.lost):
+                    raise UsageError(f"{address}: {client.refused(e)[0]}.") from None
+                waiting.note(str(e))
+                since = waiting.strange_since
+                if (since is not None and not e.late and time.monotonic() - since > _STRANGE_SECONDS) or waiting.over:
+                    words = waiting.words or "it is too busy to answer"
+                    if client.is_chief:
+                        words += "; process 0 must run on the host that this address leads to: is --process_id right?"
+                    raise UsageError(
+                        f"Process 0 could not be reached at {address} within {waiting.waited:.0f} s: {words}."
+                    ) from None
+                time.sleep(0.1)
+        ahead = (asked + time.time()) / 2 - json.loads(reply)
+        if abs(ahead) > CLOCKS_SECONDS:
+            logging.warning(
+                "This host's clock is %.0f s %s that of process 0's host: times in logs and metrics do not compare.",
+                abs(ahead),
+                "ahead of" if ahead > 0 else "behind",
+            )
 
     def gather(self, name: str, value: Any, timeout: float) -> list[Any]:
         """Collective: every process's JSON value, in order of process id; `name` is used once. Blocks until all have

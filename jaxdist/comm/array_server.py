@@ -24,6 +24,7 @@ import numpy as np
 from jaxdist.comm.addresses import join
 from jaxdist.comm.ports import Ports
 from jaxdist.comm.rpc import CallError, Client, Method, Server
+from jaxdist.comm.security import OPEN, Security, same
 from jaxdist.errors import ConnectionLost, Preempted
 from jaxdist.state import LazyArray
 
@@ -111,7 +112,7 @@ class ArrayServer:
 
     def _read(self, payload: bytes) -> dict[str, Any]:
         request = json.loads(payload)
-        if request.get("token") != self._token:
+        if not same(str(request.get("token", "")), self._token):
             raise PermissionError("another run's token")
         self._last_request = time.monotonic()
         return request
@@ -169,25 +170,36 @@ class ArrayExchange:
       host: where this process listens.
       token: the same on all, and known to nobody else.
       ports: where it may listen.
+      security: what encrypts the connections; `token` is what callers are asked for.
       gather: (what, value) -> every process's value; collective.
     """
 
     def __init__(
-        self, host: str, token: str, *, ports: Ports, is_chief: bool, gather: Callable[[str, Any], list[Any]]
+        self,
+        host: str,
+        token: str,
+        *,
+        ports: Ports,
+        is_chief: bool,
+        gather: Callable[[str, Any], list[Any]],
+        security: Security = OPEN,
     ) -> None:
-        self.is_chief = is_chief
+        self.is_chief, self._security = is_chief, security
         self._arrays: ArrayServer | None = None
         port = 0
         if not is_chief:
             self._arrays = ArrayServer(token, wait_seconds=_SECONDS)
             methods = self._arrays.methods
-            self._server = ports.first(lambda port: Server(join(host, port), methods), "its arrays")
+            security.check_certificate("A process whose arrays others fetch")
+            self._server = ports.first(lambda port: Server(join(host, port), methods, security=security), "its arrays")
             port = self._server.port
         addresses = gather("the address (arrays)", join(host, port))
         self._connect(addresses if is_chief else (), token)
 
     def _connect(self, addresses: Sequence[str], token: str) -> None:
-        self._clients = {process: Client(address) for process, address in enumerate(addresses) if process}
+        self._clients = {
+            process: Client(address, security=self._security) for process, address in enumerate(addresses) if process
+        }
         self._remote = {process: ArrayClient(client, process, token=token) for process, client in self._clients.items()}
 
     def keep(self, version: int, arrays: Mapping[str, np.ndarray]) -> None:

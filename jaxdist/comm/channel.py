@@ -12,6 +12,7 @@ import contextlib
 import json
 import queue
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -21,7 +22,9 @@ from typing import Any
 import numpy as np
 
 from jaxdist.comm.addresses import split
+from jaxdist.comm.encrypted import EncryptedSocket
 from jaxdist.comm.ports import Ports
+from jaxdist.comm.security import OPEN, Security, same
 
 _MAGIC = b"jxd1"
 _PREFIX = struct.Struct("<4sIQ")
@@ -58,7 +61,7 @@ class Frame:
 class Channel:
     """One end of a connection: sends and receives frames on threads of its own. Not shared by several callers."""
 
-    def __init__(self, connection: socket.socket, name: str, max_bytes: int) -> None:
+    def __init__(self, connection: socket.socket | EncryptedSocket, name: str, max_bytes: int) -> None:
         """`name`: of the other end, for messages; `max_bytes`: the largest body that is believed."""
         self.name = name
         self._socket, self._max_bytes = connection, max_bytes
@@ -160,10 +163,6 @@ def _aligned(size: int) -> np.ndarray:
     return raw[start : start + size]
 
 
-def _listen(host: str, family: socket.AddressFamily, port: int) -> socket.socket:
-    return socket.create_server((host, port), family=family)
-
-
 class ChannelListener:
     """Where the channels of one process begin: it accepts those that others open, and opens some itself.
 
@@ -172,10 +171,17 @@ class ChannelListener:
       token: a secret of the run; who does not know it is turned away.
       max_bytes: the largest body that is believed.
       ports: where it may listen.
+      security: what encrypts the connections; `token` is what callers are asked for.
+
+    Raises:
+      UsageError: a channel cannot listen here for want of a port, or of a certificate.
     """
 
-    def __init__(self, token: str, max_bytes: int, host: str = "", ports: Ports | None = None) -> None:
-        self._token, self._max_bytes = token, max_bytes
+    def __init__(
+        self, token: str, max_bytes: int, host: str = "", ports: Ports | None = None, security: Security = OPEN
+    ) -> None:
+        security.check_certificate("A stage of a pipeline")
+        self._token, self._max_bytes, self._security = token, max_bytes, security
         host = host.strip("[]")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = (ports or Ports()).first(
@@ -191,21 +197,32 @@ class ChannelListener:
           label: which of the channels that it expects this one is.
 
         Raises:
-          ChannelError: not within `seconds`.
+          ChannelError: not within `seconds`, or another than the certificate is for listens there.
         """
         host, port = split(address)
         deadline = time.monotonic() + seconds
         while True:
             try:
-                left = max(deadline - time.monotonic(), 0.1)
-                connection = socket.create_connection((host, port), left)
-                handshake = json.dumps({"token": self._token, "label": label}).encode()
-                connection.sendall(_PREFIX.pack(_MAGIC, len(handshake), 0) + handshake)
-                return Channel(connection, name, self._max_bytes)
+                return Channel(
+                    self._call(host, port, label, max(deadline - time.monotonic(), 0.1)), name, self._max_bytes
+                )
+            except ssl.SSLError as e:
+                raise ChannelError(f"{name} at {address} cannot be spoken to by TLS ({e})") from None
             except OSError as e:
                 if time.monotonic() > deadline:
                     raise ChannelError(f"{name} could not be reached at {address} ({e})") from None
                 time.sleep(0.1)
+
+    def _call(self, host: str, port: int, label: str, seconds: float) -> socket.socket | EncryptedSocket:
+        """A connection whose other end knows the label."""
+        with contextlib.ExitStack() as failing:
+            plain = failing.enter_context(socket.create_connection((host, port), seconds))
+            context = self._security.calling_context
+            connection = plain if context is None else EncryptedSocket(plain, context, expected=host)
+            handshake = json.dumps({"token": self._token, "label": label}).encode()
+            connection.sendall(_PREFIX.pack(_MAGIC, len(handshake), 0) + handshake)
+            failing.pop_all()
+            return connection
 
     def accept(self, expected: Mapping[str, str], seconds: float) -> dict[str, Channel]:
         """{label: channel} for every label of `expected`, whose values are the names of the other ends. Blocks until
@@ -228,30 +245,34 @@ class ChannelListener:
                 raise ChannelError(f"no connection came from {absent} for {seconds:g} s") from None
             except OSError as e:
                 raise ChannelError(f"no connection could be taken: {e}") from None
-            label = self._read_handshake(connection, min(left, _HANDSHAKE_SECONDS))
+            label, opened = self._shake_hands(connection, min(left, _HANDSHAKE_SECONDS))
             if label in missing:
-                found[label] = Channel(connection, expected[label], self._max_bytes)
+                found[label] = Channel(opened, expected[label], self._max_bytes)
             else:
                 connection.close()
         return found
 
-    def _read_handshake(self, connection: socket.socket, seconds: float) -> str:
-        """The label that the other end gives; '' from a stranger, or one that takes longer than `seconds`."""
+    def _shake_hands(self, connection: Any, seconds: float) -> tuple[str, Any]:
+        """The label that the other end gives, and the connection to use from now on; '' from a stranger, or one that
+        takes longer than `seconds`."""
         deadline = time.monotonic() + seconds
         try:
+            if self._security.listening_context is not None:
+                connection.settimeout(seconds)
+                connection = EncryptedSocket(connection, self._security.listening_context)
             magic, size, body = _PREFIX.unpack(_exactly(connection, _PREFIX.size, deadline))
             if magic != _MAGIC or size > _MAX_HANDSHAKE or body:
-                return ""
+                return "", connection
             handshake = json.loads(_exactly(connection, size, deadline))
-            return handshake["label"] if handshake["token"] == self._token else ""
-        except (OSError, ValueError, KeyError, TypeError, struct.error):
-            return ""
+            return (handshake["label"] if same(handshake["token"], self._token) else ""), connection
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+            return "", connection
 
     def close(self) -> None:
         self._listener.close()
 
 
-def _exactly(connection: socket.socket, size: int, deadline: float) -> bytes:
+def _exactly(connection: Any, size: int, deadline: float) -> bytes:
     parts: list[bytes] = []
     while size:
         connection.settimeout(max(deadline - time.monotonic(), 0.001))

@@ -11,6 +11,8 @@ from concurrent import futures
 
 import grpc
 
+from jaxdist.comm.security import DENIED, OPEN, Security
+
 _SERVICE = "jaxdist"
 _CALLER = "jaxdist-caller"
 _context: contextvars.ContextVar[grpc.ServicerContext] = contextvars.ContextVar("context")  # of the call being answered
@@ -34,12 +36,12 @@ Stream = Callable[[bytes], Iterator[bytes]]
 
 
 class CallError(Exception):
-    """A call failed: `lost` says whether the other side could not be reached (or went away), else it refused."""
+    """A call failed: `lost` says whether the other side could not be reached (or went away), `denied` whether it asked
+    for a token, else the method refused."""
 
-    def __init__(self, message: str, lost: bool, late: bool = False) -> None:
+    def __init__(self, message: str, lost: bool, late: bool = False, denied: bool = False) -> None:
         super().__init__(message)
-        self.lost = lost
-        self.late = late
+        self.lost, self.late, self.denied = lost, late, denied
 
 
 class Server:
@@ -52,6 +54,8 @@ class Server:
       admit: what is wrong with a caller, by what its `Client` says of itself; '' for nothing.
       silent_seconds: how long a connection may bring no answer before it is given up; gRPC's own 20 s end a stream
         over a link that is down for a moment.
+      security: what callers must send, and what encrypts the connections.
+      denied: called with the host of a caller that does not have the token.
 
     Raises:
       OSError: the address cannot be bound.
@@ -65,20 +69,26 @@ class Server:
         threads: int = 8,
         admit: Callable[[str], str] = lambda caller: "",
         silent_seconds: float = 20.0,
+        security: Security = OPEN,
+        denied: Callable[[str], None] = lambda host: None,
     ) -> None:
         # Without SO_REUSEPORT a second server at the same address is an error instead of a silent half of the calls.
         options = [*_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.keepalive_timeout_ms", int(1000 * silent_seconds))]
         self._server = grpc.server(futures.ThreadPoolExecutor(threads, "rpc"), options=options)
+
+        def check(context: grpc.ServicerContext) -> None:
+            if not security.admits(context):
+                denied(_host_of(context.peer()))
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, DENIED)
+            _admit(admit, context)
+
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(_answer(method, admit)) for name, method in methods.items()
+            name: grpc.unary_unary_rpc_method_handler(_answer(method, check)) for name, method in methods.items()
         }
         for name, stream in (streams or {}).items():
-            handlers[name] = grpc.unary_stream_rpc_method_handler(_answer_stream(stream, admit))
+            handlers[name] = grpc.unary_stream_rpc_method_handler(_answer_stream(stream, check))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
-        try:
-            self.port = self._server.add_insecure_port(address)
-        except RuntimeError as e:
-            raise OSError(f"{address} cannot be bound (in use, or not an address of this host)") from e
+        self.port = security.open_port(self._server, address)
         self._server.start()
 
     def close(self, grace: float = 0.5) -> None:
@@ -91,12 +101,13 @@ class Client:
 
     Args:
       caller: what it says of itself with each call (ASCII).
+      security: what the server asks for.
     """
 
-    def __init__(self, address: str, caller: str = "") -> None:
+    def __init__(self, address: str, caller: str = "", security: Security = OPEN) -> None:
         self.address = address
-        self._metadata = ((_CALLER, caller),)
-        self._channel = grpc.insecure_channel(address, options=[*_OPTIONS, *CONNECTING])
+        self._metadata = ((_CALLER, caller), *security.metadata)
+        self._channel = security.open_channel(address, [*_OPTIONS, *CONNECTING])
 
     def call(self, name: str, payload: bytes = b"", *, timeout: float, wait: bool = False) -> bytes:
         """Blocks for the reply, `timeout` seconds at most; with `wait`, also until the server is up.
@@ -126,7 +137,7 @@ def _call_error(error: grpc.RpcError) -> CallError:
     code, details = error.code(), error.details()
     late = code == grpc.StatusCode.DEADLINE_EXCEEDED
     lost = late or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-    return CallError(details or code.name, lost, late)
+    return CallError(details or code.name, lost, late, denied=code == grpc.StatusCode.UNAUTHENTICATED)
 
 
 def caller_waits() -> bool:
@@ -141,10 +152,17 @@ def _admit(admit: Callable[[str], str], context: grpc.ServicerContext) -> None:
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, problem)
 
 
-def _answer(method: Method, admit: Callable[[str], str]) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+def _host_of(peer: str) -> str:
+    """'10.0.0.2' of 'ipv4:10.0.0.2:40123'."""
+    return peer.partition(":")[2].rpartition(":")[0] or peer
+
+
+def _answer(
+    method: Method, check: Callable[[grpc.ServicerContext], None]
+) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     def answer(payload: bytes, context: grpc.ServicerContext) -> bytes:
         _context.set(context)
-        _admit(admit, context)
+        check(context)
         try:
             return method(payload)
         except Exception as e:
@@ -155,10 +173,10 @@ def _answer(method: Method, admit: Callable[[str], str]) -> Callable[[bytes, grp
 
 
 def _answer_stream(
-    stream: Stream, admit: Callable[[str], str]
+    stream: Stream, check: Callable[[grpc.ServicerContext], None]
 ) -> Callable[[bytes, grpc.ServicerContext], Iterator[bytes]]:
     def answer(payload: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        _admit(admit, context)
+        check(context)
         replies = stream(payload)
         try:
             for reply in replies:

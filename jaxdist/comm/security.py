@@ -1,14 +1,27 @@
-"""Who may call parameter servers: a shared token, and TLS."""
+"""Who may take part in a run: a shared token, and TLS. Of everything of ours that listens; gloo and JAX's own service
+know neither.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hmac
+import os
 import pathlib
-from collections.abc import Mapping
+import ssl
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import grpc
+
+from jaxdist.comm import addresses
 from jaxdist.errors import UsageError
 
 _FILES = {"ca": "JAXDIST_TLS_CA", "certificate": "JAXDIST_TLS_CERT", "key": "JAXDIST_TLS_KEY"}
+_TOKEN = "jaxdist-token"
+DENIED = "the token is missing or another one (JAXDIST_TOKEN)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,18 +30,20 @@ class Security:
 
     Attributes:
       token: callers must send the same (JAXDIST_TOKEN); '' asks for none.
-      ca: PEM of the authority that signed the servers' certificates (JAXDIST_TLS_CA names the file); with it every
-        connection is encrypted, and servers are checked to be who they say.
-      certificate, key: PEM, of servers alone (JAXDIST_TLS_CERT, JAXDIST_TLS_KEY).
+      ca: PEM of the authority that signed the certificates (JAXDIST_TLS_CA names the file); with it every connection of
+        ours is encrypted, and those who listen are checked to be who they say.
+      certificate, key: PEM, of processes that listen (JAXDIST_TLS_CERT, JAXDIST_TLS_KEY).
+      insecure: it was said that a run may go without a token beyond this machine.
     """
 
     token: str = ""
     ca: bytes = b""
     certificate: bytes = b""
     key: bytes = b""
+    insecure: bool = False
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str], role: str) -> Security:
+    def from_environ(cls, environ: Mapping[str, str], role: str, *, insecure: bool = False) -> Security:
         """Raises `UsageError` for a file that cannot be read, or one without the others that it needs."""
         found = {}
         for field, name in _FILES.items():
@@ -37,11 +52,100 @@ class Security:
                     found[field] = pathlib.Path(environ[name]).read_bytes()
                 except OSError as e:
                     raise UsageError(f"{name}={environ[name]} cannot be read: {e.strerror or e}.") from e
-        needed = list(_FILES.values()) if role == "server" else [_FILES["ca"]]
+        listens = role == "server" or bool({"certificate", "key"} & set(found))
+        needed = list(_FILES.values()) if listens else [_FILES["ca"]]
         missing = [name for name in needed if not environ.get(name)]
         if found and missing:
             raise UsageError(f"For TLS a {role} needs the variable {' and '.join(missing)} too (files in PEM format).")
-        return cls(token=environ.get("JAXDIST_TOKEN", ""), **found)
+        return cls(token=environ.get("JAXDIST_TOKEN", ""), insecure=insecure, **found)
+
+    def check_secret(self, name: str, address: str) -> None:
+        """Refuses to listen, or to call, where anybody could; `name`: of the flag that has `address` ('host:port').
+
+        Raises:
+          UsageError: other machines can reach it, there is no token, and nobody said that this is meant.
+        """
+        if self.token or self.insecure or addresses.is_loopback(addresses.split(address)[0]):
+            return
+        raise UsageError(
+            f"{name}{address} can be reached from other machines, by anybody: set the variable JAXDIST_TOKEN to one "
+            "and the same secret for all processes of the run, or, on a network that you trust, say --insecure to all."
+        )
+
+    def check_certificate(self, who: str) -> None:
+        """Raises:
+        UsageError: connections are to be encrypted, and this process listens and has no certificate of its own.
+        """
+        if self.ca and not self.certificate:
+            raise UsageError(
+                f"{who} listens for others, so for TLS it needs the variables JAXDIST_TLS_CERT and JAXDIST_TLS_KEY too "
+                "(files in PEM format)."
+            )
+        try:
+            _ = self.listening_context
+        except ssl.SSLError as e:
+            words = "JAXDIST_TLS_CERT and JAXDIST_TLS_KEY do not belong together, or are not in PEM format"
+            raise UsageError(f"{words}: {e}.") from e
+
+    # gRPC.
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What a caller sends with each call."""
+        return ((_TOKEN, self.token),) if self.token else ()
+
+    def admits(self, context: grpc.ServicerContext) -> bool:
+        """Whether a caller has the token."""
+        sent = str(dict(context.invocation_metadata()).get(_TOKEN, ""))
+        return not self.token or same(sent, self.token)
+
+    def open_port(self, server: grpc.Server, address: str) -> int:
+        """Lets a server listen; returns the port.
+
+        Raises:
+          OSError: the address cannot be bound.
+        """
+        try:
+            if self.certificate:
+                return server.add_secure_port(address, grpc.ssl_server_credentials([(self.key, self.certificate)]))
+            return server.add_insecure_port(address)
+        except RuntimeError as e:
+            raise OSError(f"{address} cannot be bound (in use, or not an address of this host)") from e
+
+    def open_channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
+        """Connects when it is first used."""
+        if self.ca:
+            return grpc.secure_channel(address, grpc.ssl_channel_credentials(self.ca), options=options)
+        return grpc.insecure_channel(address, options=options)
+
+    # Sockets.
+
+    @functools.cached_property
+    def listening_context(self) -> ssl.SSLContext | None:
+        """For connections that this process takes; None: they are not encrypted.
+
+        Raises:
+          ssl.SSLError: certificate and key are none, or do not belong together.
+        """
+        if not self.certificate:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        with tempfile.TemporaryDirectory() as folder:  # the module reads files alone; ours is readable by us alone
+            names = {"certificate": self.certificate, "key": self.key}
+            for name, content in names.items():
+                pathlib.Path(folder, name).write_bytes(content)
+            context.load_cert_chain(os.path.join(folder, "certificate"), os.path.join(folder, "key"))
+        return context
+
+    @functools.cached_property
+    def calling_context(self) -> ssl.SSLContext | None:
+        """For connections that this process opens; None: they are not encrypted."""
+        return ssl.create_default_context(cadata=self.ca.decode()) if self.ca else None
+
+
+def same(sent: str, secret: str) -> bool:
+    """Whether two secrets are equal, in a time that says nothing about how much of them is."""
+    return hmac.compare_digest(sent.encode(), secret.encode())
 
 
 OPEN = Security()

@@ -39,6 +39,5 @@ from jaxdist.ps.results import Claim as Claim
 from jaxdist.ps.results import PinnedVersion as PinnedVersion
 from jaxdist.ps.results import Progress as Progress
 from jaxdist.ps.results import Pulled as Pulled
-from jaxdist.ps.rpc import is_loopback as is_loopback
 from jaxdist.ps.server import ParameterServer as ParameterServer
 from jaxdist.ps.staleness import largest_staleness as largest_staleness

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdist.comm.security import Security
+from jaxdist.comm.waiting import Waiting
 from jaxdist.errors import UsageError, ending
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.errors import Ended, Fenced, Lost, Refused
@@ -89,6 +90,7 @@ def check_server(
       UsageError: it cannot be reached, believes in another list of servers, or was started with another configuration.
     """
     pause = 0.05
+    waiting = Waiting(f"the parameter server {index}", addresses[index], deadline - time.monotonic())
     while True:
         try:
             asked = pb.StatusRequest(reserve=reserve, identity=signature.get("run", ""))
@@ -97,10 +99,12 @@ def check_server(
         except Refused as e:
             raise UsageError(f"The parameter server {index} refuses this process: {e}.") from None
         except Lost as e:
+            waiting.note(str(e))
             if time.monotonic() + pause > deadline:
                 raise UsageError(
-                    f"The parameter server {index} could not be reached at {addresses[index]} in time ({e}). Is it "
-                    f"running (--role=server --server_index={index}), and is that its address?"
+                    f"The parameter server {index} could not be reached at {addresses[index]} in time "
+                    f"({waiting.words or e}). Is it running (--role=server --server_index={index}), and is that its "
+                    "address?"
                 ) from None
             time.sleep(pause)
             pause = min(2 * pause, 2.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 from collections.abc import Callable
@@ -14,15 +13,13 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from jaxdist.comm import addresses
 from jaxdist.comm.rpc import CONNECTING
-from jaxdist.comm.security import OPEN, Security
+from jaxdist.comm.security import DENIED, OPEN, Security
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps import wire
 from jaxdist.ps.errors import Ended, Fenced, Lost, NotNow, Refused, Superseded
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ParameterServer"]
-_TOKEN = "jaxdist-token"
 _THREADS = 64
 _OPTIONS = [
     ("grpc.max_receive_message_length", wire.MAX_MESSAGE),
@@ -31,11 +28,6 @@ _OPTIONS = [
 
 Payload = tuple[Message, Any]  # the message, and its bulk data as a buffer
 Handler = Callable[[Any, memoryview], Payload]
-
-
-def is_loopback(address: str) -> bool:
-    """Whether 'HOST:PORT' can be reached from its own host alone."""
-    return addresses.is_loopback(addresses.split(address)[0])
 
 
 class Service:
@@ -52,18 +44,11 @@ class Service:
         pool = futures.ThreadPoolExecutor(_THREADS, "ps")
         options = [*_OPTIONS, ("grpc.so_reuseport", 0)]
         self._server = grpc.server(pool, options=options, maximum_concurrent_rpcs=4 * _THREADS)
-        methods = {m.name: _method(handlers[m.name], m.input_type, security.token) for m in SERVICE.methods}
+        methods = {m.name: _method(handlers[m.name], m.input_type, security) for m in SERVICE.methods}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, methods),))
         self.health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        try:
-            if security.certificate:
-                credentials = grpc.ssl_server_credentials([(security.key, security.certificate)])
-                self.port = self._server.add_secure_port(address, credentials)
-            else:
-                self.port = self._server.add_insecure_port(address)
-        except RuntimeError as e:
-            raise OSError(f"{address} cannot be bound (in use, or not an address of this host)") from e
+        self.port = security.open_port(self._server, address)
         self._server.start()
         self.health.set("", health_pb2.HealthCheckResponse.SERVING)
 
@@ -73,13 +58,12 @@ class Service:
         self._server.stop(grace).wait()
 
 
-def _method(handler: Handler, input_type: Any, token: str) -> grpc.RpcMethodHandler:
+def _method(handler: Handler, input_type: Any, security: Security) -> grpc.RpcMethodHandler:
     kind = message_factory.GetMessageClass(input_type)
 
     def answer(payload: bytes, context: grpc.ServicerContext) -> bytes:
-        sent = dict(context.invocation_metadata()).get(_TOKEN, "")
-        if token and not hmac.compare_digest(str(sent).encode(), token.encode()):
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or another one (JAXDIST_TOKEN)")
+        if not security.admits(context):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, DENIED)
         try:
             request, data = wire.decode(kind, payload)
             reply, bulk = handler(request, data)
@@ -108,12 +92,8 @@ class Stub:
 
     def __init__(self, address: str, security: Security = OPEN) -> None:
         self.address = address
-        options = [*_OPTIONS, *CONNECTING]
-        if security.ca:
-            self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(security.ca), options=options)
-        else:
-            self._channel = grpc.insecure_channel(address, options=options)
-        self._metadata = ((_TOKEN, security.token),) if security.token else ()
+        self._channel = security.open_channel(address, [*_OPTIONS, *CONNECTING])
+        self._metadata = security.metadata
         self._calls = {m.name: self._channel.unary_unary(f"/{SERVICE.full_name}/{m.name}") for m in SERVICE.methods}
         self._replies = {m.name: message_factory.GetMessageClass(m.output_type) for m in SERVICE.methods}
         self.bytes_sent = 0

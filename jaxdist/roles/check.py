@@ -31,7 +31,7 @@ from jaxdist.train.setup import Examples, check_phases, load_examples, make_task
 T = TypeVar("T")
 
 
-def run(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool = False) -> str:
+def run(config: ConfigDict, workdir: str, cluster: Cluster) -> str:
     """Logs a line for each part; returns what is good, in words. `config` is known to be valid.
 
     Raises:
@@ -63,7 +63,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, *, insecure: bool = 
             task = part("model", lambda: _model(config, examples, cluster))
             if task is not None and cluster.is_chief:
                 part("disk", lambda: (_disk(config, workdir, examples, task), None))
-    part("cluster", lambda: (_cluster(config, cluster, insecure), None))
+    part("cluster", lambda: (_cluster(config, cluster), None))
     if problems:
         raise UsageError(problems[0])
     return f"{', '.join(good)}: good ({time.monotonic() - begin:.1f} s); nothing was started."
@@ -106,7 +106,6 @@ def _disk(config: ConfigDict, workdir: str, examples: Examples, task: Task) -> s
     return f"{words}; " + (f"the run goes on from update {found}" if found is not None else "no checkpoint is whole")
 
 
-def _cluster(config: ConfigDict, cluster: Cluster, insecure: bool) -> str:
-    if cluster.role == "server":
-        server.check_open(cluster, insecure)
+def _cluster(config: ConfigDict, cluster: Cluster) -> str:
+    cluster.check_secret()
     return reachable.check(cluster, config.cluster.address)

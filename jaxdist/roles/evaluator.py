@@ -50,6 +50,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
             f"--role=evaluator evaluates beside a run of one strategy; a run in phases (strategy.name="
             f"{config.strategy.name!r}) evaluates by itself."
         )
+    cluster.check_secret()
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     os.makedirs(workdir, exist_ok=True)
     examples = load_examples(config)

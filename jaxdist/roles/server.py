@@ -14,25 +14,11 @@ from jaxdist import config as config_lib
 from jaxdist.cluster import Cluster
 from jaxdist.errors import PeerError, UsageError
 from jaxdist.optim import optimizers
-from jaxdist.ps import ParameterServer, is_loopback
+from jaxdist.ps import ParameterServer
 from jaxdist.runtime import compilation
 from jaxdist.runtime.fault_injection import Faults
 from jaxdist.runtime.stop_signal import StopSignal
 from jaxdist.strategies.optimizer_check import refuse_rule_unless_elementwise
-
-
-def check_open(cluster: Cluster, insecure: bool) -> None:
-    """Refuses to serve to everybody.
-
-    Raises:
-      UsageError: the address is open to others, without a token.
-    """
-    address = cluster.server_addresses[cluster.server_index]
-    if not (is_loopback(address) or cluster.security.token or insecure):
-        raise UsageError(
-            f"The server at {address} could be reached from other machines, by anybody: set the variable JAXDIST_TOKEN "
-            "to one and the same secret on all processes, or say --insecure on a network that you trust."
-        )
 
 
 def update_rule(config: ConfigDict) -> optimizers.Optimizer:
@@ -56,7 +42,6 @@ def serve(
     workdir: str,
     cluster: Cluster,
     *,
-    insecure: bool = False,
     stop_signal: StopSignal | None = None,
 ) -> tuple[int, str]:
     """Serves until the chief ends the run. Returns (exit code, reason). `config` is known to be valid; `stop_signal` is
@@ -67,7 +52,7 @@ def serve(
         applied to a part of the model.
       PeerError: nobody came.
     """
-    check_open(cluster, insecure)
+    cluster.check_secret()
     address = cluster.server_addresses[cluster.server_index]
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     faults = Faults(cluster.server_index, role="server")

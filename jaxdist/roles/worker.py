@@ -63,6 +63,7 @@ def run(
 ) -> dict[str, Any]:
     """`train_and_evaluate` with a configuration that is known to be valid; `stop_signal`: where it is open already."""
     callbacks_lib.check(callbacks)
+    cluster.check_secret()
     devices.check_settings()
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     schedule = schedule_of(config.strategy)

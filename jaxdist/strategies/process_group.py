@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from jaxdist.comm.ports import Ports
+from jaxdist.comm.security import Security
 from jaxdist.state import TrainState
 
 
@@ -16,6 +17,9 @@ class ProcessGroup(Protocol):
 
     @property
     def ports(self) -> Ports: ...
+
+    @property
+    def security(self) -> Security: ...
 
     @property
     def num_processes(self) -> int: ...

@@ -7,8 +7,8 @@ import socket
 
 import grpc
 import pytest
-import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from helpers.certificates import issued
 from helpers.processes import long
 from helpers.servers import LAYOUT, Servers, buffers, push
 
@@ -30,16 +30,12 @@ def test_the_token_is_asked_for(tmp_path):
 
 
 def test_tls_encrypts_and_checks_the_servers(tmp_path):
-    authority, stranger = trustme.CA(), trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    certificate = b"".join(part.bytes() for part in issued.cert_chain_pems)
-    trusted = authority.cert_pem.bytes()
-    security = Security("token", trusted, certificate, issued.private_key_pem.bytes())
+    security = issued("127.0.0.1")
     with Servers(tmp_path, 2, security=security) as servers:
         servers.client_security = security
         (client,) = servers.begin()
         assert push(client).version == 1
-        for wrong in (Security("token"), Security("token", stranger.cert_pem.bytes())):
+        for wrong in (Security("token"), issued(authority="a stranger")):
             with pytest.raises(Lost):
                 Stub(servers.addresses[0], wrong).call("Status", pb.StatusRequest(), timeout=3)
 

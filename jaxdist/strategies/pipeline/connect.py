@@ -30,9 +30,9 @@ class StageConnector:
     ) -> None:
         self._group, self._process, self._name = group, process_id, name
         self._seconds, self._connect = seconds, connect_seconds
-        self.host, self.ports = group.host, group.ports
+        self.host, self.ports, self.security = group.host, group.ports, group.security
         self.token = self.gather("token", uuid.uuid4().hex if process_id == 0 else "")[0]
-        self._listener = ChannelListener(self.token, _MAX_BYTES, group.host, group.ports)
+        self._listener = ChannelListener(self.token, _MAX_BYTES, group.host, group.ports, group.security)
         self._listeners = self.gather_addresses("channels", self._listener.port)
         self._channels: list[Any] = []
 

@@ -139,6 +139,7 @@ class Pipeline(Strategy):
                 self._connector.host,
                 self._connector.token,
                 ports=self._connector.ports,
+                security=self._connector.security,
                 is_chief=self.is_chief,
                 gather=self._connector.gather,
             )

@@ -166,6 +166,7 @@ def build(settings: Settings, task: Task, context: BuildContext) -> AllReduce:
             group.host,
             token,
             ports=group.ports,
+            security=group.security,
             is_chief=context.is_chief,
             gather=lambda what, value: group.gather(f"{what} of {name}", value),
         )

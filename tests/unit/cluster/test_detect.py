@@ -80,3 +80,16 @@ def test_addresses_that_cannot_be(address, words):
 def test_an_ipv6_address_in_brackets():
     found = cluster.detect(environ={}, num_processes=2, process_id=0, coordinator_address="[::1]:4000")
     assert found.coordinator_address == "[::1]:4000"
+
+
+def test_a_run_that_others_could_take_part_in_needs_a_token():
+    run = {"coordinator_address": "10.0.0.1:1", "num_processes": 2, "process_id": 1, "environ": {}}
+    with pytest.raises(UsageError, match=r"^--coordinator_address=10.0.0.1:1 can be reached .*JAXDIST_TOKEN"):
+        cluster.detect(**run).check_secret()
+    cluster.detect(**run, insecure=True).check_secret()
+    cluster.detect(**run | {"environ": {"JAXDIST_TOKEN": "secret"}}).check_secret()
+    cluster.detect(environ={}).check_secret()
+    servers = {"server_addresses": ["127.0.0.1:1", "h1:1"], "environ": {}}
+    for role in ({}, {"role": "evaluator"}, {"role": "server", "server_index": 0}):
+        with pytest.raises(UsageError, match=r"^--server_addresses: h1:1 can be reached"):
+            cluster.detect(**servers, **role).check_secret()

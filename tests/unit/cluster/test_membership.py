@@ -50,6 +50,19 @@ def test_a_stranger_is_refused_with_what_differs_and_changes_nothing():
     assert members.refused == ["process stranger was refused, with --process_id=1"] and not members.failure
 
 
+def test_who_is_missing_is_named_with_what_is_known_of_it(members):
+    assert members.absent({0}) == "process 1: never heard of"
+    refused(members, 0, "first")
+    assert members.absent({1}) == "process 0: process first, last heard of 0 s ago" and members.absent({0, 1}) == ""
+
+
+def test_who_has_no_token_is_noted_once_a_host(members):
+    for host in ("10.0.0.2", "10.0.0.3", "10.0.0.2"):
+        members.note_denied(host)
+    words = "was refused: the token is missing or another one (JAXDIST_TOKEN)"
+    assert members.refused == [f"a process at {host} {words}" for host in ("10.0.0.2", "10.0.0.3")]
+
+
 def test_before_the_start_a_process_that_was_killed_has_a_successor(members):
     assert refused(members, 1, "killed") == ""
     timer = threading.Timer(0.2, lambda: withdraw(members, 1))

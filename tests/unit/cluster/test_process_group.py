@@ -5,18 +5,26 @@ Holds what cluster/coordinator.py serves and connects; `processes/` has groups o
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import itertools
 import subprocess
 import sys
+import time
+import types
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers.certificates import issued
 from helpers.processes import free_port
 
-from jaxdist.cluster import Cluster, ProcessGroup
+from jaxdist.cluster import Cluster, ProcessGroup, rendezvous
+from jaxdist.cluster.calls import CoordinatorClient
 from jaxdist.cluster.coordinator import Connection
+from jaxdist.comm import waiting
+from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import ConnectionLost, PeerError, UsageError
 from jaxdist.state import LazyArray
 
@@ -24,9 +32,10 @@ SECONDS = ("timeout_seconds", "connect_timeout_seconds", "compile_timeout_second
 SETTINGS = dict.fromkeys(SECONDS, 60.0)
 
 
-def make(port: int, process_id: int, run: str = "") -> ProcessGroup:
-    cluster = Cluster(process_id=process_id, num_processes=2, coordinator_address=f"127.0.0.1:{port}")
-    return ProcessGroup(cluster, SETTINGS, Connection(cluster, SETTINGS, run))
+def make(port: int, process_id: int, run: str = "", security: Security = OPEN, **settings: float) -> ProcessGroup:
+    address = f"127.0.0.1:{port}"
+    cluster = Cluster(process_id=process_id, num_processes=2, coordinator_address=address, security=security)
+    return ProcessGroup(cluster, SETTINGS | settings, Connection(cluster, SETTINGS | settings, run))
 
 
 @pytest.fixture
@@ -73,6 +82,75 @@ def test_a_stranger_is_refused_alone(pair):
         stranger.gather("join", 3)
     stranger._connection.client.close()
     assert gather(pair, "end", [4, 5]) == [[4, 5]] * 2
+
+
+def test_without_the_token_nobody_takes_part_and_those_who_wait_hear_of_it():
+    port = free_port()
+    chief = make(port, 0, security=Security("right"))
+    chief.reach()
+    for security in (OPEN, Security("wrong")):
+        with contextlib.closing(make(port, 1, security=security)) as stranger:
+            words = (
+                rf"^--coordinator_address=127.0.0.1:{port}: the token is missing or another one \(JAXDIST_TOKEN\)\.$"
+            )
+            with pytest.raises(UsageError, match=words):
+                stranger.reach()
+    with pytest.raises(UsageError, match=r"process 1: never heard of; a process at 127.0.0.1 was refused: the token"):
+        chief.gather("join", 0, 0.1)
+    with contextlib.closing(make(port, 1, security=Security("right"))) as other:
+        other.reach()
+        assert gather((chief, other), "again", [1, 2]) == [[1, 2]] * 2
+    chief.close()
+
+
+def test_encrypted_everybody_needs_the_authority_and_process_0_a_certificate():
+    port = free_port()
+    with pytest.raises(UsageError, match="Process 0 listens for others"):
+        make(port, 0, security=issued())
+    chief = make(port, 0, security=issued("127.0.0.1"))
+    with contextlib.closing(make(port, 1, security=issued())) as other:
+        for group in (chief, other):
+            group.reach()
+        assert gather((chief, other), "join", [1, 2]) == [[1, 2]] * 2
+    chief.close()
+
+
+def test_what_keeps_process_0_from_answering_is_said(monkeypatch):
+    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(rendezvous, "_STRANGE_SECONDS", 0.0)
+    port = free_port()
+    with contextlib.closing(make(port, 1, connect_timeout_seconds=0.5)) as early:
+        words = (
+            f"^Process 0 could not be reached at --coordinator_address=127.0.0.1:{port} within [1-9] s: 127.0.0.1 is "
+        )
+        with pytest.raises(UsageError, match=f"{words}there, but nothing listens at its port {port}"):
+            early.reach()
+    with contextlib.closing(make(port, 0, security=issued("127.0.0.1"))), contextlib.closing(make(port, 1)) as plain:
+        with pytest.raises(UsageError, match=r"another program, or TLS is set up on one side alone \(.+\)\.$"):
+            plain.reach()
+
+
+def test_process_0_on_another_host_than_its_address_says(monkeypatch):
+    monkeypatch.setattr(rendezvous, "OWN_SECONDS", 0.5)
+    chief = make(free_port(), 0)
+    elsewhere = dataclasses.replace(chief._cluster, coordinator_address=f"127.0.0.2:{free_port()}")
+    chief._connection.client = CoordinatorClient(elsewhere.coordinator_address, 0)
+    chief._connection.rendezvous = rendezvous.Rendezvous(chief._connection.client, 2)
+    with pytest.raises(UsageError, match=r"process 0 must run on the host .* is --process_id right\?"):
+        chief.reach()
+    chief.close()
+
+
+def test_clocks_that_differ_are_warned_of(pair, monkeypatch, caplog):
+    pair[1].reach()
+    assert not caplog.messages
+    here = time.time
+    for seconds, words in ((95.0, "95 s ahead of"), (-40.0, "40 s behind")):
+        monkeypatch.setattr(
+            rendezvous, "time", types.SimpleNamespace(time=lambda s=seconds: here() + s, sleep=time.sleep)
+        )
+        pair[1].reach()
+        assert caplog.messages[-1].startswith(f"This host's clock is {words} that of process 0's host")
 
 
 @pytest.mark.parametrize("order", [*itertools.permutations(["A0", "A1", "B0", "B1"])], ids="-".join)

@@ -41,17 +41,17 @@ def test_everybody_gets_all_values_by_process_id(server):
 
 
 def test_who_does_not_come_is_named_and_that_is_bad_input_at_the_start_alone(server):
-    words = "process 1 of 2 did not come to 'join' within 0.05 s"
+    words = "process 1 of 2 did not come to 'join' within 0.05 s (process 1: never heard of)"
     assert refusal(gather, server, 0, 1, timeout=0.05) == (words, 2)
     assert together(server, name="again") == [[0, 10]] * 2
-    words = "process 1 of 2 did not come to 'later' within 0.05 s"
+    words = "process 1 of 2 did not come to 'later' within 0.05 s (process 1: never heard of)"
     assert refusal(gather, server, 0, 1, name="later", timeout=0.05) == (words, 1)
 
 
 def test_who_waits_in_vain_hears_who_was_refused(server):
     server._members.refused.append("process 7 on b was refused, with --process_id=0")
     text, _ = refusal(gather, server, 0, 1, timeout=0.05)
-    assert text.endswith("within 0.05 s; process 7 on b was refused, with --process_id=0")
+    assert text.endswith("(process 1: never heard of; process 7 on b was refused, with --process_id=0)")
 
 
 def test_what_is_announced_is_told_to_whoever_asks_then_or_later(server):

@@ -7,16 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers.certificates import issued
 
 from jaxdist.comm import array_server
 from jaxdist.comm.array_server import ArrayExchange, ArrayServer
 from jaxdist.comm.ports import Ports
+from jaxdist.comm.security import OPEN
 from jaxdist.errors import ConnectionLost
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-def exchanges():
+def exchanges(security=OPEN):
     """(the chief's end, the other's)."""
     addresses: list[str] = []
 
@@ -24,9 +26,11 @@ def exchanges():
         addresses.append(value)
         return addresses
 
-    other = ArrayExchange("127.0.0.1", "secret", ports=Ports(), is_chief=False, gather=lambda *_: addresses)
+    other = ArrayExchange(
+        "127.0.0.1", "secret", ports=Ports(), is_chief=False, gather=lambda *_: addresses, security=security
+    )
     addresses += ["", f"127.0.0.1:{other._server.port}"]
-    return ArrayExchange("127.0.0.1", "secret", ports=Ports(), is_chief=True, gather=gather), other
+    return ArrayExchange("127.0.0.1", "secret", ports=Ports(), is_chief=True, gather=gather, security=security), other
 
 
 def test_the_chief_fetches_what_others_keep_and_older_versions_go(monkeypatch):
@@ -47,6 +51,16 @@ def test_the_chief_fetches_what_others_keep_and_older_versions_go(monkeypatch):
         closing = pool.submit(other.close, None)
         with pytest.raises(TimeoutError):  # it waits for the chief
             closing.result(0.3)
+        chief.close(None)
+        closing.result(60)
+
+
+def test_encrypted():
+    chief, other = exchanges(issued("127.0.0.1"))
+    other.keep(1, {"kernel": ARRAY})
+    np.testing.assert_array_equal(np.asarray(chief.lazy(1, 1, "kernel", ARRAY.shape, ARRAY.dtype)), ARRAY)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(other.close, None)
         chief.close(None)
         closing.result(60)
 

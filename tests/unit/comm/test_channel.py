@@ -6,9 +6,11 @@ import contextlib
 import socket
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers.certificates import issued
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -123,6 +125,44 @@ def test_strangers_are_turned_away():
     assert accepted.receive(SECONDS).header == {"who": "friend"}
     for end in (stranger, friend[0], accepted, listener, other, strange):
         end.close()
+
+
+def test_encrypted_to_those_alone_who_have_a_certificate():
+    listener, other = (ChannelListener("secret", MAX, "127.0.0.1", security=issued("127.0.0.1")) for _ in range(2))
+    here = f"127.0.0.1:{listener.port}"
+    plain = ChannelListener("secret", MAX, "127.0.0.1")
+    with contextlib.closing(plain.open(here, "a", "a-b", SECONDS)) as stranger:
+        friend: list[Channel] = []
+        opening = threading.Thread(target=lambda: friend.append(other.open(here, "a", "a-b", SECONDS)))
+        opening.start()
+        accepted = listener.accept({"a-b": "b"}, SECONDS)["a-b"]
+        opening.join()
+        with pytest.raises(ChannelError):
+            stranger.receive(SECONDS)
+    body = np.random.default_rng(0).normal(size=100_000)
+    for sender, receiver in ((friend[0], accepted), (accepted, friend[0])):
+        sender.send({"who": "friend"}, lambda: body)
+        np.testing.assert_array_equal(receiver.receive(SECONDS).array(body.shape, body.dtype), body)
+    with pytest.raises(ChannelError, match=r"process 0 at .* cannot be spoken to by TLS"):
+        _speak_to_another_authority(other)
+    for end in (friend[0], accepted, listener, other, plain):
+        end.close()
+
+
+def _speak_to_another_authority(caller: ChannelListener) -> None:
+    theirs = issued("127.0.0.1", authority="a stranger")
+    with contextlib.closing(ChannelListener("secret", MAX, "127.0.0.1", security=theirs)) as stranger:
+
+        def accept() -> None:
+            with pytest.raises(ChannelError):
+                stranger.accept({"x": "b"}, 2.0)
+
+        with ThreadPoolExecutor(1) as pool:
+            accepting = pool.submit(accept)
+            try:
+                caller.open(f"127.0.0.1:{stranger.port}", "process 0", "x", SECONDS)
+            finally:
+                accepting.result()
 
 
 def test_who_does_not_come_is_named():

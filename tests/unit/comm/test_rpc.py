@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from helpers.certificates import issued
 
 from jaxdist.comm.rpc import CallError, Client, Server
+from jaxdist.comm.security import OPEN, Security
 
 
 @contextlib.contextmanager
@@ -97,3 +99,34 @@ def test_an_address_in_use_is_an_error():
     with served({}) as (server, _):
         with pytest.raises(OSError, match="cannot be bound"):
             Server(f"127.0.0.1:{server.port}", {})
+
+
+def test_who_has_no_token_gets_nothing_and_is_noted():
+    denied: list[str] = []
+    methods = {"here": lambda payload: b"yes"}
+    streams = {"watch": lambda payload: (word for word in (b"yes",))}
+    server = Server("127.0.0.1:0", methods, streams, security=Security("right"), denied=denied.append)
+    for security, problem in ((Security("right"), ""), (OPEN, "token"), (Security("wrong"), "token")):
+        with contextlib.closing(Client(f"127.0.0.1:{server.port}", security=security)) as client:
+            if not problem:
+                assert client.call("here", timeout=60) == b"yes" and list(client.listen("watch")) == [b"yes"]
+                continue
+            for call in (lambda: client.call("here", timeout=60), lambda: list(client.listen("watch"))):
+                with pytest.raises(CallError, match=r"the token is missing or another one \(JAXDIST_TOKEN\)") as e:
+                    call()
+                assert e.value.denied and not e.value.lost
+    server.close()
+    assert denied == ["127.0.0.1"] * 4
+
+
+def test_tls_encrypts_and_checks_the_server():
+    server = Server("127.0.0.1:0", {"here": lambda payload: b"yes"}, security=issued("127.0.0.1"))
+    for security in (issued(), issued(authority="a stranger"), Security("token")):
+        with contextlib.closing(Client(f"127.0.0.1:{server.port}", security=security)) as client:
+            if security == issued():
+                assert client.call("here", timeout=60) == b"yes"
+                continue
+            with pytest.raises(CallError) as e:
+                client.call("here", timeout=5)
+            assert e.value.lost
+    server.close()

@@ -9,6 +9,7 @@ from helpers.processes import finish
 from helpers.tiny_config import get_config
 
 from jaxdist.cluster import Cluster
+from jaxdist.comm.security import Security
 from jaxdist.errors import UsageError
 from jaxdist.roles import check
 
@@ -36,7 +37,7 @@ def test_all_is_good_and_nothing_is_written(tmp_path, caplog):
 
 def test_every_part_is_looked_at_and_the_first_bad_one_is_said_last(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    cluster = Cluster(process_id=0, num_processes=2, coordinator_address="no.invalid:1")
+    cluster = Cluster(num_processes=2, coordinator_address="no.invalid:1", security=Security("secret"))
     with pytest.raises(UsageError, match=r"^disk: .*cannot be written"):
         check.run(config_with(global_batch_size=16), str(tmp_path / "file" / "run"), cluster)
     lines = said(caplog)

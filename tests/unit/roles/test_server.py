@@ -23,9 +23,10 @@ def serve(tmp_path, address: str, *, token: str = "", insecure: bool = False, **
     config.model.param_dtype = "float32"
     config.cluster.connect_timeout_seconds = 0.2  # how long it waits for the chief
     config.optim.update(optim)
-    cluster = Cluster(role="server", server_addresses=(address,), security=Security(token))
+    security = Security(token, insecure=insecure)
+    cluster = Cluster(role="server", server_addresses=(address,), security=security)
     with ThreadPoolExecutor(1) as pool:  # not the main thread: SIGTERM keeps its meaning
-        return pool.submit(server.serve, config, str(tmp_path), cluster, insecure=insecure).result(120)
+        return pool.submit(server.serve, config, str(tmp_path), cluster).result(120)
 
 
 def whole_gradient(momentum: float) -> optax.GradientTransformation:
@@ -33,7 +34,7 @@ def whole_gradient(momentum: float) -> optax.GradientTransformation:
 
 
 def test_an_address_that_others_reach_needs_a_token(tmp_path):
-    with pytest.raises(UsageError, match=r"could be reached from other machines, by anybody: set .*JAXDIST_TOKEN"):
+    with pytest.raises(UsageError, match=r"can be reached from other machines, by anybody: set .*JAXDIST_TOKEN"):
         serve(tmp_path, "0.0.0.0:0")
     for allowed in ({"token": "secret"}, {"insecure": True}):
         with pytest.raises(PeerError, match="gives up"):

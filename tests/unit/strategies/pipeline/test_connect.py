@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdist.comm.ports import Ports
+from jaxdist.comm.security import OPEN
 from jaxdist.errors import ConnectionLost
 from jaxdist.strategies.pipeline.connect import StageConnector
 
@@ -35,6 +36,7 @@ class Processes:
 class Member:
     host = "127.0.0.1"
     ports = Ports()
+    security = OPEN
 
     def __init__(self, processes: Processes, process: int) -> None:
         self._processes, self._process = processes, process

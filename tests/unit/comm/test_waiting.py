@@ -1,0 +1,76 @@
+"""Why an address gives no answer, from real sockets where this machine has the case."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+
+from jaxdist.comm import waiting
+from jaxdist.comm.waiting import Waiting, why_no_answer
+
+
+def nobody() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return s.getsockname()[1]
+
+
+def test_a_name_that_is_not_known_and_a_port_at_which_nothing_listens():
+    assert why_no_answer("no.invalid:1")[0].startswith("this host does not know the name no.invalid (")
+    port = nobody()
+    words = f"127.0.0.1 is there, but nothing listens at its port {port}: not yet, no more, or at another port"
+    assert why_no_answer(f"127.0.0.1:{port}") == (words, False)
+
+
+def test_something_else_listens():
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        words, strange = why_no_answer(f"127.0.0.1:{s.getsockname()[1]}")
+    assert strange and words.endswith("another program, or TLS is set up on one side alone")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            TimeoutError(),
+            "gives no answer at all: it is off, the link is down, or a firewall drops what comes to port 7",
+        ),
+        (OSError(errno.ENETUNREACH, ""), "no route leads from this host to h9 (10.0.0.9)"),
+        (OSError(errno.EHOSTUNREACH, ""), "(no route to host): it is off, or a firewall rejects what comes to port 7"),
+        (OSError(errno.EADDRNOTAVAIL, "odd"), "h9 (10.0.0.9) cannot be reached (odd)"),
+    ],
+)
+def test_what_a_network_says(monkeypatch, error, words):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("10.0.0.9", 7))] * 2)
+    monkeypatch.setattr(socket, "create_connection", fail)
+    said, strange = why_no_answer("h9:7")
+    assert words in said and said.count("h9") == 1 and not strange
+
+
+def test_a_name_that_leads_to_this_host_itself(monkeypatch):
+    port = nobody()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("127.0.0.1", port))])
+    assert "that name leads to this host itself" in why_no_answer(f"h0:{port}")[0]
+
+
+def test_it_is_logged_when_it_lasts_and_when_it_changes(monkeypatch, caplog):
+    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.0)
+    port = nobody()
+    one = Waiting("process 0", f"127.0.0.1:{port}", 60.0)
+    for _ in range(3):
+        one.note("refused")
+    assert not one.over and one.strange_since is None
+    with socket.create_server(("127.0.0.1", port)):
+        one.note("no HTTP/2")
+    assert one.words.endswith("(no HTTP/2)") and one.strange_since is not None
+    first, second = [record.getMessage() for record in caplog.records]
+    assert first.startswith(f"Waiting for process 0 at 127.0.0.1:{port}, for 60 s at most (cluster.connect_timeout")
+    assert "nothing listens" in first and "something listens" in second
+    quiet = Waiting("process 0", f"127.0.0.1:{port}", 60.0)
+    monkeypatch.undo()
+    quiet.note("refused")
+    assert not quiet.words
