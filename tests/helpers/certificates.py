@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 
 import trustme
 
@@ -23,3 +24,14 @@ def issued(*hosts: str, authority: str = "ours") -> Security:
 @functools.cache
 def _authority(name: str) -> trustme.CA:
     return trustme.CA(organization_name=name)
+
+
+def variables(security: Security, folder: pathlib.Path) -> dict[str, str]:
+    """What names the files of a `Security`, which are written to a folder, and its token."""
+    folder.mkdir(parents=True)
+    found = {"JAXDIST_TOKEN": security.token}
+    for name, content in (("CA", security.ca), ("CERT", security.certificate), ("KEY", security.key)):
+        if content:
+            (folder / name).write_bytes(content)
+            found[f"JAXDIST_TLS_{name}"] = str(folder / name)
+    return found

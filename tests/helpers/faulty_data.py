@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import logging
+import os
 import time
 from typing import Any
 
 import numpy as np
 
 from jaxdist import data
+from jaxdist.errors import UsageError
 
 
 def _good(**options: Any) -> data.Dataset:
@@ -57,3 +59,11 @@ def stuck_inside_c(**options: Any) -> data.Dataset:
     for _ in range(2):
         library.pthread_mutex_lock(lock)
     raise AssertionError
+
+
+def on_some_hosts(**options: Any) -> data.Dataset:
+    """Read from the folder that JAXDIST_TEST_IMAGES names, if that is on this host."""
+    folder = os.environ.get("JAXDIST_TEST_IMAGES", "nowhere")
+    if not os.path.isdir(folder):
+        raise UsageError(f"data: the folder {folder} is not on this host.")
+    return _good(**options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -54,10 +54,11 @@ def train(
     workers: int = 0,
     server: int = 0,
     fault: str = "",
+    environs: Sequence[Mapping[str, str]] = (),
     **changes: Any,
 ) -> list[subprocess.Popen]:
     """Starts a run with a worker on each of the first hosts (0: on all), and where it needs one a server on host
-    `server`, which is the first of the list."""
+    `server`, which is the first of the list; `environs`: of each host, variables that its processes have besides."""
     workers = workers or len(lab.names)
 
     def known(host: int) -> str:
@@ -66,15 +67,17 @@ def train(
 
     flags = [f"--num_processes={workers}", f"--coordinator_address={known(0)}:{port}"]
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
-    options["env"] = environment() | {"JAXDIST_TOKEN": "a secret of these tests", "JAXDIST_FAULT": fault}
+    common = environment() | {"JAXDIST_TOKEN": "a secret of these tests", "JAXDIST_FAULT": fault}
+    env = [common | dict(own) for own in environs] or [common] * len(lab.names)
     settings = STRATEGIES[strategy] | {"cluster__connect_timeout_seconds": 60.0} | changes
     started = []
     if strategy in WITH_SERVER:
         flags.append(f"--server_addresses={known(server)}:{port + 1}")
         command = main_command(workdir, *flags, "--role=server", "--server_index=0", **settings)
-        started.append(lab.popen(server, command, **options))
+        started.append(lab.popen(server, command, env=env[server], **options))
     for host in range(workers):
-        started.append(lab.popen(host, main_command(workdir, *flags, f"--process_id={host}", **settings), **options))
+        command = main_command(workdir, *flags, f"--process_id={host}", **settings)
+        started.append(lab.popen(host, command, env=env[host], **options))
     return started
 
 

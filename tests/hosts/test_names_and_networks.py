@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.certificates import issued, variables
 from helpers.hosts import STRATEGIES, WITH_SERVER, ended, lab_of, train
 from helpers.outcomes import final_state
-from helpers.processes import finish
+from helpers.processes import finish, wait_for_update
 
 from jaxdist.state import flatten
 
@@ -52,11 +53,48 @@ def test_every_strategy_trains_as_on_one_host(tmp_path, on_one_host, situation):
         for strategy, processes in running.items():
             for code, said in ended(processes):
                 assert code == 0, (strategy, said[-3000:])
+    assert_equal(tmp_path, on_one_host)
+
+
+def assert_equal(place, on_one_host):
     for strategy, wanted in on_one_host.items():
-        arrays = flatten(final_state(tmp_path / strategy).arrays())
+        arrays = flatten(final_state(place / strategy).arrays())
         assert arrays.keys() == wanted.keys()
         for name in wanted:
             np.testing.assert_array_equal(arrays[name], wanted[name], err_msg=f"{strategy}: {name}")
+
+
+def test_encrypted_and_inside_a_range_of_ports(tmp_path, on_one_host):
+    """With a token and certificates of the hosts; what listens stays inside, but gloo, which cannot be told."""
+    ports, slowly = "9000-9029", "delay@process=0,seconds=0.2"
+    with lab_of(2, names="debian") as lab:
+        hosts = zip(lab.names, lab.addresses, strict=True)
+        environs = [variables(issued(*host), tmp_path / "secrets" / host[0]) for host in hosts]
+        common = SHORT | {"environs": environs, "by_name": True}
+        running = {}
+        for number, strategy in enumerate(("pipeline", "rounds")):
+            options = common | {"fault": slowly, "cluster__port_range": ports}
+            running[strategy] = train(lab, tmp_path / strategy, strategy, 9000 + 2 * number, **options)
+        for strategy in running:
+            wait_for_update(tmp_path / strategy, 1)
+        for host in range(2):
+            found = listening(lab, host)
+            assert found and found <= set(range(9000, 9030)), found
+        running |= {
+            strategy: train(lab, tmp_path / strategy, strategy, 9100 + number, **common)
+            for number, strategy in enumerate(("allreduce", "fsdp"))
+        }
+        for strategy, processes in running.items():
+            for code, said in ended(processes):
+                assert code == 0, (strategy, said[-3000:])
+    assert_equal(tmp_path, on_one_host)
+
+
+def listening(lab, host: int) -> set[int]:
+    """Ports at which something listens on a host."""
+    lines = lab.run(host, ["cat", "/proc/net/tcp", "/proc/net/tcp6"]).splitlines()
+    rows = [line.split() for line in lines if line.split()[0].endswith(":")]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
 
 
 def test_three_hosts(tmp_path):
