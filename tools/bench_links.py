@@ -169,7 +169,8 @@ class _Run:
             own = plan | {"role": role, "index": host, "notes": self._notes[host]}
             command = [sys.executable, f"{ROOT}/tools/bench_links_host.py", json.dumps(own)]
             with open(f"{folder}/{host}.log", "w") as log:
-                options: dict[str, Any] = {"stdout": log, "stderr": log, "stdin": subprocess.DEVNULL, "cwd": ROOT}
+                # Its standard input ends with this process, whatever ends it, and the host's process with that.
+                options: dict[str, Any] = {"stdout": log, "stderr": log, "stdin": subprocess.PIPE, "cwd": ROOT}
                 self._processes.append(lab.popen(host, command, env=environment, **options))
         self._wait(lambda: all(len(rows) >= 3 for rows in self._rows()[: case.hosts]), _START_SECONDS)
 
@@ -235,7 +236,8 @@ def summary(
     """A line's figures. `chosen`: the first worker's notes, ends of repetitions; `rows`: all notes of all hosts."""
     pairs = list(itertools.pairwise(chosen))
     rates = [(b["examples"] - a["examples"]) / (b["time"] - a["time"]) for a, b in pairs]
-    sent, received = [], []
+    sent: list[float] = []
+    received: list[float] = []
     for host, own in enumerate(rows):
         if host < case.hosts:
             first, last = (next(r for r in own if r["examples"] >= end["examples"]) for end in (chosen[0], chosen[-1]))

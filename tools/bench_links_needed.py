@@ -42,11 +42,11 @@ def needed(strategy: str, hosts: int, model: Bytes, stages: Sequence[int] | None
     Raises:
       ValueError: no such strategy.
     """
-    share = (hosts - 1) / hosts
+    share, each = (hosts - 1) / hosts, 0.0
     if strategy == "pipeline":
-        return [(sent, sent) for sent in stages or [0] * hosts]
+        return [(float(sent), float(sent)) for sent in stages or [0] * hosts]
     if strategy.startswith("server_"):
-        each = model.params + model.stats
+        each += model.params + model.stats
         return [(each, each)] * hosts + [(hosts * each, hosts * each)]
     if strategy == "torch":  # a tree or a chain: only the sum over the hosts is known
         ring, mean = 2 * share * model.params, share * model.stats
