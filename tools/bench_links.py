@@ -294,20 +294,23 @@ def save_weights(model: str, path: str) -> None:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a row for each strategy and number of hosts, images/s by link, then kB a step and what is needed."""
+    """Markdown: a row for each strategy and number of hosts: images/s by link, then kB that a worker's host receives in
+    a step (over all hosts as many are sent, but a note is taken when everything has come and not yet all has left)."""
     links = list(dict.fromkeys(line["link"] for line in lines))
     rows = [
-        f"| strategy | hosts | {' | '.join(links)} | kB sent | needed | excess % |",
+        f"| strategy | hosts | {' | '.join(links)} | kB a step | needed | excess % |",
         "|---" * (len(links) + 5) + "|",
     ]
     for key in dict.fromkeys((line["strategy"], line["hosts"]) for line in lines):
         own = {line["link"]: line for line in lines if (line["strategy"], line["hosts"]) == key}
         good = [line for line in own.values() if "error" not in line]
         cells = [_cell(own.get(link)) for link in links]
-        mean = lambda name, n=key[1]: statistics.mean(sum(x[name][:n]) / n / 1000 for x in good)  # noqa: E731, B023
-        more = [f"{mean('sent'):.1f}", f"{mean('needed_sent'):.1f}"] if good else ["", ""]
-        more.append(", ".join(f"{line['excess_percent'][0]:.1f}" for line in good))
-        rows.append(f"| {key[0]} | {key[1]} | {' | '.join([*cells, *more])} |")
+        if good:
+            for name in ("received", "needed_received"):
+                cells.append(f"{statistics.mean(sum(line[name][: key[1]]) / key[1] / 1000 for line in good):.0f}")
+            above = [line["excess_percent"][1] for line in good]
+            cells.append(f"{min(above):.1f} to {max(above):.1f}")
+        rows.append(f"| {key[0]} | {key[1]} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

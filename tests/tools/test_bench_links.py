@@ -61,11 +61,11 @@ def test_figures_are_of_whole_repetitions_and_without_headers():
 def test_a_table_has_a_row_for_each_strategy_and_a_column_for_each_link():
     rate = {"min": 1.0, "median": 2.0, "max": 3.4}
     one = {"strategy": "fsdp", "hosts": 2, "link": "free", "images_per_second": rate, "ratio": 0.5}
-    one |= {"sent": [1000, 3000, 9], "needed_sent": [1000, 1000, 9], "excess_percent": [100.0, 99.0]}
+    one |= {"received": [1000, 3000, 9], "needed_received": [1000, 1000, 9], "excess_percent": [99.0, 100.0]}
     failed = {"strategy": "fsdp", "hosts": 2, "link": "1gbit", "error": "it ended"}
     rows = bench_links.table([one, failed]).splitlines()
-    assert rows[0] == "| strategy | hosts | free | 1gbit | kB sent | needed | excess % |"
-    assert rows[2:] == ["| fsdp | 2 | 2 [1, 3] (0.50) | failed | 2.0 | 1.0 | 100.0 |"]
+    assert rows[0] == "| strategy | hosts | free | 1gbit | kB a step | needed | excess % |"
+    assert rows[2:] == ["| fsdp | 2 | 2 [1, 3] (0.50) | failed | 2 | 1 | 100.0 to 100.0 |"]
 
 
 @pytest.mark.parametrize(
