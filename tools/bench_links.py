@@ -214,7 +214,7 @@ class _Run:
             for host, process in enumerate(self._processes):
                 if process.poll() is not None:
                     with open(f"{self._folder}/{host}.log") as log:
-                        words = log.read().strip().splitlines()[-1:]
+                        words = " ".join(log.read().strip().splitlines()[-1:])
                     raise RuntimeError(f"the process on host {host} ended with {process.returncode}: {words}")
             if time.time() > end:
                 raise RuntimeError(f"nothing came for {seconds:.0f} s")

@@ -7,6 +7,7 @@ interface. It trains until it is killed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -52,7 +53,8 @@ def config_of(plan: Mapping[str, Any]) -> Any:
     config.optim.learning_rate = 0.001  # the loss is to stay finite, no more
     config.log_every_steps = plan["updates_a_note"]
     config.strategy.update(plan["settings"])
-    config.cluster.timeout_seconds = 600.0  # a step over a slow link may take a minute
+    # A step over a slow link may take a minute, and a sign of life waits behind the gradient that is being sent.
+    config.cluster.timeout_seconds = config.strategy.lease_seconds = 600.0
     return config
 
 
@@ -73,7 +75,6 @@ def worker(plan: Mapping[str, Any]) -> None:
 def server(plan: Mapping[str, Any]) -> None:
     """The parameter server; it does not know of steps, so its counters are sampled all the time."""
     from jaxdist.roles import server as role
-    from jaxdist.runtime.stop_signal import StopSignal
 
     def sample() -> None:
         notes = Notes(plan["notes"])
@@ -82,7 +83,9 @@ def server(plan: Mapping[str, Any]) -> None:
             time.sleep(_SAMPLE_SECONDS)
 
     threading.Thread(target=sample, daemon=True).start()
-    role.serve(config_of(plan), plan["folder"], _cluster(plan), insecure=False, stop_signal=StopSignal())
+    code, words = role.serve(config_of(plan), plan["folder"], _cluster(plan))
+    print(words, file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def _cluster(plan: Mapping[str, Any]) -> Any:
@@ -121,6 +124,7 @@ def _end_with_the_measurement() -> None:
 
 def main(argv: Sequence[str]) -> None:
     plan = json.loads(argv[0])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     threading.Thread(target=_end_with_the_measurement, daemon=True).start()
     if plan["role"] == "torch":
         return torch(plan)
