@@ -191,7 +191,7 @@ class _Run:
             late = time.time() - begin > case.seconds and len(chosen) > 1
             return len(chosen) > case.repetitions or late
 
-        self._wait(enough, case.seconds + 600)
+        self._wait(enough, case.seconds + 200)
         del chosen[case.repetitions + 1 :]
         last = chosen[-1]["examples"]
         self._wait(lambda: all(rows[-1]["examples"] >= last for rows in self._rows()[: case.hosts]), 120)

@@ -54,7 +54,7 @@ def config_of(plan: Mapping[str, Any]) -> Any:
     config.log_every_steps = plan["updates_a_note"]
     config.strategy.update(plan["settings"])
     # A step over a slow link may take a minute, and a sign of life waits behind the gradient that is being sent.
-    config.cluster.timeout_seconds = config.strategy.lease_seconds = 600.0
+    config.cluster.timeout_seconds = config.strategy.lease_seconds = 180.0
     return config
 
 
