@@ -41,7 +41,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 TORCH = "torch"
 _SWITCH_RATE = 100e6  # bits a second: what the laboratory's switch in user space does with ease
 _REPETITION_SECONDS = 1.5
-_START_SECONDS = 240.0
+_START_SECONDS = 600.0
 
 
 class Unusable(Exception):
