@@ -15,6 +15,7 @@ import importlib.util
 import itertools
 import json
 import os
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -204,7 +205,7 @@ class _Run:
     def _rows(self) -> list[list[dict[str, Any]]]:
         found = []
         for path in self._notes:
-            lines = open(path).read().split("\n")[:-1] if os.path.exists(path) else []  # noqa: SIM115
+            lines = pathlib.Path(path).read_text().split("\n")[:-1] if os.path.exists(path) else []
             found.append([json.loads(line) for line in lines])
         return found
 
