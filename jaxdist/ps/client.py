@@ -26,7 +26,7 @@ import numpy as np
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import parameter_server_pb2 as pb
-from jaxdist.ps.calls import CALL_SECONDS, Calls
+from jaxdist.ps.calls import Calls
 from jaxdist.ps.chief import Chief
 from jaxdist.ps.errors import Ended, Lost, Superseded, as_process_error
 from jaxdist.ps.layout_header import layout_header
@@ -253,7 +253,7 @@ class Client:
         early: list[Any] = []
         if buffers:  # asked for before it is known which version it will be
             asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(pushed=claim.number))
-            early = [stub.send("Pull", asked, timeout=CALL_SECONDS) for stub in self._calls.stubs[1:]]
+            early = self._calls.send_to_others("Pull", asked)
         reply, data = self._calls.call(0, "PushPull", last, last_part)
         while True:
             if reply.granted:
@@ -270,7 +270,7 @@ class Client:
         `early`: calls for those parts that are under way; those whose answer is too old are asked again.
         """
         asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(min_version=reply.version))
-        calls = early or [stub.send("Pull", asked, timeout=CALL_SECONDS) for stub in self._calls.stubs[1:]]
+        calls = early or self._calls.send_to_others("Pull", asked)
         wholes = [pull_rest(self._calls, caller, 0, reply, data)]
         for server, call in enumerate(calls, 1):
             try:

@@ -30,7 +30,11 @@ class Superseded(Exception):
 
 
 class Lost(Exception):
-    """No answer: not reachable, or not in time."""
+    """No answer: not reachable, or (`late`) not in time."""
+
+    def __init__(self, text: str, late: bool = False) -> None:
+        super().__init__(text)
+        self.late = late
 
 
 class RunFinished(PeerError):

@@ -42,7 +42,9 @@ class Service:
 
     def __init__(self, address: str, handlers: dict[str, Handler], security: Security = OPEN) -> None:
         pool = futures.ThreadPoolExecutor(_THREADS, "ps")
-        options = [*_OPTIONS, ("grpc.so_reuseport", 0)]
+        # Clients ask whether it is alive while a call takes long.
+        pings = ("grpc.http2.min_ping_interval_without_data_ms", 1000), ("grpc.http2.max_ping_strikes", 0)
+        options = [*_OPTIONS, ("grpc.so_reuseport", 0), *pings]
         self._server = grpc.server(pool, options=options, maximum_concurrent_rpcs=4 * _THREADS)
         methods = {m.name: _method(handlers[m.name], m.input_type, security) for m in SERVICE.methods}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, methods),))
@@ -88,11 +90,19 @@ def _method(handler: Handler, input_type: Any, security: Security) -> grpc.RpcMe
 
 
 class Stub:
-    """Calls a server's methods; thread-safe. Connects when first used."""
+    """Calls a server's methods; thread-safe. Connects when first used.
 
-    def __init__(self, address: str, security: Security = OPEN) -> None:
+    Args:
+      security: what the server asks for.
+      silent_seconds: after which a connection that brings nothing is given up, however long a call may take.
+    """
+
+    def __init__(self, address: str, security: Security = OPEN, silent_seconds: float = 20.0) -> None:
         self.address = address
-        self._channel = security.open_channel(address, [*_OPTIONS, *CONNECTING])
+        alive = ("grpc.keepalive_time_ms", 2000), ("grpc.keepalive_timeout_ms", int(1000 * silent_seconds))
+        own = ("grpc.use_local_subchannel_pool", 1)  # a connection of its own: bulk data holds up nobody else's calls
+        options = [*_OPTIONS, *CONNECTING, *alive, ("grpc.http2.max_pings_without_data", 0), own]
+        self._channel = security.open_channel(address, options)
         self._metadata = security.metadata
         self._calls = {m.name: self._channel.unary_unary(f"/{SERVICE.full_name}/{m.name}") for m in SERVICE.methods}
         self._replies = {m.name: message_factory.GetMessageClass(m.output_type) for m in SERVICE.methods}
@@ -149,6 +159,6 @@ def _error(error: Any, address: str) -> Exception:
             | grpc.StatusCode.CANCELLED
             | grpc.StatusCode.RESOURCE_EXHAUSTED
         ):
-            return Lost(f"{address}: {text}")
+            return Lost(f"{address}: {text}", late=code == grpc.StatusCode.DEADLINE_EXCEEDED)
         case _:
             return Refused(f"{address}: {code.name}: {text}")

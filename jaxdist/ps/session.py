@@ -139,7 +139,7 @@ class Session:
                 events_from=self._events_from,
                 evaluations_from=self._evaluations_from,
             )
-            reply, _ = self._calls.call(0, "Heartbeat", request)
+            reply = self._calls.heartbeat(request)
             self.progress = Progress.of(reply.progress)
             self.evaluator = reply.evaluator
             self._events_from += len(reply.events)
