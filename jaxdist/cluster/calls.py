@@ -65,11 +65,14 @@ class CoordinatorClient:
 
     @staticmethod
     def refused(error: CallError) -> tuple[str, int]:
-        """(text, exit code) of a `refusal`, or of a caller that has not the token."""
+        """(text, exit code) of a `refusal`, of a caller that has not the token, or of another service."""
         if error.denied:
             return str(error), ALONE
-        refused = json.loads(str(error))
-        return refused["text"], refused["code"]
+        try:
+            refused = json.loads(str(error))
+            return refused["text"], refused["code"]
+        except (ValueError, TypeError, KeyError):
+            return f"what listens there is no process 0 of this version of this program ({error})", ALONE
 
     def close(self) -> None:
         self.rpc.close()

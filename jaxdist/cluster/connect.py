@@ -73,8 +73,8 @@ def connect(
         "Process %d of %d, rendezvous at %s.", cluster.process_id, cluster.num_processes, cluster.coordinator_address
     )
     opened(group)
-    group.reach()
     try:
+        group.reach()
         group.agree("versions and configuration", run_signature(signature) | {"num_processes": cluster.num_processes})
         group.find_hosts()
         group.begin(collectives=collectives)

@@ -18,10 +18,9 @@ from jaxdist.comm.rpc import CallError, Method, caller_waits
 from jaxdist.comm.waiting import QUIET_SECONDS, Waiting
 from jaxdist.errors import UsageError, of_another_process
 
-OWN_SECONDS = 10.0  # within which process 0 reaches its own service, which is there already
+OWN_SECONDS = 10.0  # after which process 0, whose own service is there, need not wait where nothing listens
 CLOCKS_SECONDS = 30.0  # by which two hosts' clocks may differ
 _HELLO_SECONDS = 5.0  # that one attempt may take
-_STRANGE_SECONDS = 10.0  # after which something else that listens at the address is not going to change
 
 
 class RendezvousServer:
@@ -60,17 +59,15 @@ class RendezvousServer:
                     members.withdraw(request["process"])
                     return b""
                 left = deadline - time.monotonic()
-                absent = sorted(set(range(members.num_processes)) - set(table))
-                known = "; ".join([members.absent(table), *members.refused[-3:]])
-                if left <= 0:
-                    raise refusal(
-                        f"{name_processes(absent)} of {members.num_processes} did not come to {name!r} within "
-                        f"{timeout:g} s ({known})",
-                        1 if members.started else 2,
-                    )
-                if not logged and time.monotonic() - begin > QUIET_SECONDS:
+                log = not logged and time.monotonic() - begin > QUIET_SECONDS
+                if left <= 0 or log:
+                    absent = name_processes(sorted(set(range(members.num_processes)) - set(table)))
+                    known = "; ".join([members.absent(table), *members.refused[-3:]])
+                    if left <= 0:
+                        words = f"{absent} of {members.num_processes} did not come to {name!r} within {timeout:g} s"
+                        raise refusal(f"{words} ({known})", 1 if members.started else 2)
                     logged = True
-                    logging.info("Waiting for %s, for %g s at most (%s).", name_processes(absent), timeout, known)
+                    logging.info("Waiting for %s, for %g s at most (%s).", absent, timeout, known)
                 self._change.wait(min(left, 0.5))
             members.started = True
             return json.dumps([table[i] for i in range(members.num_processes)]).encode()
@@ -109,7 +106,7 @@ class Rendezvous:
         """
         client = self._client
         address = f"--coordinator_address={client.address}"
-        waiting = Waiting("process 0", client.address, OWN_SECONDS if client.is_chief else timeout)
+        waiting = Waiting("process 0", client.address, timeout)
         while True:
             asked = time.time()
             try:
@@ -118,11 +115,11 @@ class Rendezvous:
             except CallError as e:
                 if not (e.late or e.lost):
                     raise UsageError(f"{address}: {client.refused(e)[0]}.") from None
-                waiting.note(str(e))
-                since = waiting.strange_since
-                if (since is not None and not e.late and time.monotonic() - since > _STRANGE_SECONDS) or waiting.over:
-                    words = waiting.words or "it is too busy to answer"
-                    if client.is_chief:
+                waiting.note(str(e), late=e.late)
+                elsewhere = client.is_chief and waiting.refused and waiting.waited > OWN_SECONDS
+                if elsewhere or waiting.over:
+                    words = waiting.words or str(e)
+                    if elsewhere:
                         words += "; process 0 must run on the host that this address leads to: is --process_id right?"
                     raise UsageError(
                         f"Process 0 could not be reached at {address} within {waiting.waited:.0f} s: {words}."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import queue
 import socket
 import ssl
@@ -218,7 +219,7 @@ class ChannelListener:
         with contextlib.ExitStack() as failing:
             plain = failing.enter_context(socket.create_connection((host, port), seconds))
             context = self._security.calling_context
-            connection = plain if context is None else EncryptedSocket(plain, context, expected=host)
+            connection = plain if context is None else EncryptedSocket(plain, context, seconds=seconds, expected=host)
             handshake = json.dumps({"token": self._token, "label": label}).encode()
             connection.sendall(_PREFIX.pack(_MAGIC, len(handshake), 0) + handshake)
             failing.pop_all()
@@ -258,14 +259,14 @@ class ChannelListener:
         deadline = time.monotonic() + seconds
         try:
             if self._security.listening_context is not None:
-                connection.settimeout(seconds)
-                connection = EncryptedSocket(connection, self._security.listening_context)
+                connection = EncryptedSocket(connection, self._security.listening_context, seconds=seconds)
             magic, size, body = _PREFIX.unpack(_exactly(connection, _PREFIX.size, deadline))
             if magic != _MAGIC or size > _MAX_HANDSHAKE or body:
                 return "", connection
             handshake = json.loads(_exactly(connection, size, deadline))
             return (handshake["label"] if same(handshake["token"], self._token) else ""), connection
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        except Exception as e:  # whatever a stranger sends
+            logging.info("A connection was turned away: %s: %s", type(e).__name__, e)
             return "", connection
 
     def close(self) -> None:

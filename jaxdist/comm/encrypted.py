@@ -11,15 +11,16 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 
 _PIECE = 256 * 2**10
 
 
 class EncryptedSocket:
-    """What `comm.channel` uses of a socket, encrypted. Blocks for TLS's handshake when it is made, as long as the
-    socket's time-out allows for each message of it.
+    """What `comm.channel` uses of a socket, encrypted. Blocks for TLS's handshake when it is made.
 
     Args:
+      seconds: that the handshake may take.
       expected: the host name or address that the other end's certificate must have; None for the end that listens.
 
     Raises:
@@ -27,7 +28,10 @@ class EncryptedSocket:
         or its certificate is not signed by our authority or not for `expected`.
     """
 
-    def __init__(self, connection: socket.socket, context: ssl.SSLContext, *, expected: str | None = None) -> None:
+    def __init__(
+        self, connection: socket.socket, context: ssl.SSLContext, *, seconds: float, expected: str | None = None
+    ) -> None:
+        deadline = time.monotonic() + seconds
         self._socket = connection
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -36,6 +40,10 @@ class EncryptedSocket:
         self._lock = threading.Lock()
         self.family = connection.family
         while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the TLS handshake took too long")
+            connection.settimeout(left)
             try:
                 self._tls.do_handshake()
                 break

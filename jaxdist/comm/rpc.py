@@ -9,6 +9,7 @@ import contextvars
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from functools import partial
+from urllib.parse import unquote
 
 import grpc
 
@@ -151,8 +152,8 @@ def caller_waits() -> bool:
 
 
 def _host_of(peer: str) -> str:
-    """'10.0.0.2' of 'ipv4:10.0.0.2:40123'."""
-    return peer.partition(":")[2].rpartition(":")[0] or peer
+    """'10.0.0.2' of 'ipv4:10.0.0.2:40123', '::1' of 'ipv6:%5B::1%5D:40123'."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]") or peer
 
 
 def _answer(

@@ -36,15 +36,16 @@ class Security:
       insecure: it was said that a run may go without a token beyond this machine.
     """
 
-    token: str = ""
+    token: str = dataclasses.field(default="", repr=False)
     ca: bytes = b""
     certificate: bytes = b""
-    key: bytes = b""
+    key: bytes = dataclasses.field(default=b"", repr=False)
     insecure: bool = False
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], role: str, *, insecure: bool = False) -> Security:
-        """Raises `UsageError` for a file that cannot be read, or one without the others that it needs."""
+        """Raises `UsageError` for a file that cannot be read or is none of its kind, for one without the others that it
+        needs, and for a token that no call can carry."""
         found = {}
         for field, name in _FILES.items():
             if environ.get(name):
@@ -52,12 +53,32 @@ class Security:
                     found[field] = pathlib.Path(environ[name]).read_bytes()
                 except OSError as e:
                     raise UsageError(f"{name}={environ[name]} cannot be read: {e.strerror or e}.") from e
+                if not found[field].strip():
+                    raise UsageError(f"{name}={environ[name]} is empty.")
         listens = role == "server" or bool({"certificate", "key"} & set(found))
         needed = list(_FILES.values()) if listens else [_FILES["ca"]]
         missing = [name for name in needed if not environ.get(name)]
         if found and missing:
             raise UsageError(f"For TLS a {role} needs the variable {' and '.join(missing)} too (files in PEM format).")
-        return cls(token=environ.get("JAXDIST_TOKEN", ""), insecure=insecure, **found)
+        token = environ.get("JAXDIST_TOKEN", "").strip()  # files and secrets of schedulers end with a newline
+        if not (token.isascii() and token.isprintable()):
+            raise UsageError("JAXDIST_TOKEN must consist of printable ASCII characters: letters, digits, punctuation.")
+        made = cls(token=token, insecure=insecure, **found)
+        made._check_files()
+        return made
+
+    def _check_files(self) -> None:
+        try:
+            _ = self.calling_context
+        except (ssl.SSLError, ValueError) as e:  # the latter: not even text
+            raise UsageError(f"{_FILES['ca']} is no certificate in PEM format: {e}.") from e
+        try:
+            _ = self.listening_context
+        except (ssl.SSLError, ValueError) as e:
+            words = (
+                f"{_FILES['certificate']} and {_FILES['key']} do not belong together, are encrypted, or are not in PEM"
+            )
+            raise UsageError(f"{words} format: {e}.") from e
 
     def check_secret(self, name: str, address: str) -> None:
         """Refuses to listen, or to call, where anybody could; `name`: of the flag that has `address` ('host:port').
@@ -81,11 +102,6 @@ class Security:
                 f"{who} listens for others, so for TLS it needs the variables JAXDIST_TLS_CERT and JAXDIST_TLS_KEY too "
                 "(files in PEM format)."
             )
-        try:
-            _ = self.listening_context
-        except ssl.SSLError as e:
-            words = "JAXDIST_TLS_CERT and JAXDIST_TLS_KEY do not belong together, or are not in PEM format"
-            raise UsageError(f"{words}: {e}.") from e
 
     # gRPC.
 
@@ -96,8 +112,7 @@ class Security:
 
     def admits(self, context: grpc.ServicerContext) -> bool:
         """Whether a caller has the token."""
-        sent = str(dict(context.invocation_metadata()).get(_TOKEN, ""))
-        return not self.token or same(sent, self.token)
+        return not self.token or same(str(dict(context.invocation_metadata()).get(_TOKEN, "")), self.token)
 
     def open_port(self, server: grpc.Server, address: str) -> int:
         """Lets a server listen; returns the port.
@@ -125,7 +140,7 @@ class Security:
         """For connections that this process takes; None: they are not encrypted.
 
         Raises:
-          ssl.SSLError: certificate and key are none, or do not belong together.
+          ssl.SSLError, ValueError: certificate and key are none, do not belong together, or are encrypted.
         """
         if not self.certificate:
             return None
@@ -134,12 +149,17 @@ class Security:
             names = {"certificate": self.certificate, "key": self.key}
             for name, content in names.items():
                 pathlib.Path(folder, name).write_bytes(content)
-            context.load_cert_chain(os.path.join(folder, "certificate"), os.path.join(folder, "key"))
+            # An encrypted key would be asked for at the terminal: with a password of none it is an error.
+            context.load_cert_chain(os.path.join(folder, "certificate"), os.path.join(folder, "key"), password="")
         return context
 
     @functools.cached_property
     def calling_context(self) -> ssl.SSLContext | None:
-        """For connections that this process opens; None: they are not encrypted."""
+        """For connections that this process opens; None: they are not encrypted.
+
+        Raises:
+          ssl.SSLError, ValueError: `ca` is no certificate.
+        """
         return ssl.create_default_context(cadata=self.ca.decode()) if self.ca else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import logging
 import socket
@@ -23,14 +24,13 @@ class Waiting:
 
     Attributes:
       words: why the last attempt failed; '' before `note`.
-      strange_since: since when something else has listened there (`time.monotonic`); None: it does not.
+      refused: its host is there, and nothing listens.
     """
 
     def __init__(self, what: str, address: str, seconds: float) -> None:
         self._what, self._address, self._seconds = what, address, seconds
         self._begin = time.monotonic()
-        self.words = ""
-        self.strange_since: float | None = None
+        self.words, self.refused = "", False
 
     @property
     def waited(self) -> float:
@@ -42,19 +42,29 @@ class Waiting:
         """Whether it has taken too long."""
         return self.waited > self._seconds
 
-    def note(self, details: str) -> None:
-        """After an attempt that failed; `details` is what gRPC said. Blocks for a few seconds at most."""
+    def note(self, details: str, *, late: bool = False, answered: bool = False) -> None:
+        """After an attempt that failed. Blocks for a few seconds at most.
+
+        Args:
+          details: what gRPC said.
+          late: there was a connection, and no answer in time.
+          answered: `details` are the other side's own words: not now.
+        """
         if self.waited < min(QUIET_SECONDS, self._seconds):
             return
-        words, strange = why_no_answer(self._address)
-        if strange:
-            words = f"{words} ({details})" if details else words
-            self.strange_since = self.strange_since or time.monotonic()
+        if answered:
+            words, self.refused = details, False
         else:
-            self.strange_since = None
+            words, found = why_no_answer(self._address, min(_PROBE_SECONDS, max(self._seconds - self.waited, 0.5)))
+            self.refused = found is Found.NOBODY
+            if found is Found.SOMETHING:
+                why = (
+                    "it is too busy to answer" if late else "it is another program, or TLS is set up on one side alone"
+                )
+                words += f" that does not answer: {why} ({details})"
         if words != self.words:
             logging.warning(
-                "Waiting for %s at %s, for %g s at most (cluster.connect_timeout_seconds): %s.",
+                "Waiting for %s at %s, for %.0f s at most (cluster.connect_timeout_seconds): %s.",
                 self._what,
                 self._address,
                 self._seconds,
@@ -63,24 +73,32 @@ class Waiting:
         self.words = words
 
 
-def why_no_answer(address: str, seconds: float = _PROBE_SECONDS) -> tuple[str, bool]:
-    """(words, whether something listens there after all). Blocks for `seconds` for each address that the host has."""
+class Found(enum.Enum):
+    """At an address."""
+
+    NOTHING = enum.auto()  # no host, no way to it, no name
+    NOBODY = enum.auto()  # its host, where nothing listens
+    SOMETHING = enum.auto()  # that listens
+
+
+def why_no_answer(address: str, seconds: float = _PROBE_SECONDS) -> tuple[str, Found]:
+    """(words, what was found there). Blocks for `seconds` for each address that the host has."""
     host, port = split(address)
     try:
         found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
     except OSError as e:
-        return f"this host does not know the name {host} ({e.strerror or e})", False
-    problems = []
+        return f"this host does not know the name {host} ({e.strerror or e})", Found.NOTHING
+    problems, refused = [], True
     for where in found:
         known = where if is_literal(host) else f"{host} ({where})"
         try:
             socket.create_connection((where, port), seconds).close()
         except OSError as e:
+            refused = refused and isinstance(e, ConnectionRefusedError)
             problems.append(_problem(e, known, port, leads_here=not is_loopback(host) and is_loopback(where)))
         else:
-            words = f"something listens at {join(where, port)} that does not answer as it should: another program"
-            return f"{words}, or TLS is set up on one side alone", True
-    return "; ".join(problems), False
+            return f"something listens at {join(where, port)}", Found.SOMETHING
+    return "; ".join(problems), Found.NOBODY if refused else Found.NOTHING
 
 
 def _problem(error: OSError, known: str, port: int, *, leads_here: bool) -> str:

@@ -30,11 +30,11 @@ class Superseded(Exception):
 
 
 class Lost(Exception):
-    """No answer: not reachable, or (`late`) not in time."""
+    """No answer: not reachable, or (`late`) not in time, or (`answered`) that it is to be asked again later."""
 
-    def __init__(self, text: str, late: bool = False) -> None:
+    def __init__(self, text: str, late: bool = False, answered: bool = False) -> None:
         super().__init__(text)
-        self.late = late
+        self.late, self.answered = late, answered
 
 
 class RunFinished(PeerError):

@@ -99,7 +99,7 @@ def check_server(
         except Refused as e:
             raise UsageError(f"The parameter server {index} refuses this process: {e}.") from None
         except Lost as e:
-            waiting.note(str(e))
+            waiting.note(str(e), late=e.late, answered=e.answered)
             if time.monotonic() + pause > deadline:
                 raise UsageError(
                     f"The parameter server {index} could not be reached at {addresses[index]} in time "

@@ -21,6 +21,7 @@ from jaxdist.ps.errors import Ended, Fenced, Lost, NotNow, Refused, Superseded
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ParameterServer"]
 _THREADS = 64
+_NOT_NOW = "jaxdist-not-now"  # tells a server that is there from one that cannot be reached
 _OPTIONS = [
     ("grpc.max_receive_message_length", wire.MAX_MESSAGE),
     ("grpc.max_send_message_length", wire.MAX_MESSAGE),
@@ -75,6 +76,7 @@ def _method(handler: Handler, input_type: Any, security: Security) -> grpc.RpcMe
         except Fenced as e:
             code, text = grpc.StatusCode.FAILED_PRECONDITION, str(e)
         except NotNow as e:
+            context.set_trailing_metadata(((_NOT_NOW, "1"),))
             code, text = grpc.StatusCode.UNAVAILABLE, str(e)
         except Superseded as e:
             code, text = grpc.StatusCode.NOT_FOUND, str(e)
@@ -159,6 +161,7 @@ def _error(error: Any, address: str) -> Exception:
             | grpc.StatusCode.CANCELLED
             | grpc.StatusCode.RESOURCE_EXHAUSTED
         ):
-            return Lost(f"{address}: {text}", late=code == grpc.StatusCode.DEADLINE_EXCEEDED)
+            answered = any(name == _NOT_NOW for name, _ in error.trailing_metadata() or ())
+            return Lost(f"{address}: {text}", late=code == grpc.StatusCode.DEADLINE_EXCEEDED, answered=answered)
         case _:
             return Refused(f"{address}: {code.name}: {text}")

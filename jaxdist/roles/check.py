@@ -108,4 +108,6 @@ def _disk(config: ConfigDict, workdir: str, examples: Examples, task: Task) -> s
 
 def _cluster(config: ConfigDict, cluster: Cluster) -> str:
     cluster.check_secret()
+    if cluster.is_chief and cluster.coordinator_address:
+        cluster.security.check_certificate("Process 0")
     return reachable.check(cluster, config.cluster.address)

@@ -63,7 +63,6 @@ def run(
 ) -> dict[str, Any]:
     """`train_and_evaluate` with a configuration that is known to be valid; `stop_signal`: where it is open already."""
     callbacks_lib.check(callbacks)
-    cluster.check_secret()
     devices.check_settings()
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     schedule = schedule_of(config.strategy)
@@ -76,6 +75,7 @@ def run(
             end_servers = functools.partial(end_waiting_servers, cluster.server_addresses, cluster.security, run)
             stop_signal.before_end(end_servers)
             stack.push(lambda _, e, __: end_servers(e))
+        cluster.check_secret()
         if phase_needs.fate_sharing(schedule):
             group = cluster_lib.connect(
                 cluster,

@@ -55,7 +55,7 @@ def process(i: int, expected: str, *, host: int = -1, at: str = "h0", n: int = 2
 SERVERS = {"strategy__name": "parameter_server"}
 STAGES = {"strategy__name": "pipeline", "strategy__num_microbatches": 2, "strategy__balance_by": "bytes"}
 ON_SOME_HOSTS = {"data__name": "helpers.faulty_data:on_some_hosts"}
-PATIENT = {"cluster__connect_timeout_seconds": 25.0}  # longer than a caller takes to see what will not change
+PATIENT = {"cluster__connect_timeout_seconds": 25.0}  # longer than process 1 waits
 LISTED = ("--server_addresses=h2:PORT",)
 SITUATIONS: dict[str, list[Process]] = {
     "the coordinator's name is not known on a host": [
@@ -68,7 +68,7 @@ SITUATIONS: dict[str, list[Process]] = {
     "its host is off": [process(1, "it is off, ", at="10.77.0.99")],
     "another program has the port": [
         Process(0, ("PROGRAM",), "", code=-9),
-        process(1, "something listens at 10.77.0.1:PORT that does not answer as it should: another program"),
+        process(1, "something listens at 10.77.0.1:PORT that does not answer: it is another program, or TLS is"),
     ],
     "another port on one host": [
         process(0, "(process 1: never heard of)"),
@@ -106,8 +106,8 @@ SITUATIONS: dict[str, list[Process]] = {
     ],
     "TLS on one side alone": [
         process(0, "(process 1: never heard of)", environ=SECRET | {"TLS": "h0"}, settings=PATIENT),
-        process(1, "that does not answer as it should: another program, or TLS is set up on one side alone",
-                settings=PATIENT),
+        process(1, "that does not answer: it is another program, or TLS is set up on one side alone",
+                ),
     ],
     "another library on one host": [
         process(0, "do not agree on versions and configuration: optax is", within=AT_ONCE),

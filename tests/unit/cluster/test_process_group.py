@@ -24,6 +24,7 @@ from jaxdist.cluster import Cluster, ProcessGroup, rendezvous
 from jaxdist.cluster.calls import CoordinatorClient
 from jaxdist.cluster.coordinator import Connection
 from jaxdist.comm import waiting
+from jaxdist.comm.rpc import Server
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import ConnectionLost, PeerError, UsageError
 from jaxdist.state import LazyArray
@@ -123,7 +124,6 @@ def test_encrypted_everybody_needs_the_authority_and_process_0_a_certificate():
 
 def test_what_keeps_process_0_from_answering_is_said(monkeypatch):
     monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.0)
-    monkeypatch.setattr(rendezvous, "_STRANGE_SECONDS", 0.0)
     port = free_port()
     with contextlib.closing(make(port, 1, connect_timeout_seconds=0.5)) as early:
         words = (
@@ -132,14 +132,24 @@ def test_what_keeps_process_0_from_answering_is_said(monkeypatch):
         with pytest.raises(UsageError, match=f"{words}there, but nothing listens at its port {port}"):
             early.reach()
     encrypted = make(port, 0, security=issued("127.0.0.1"))
-    with contextlib.closing(make(port, 1)) as plain:
+    with contextlib.closing(make(port, 1, connect_timeout_seconds=1.0)) as plain:
         with pytest.raises(UsageError, match=r"another program, or TLS is set up on one side alone \(.+\)\.$"):
             plain.reach()
     close_alone(encrypted)
 
 
+def test_another_service_at_the_address_is_no_process_0(monkeypatch):
+    server = Server("127.0.0.1:0", {"other": lambda payload: b""})
+    with contextlib.closing(make(server.port, 1)) as stranger:
+        words = rf"^--coordinator_address=127.0.0.1:{server.port}: what listens there is no process 0 of this version"
+        with pytest.raises(UsageError, match=words):
+            stranger.reach()
+    server.close()
+
+
 def test_process_0_on_another_host_than_its_address_says(monkeypatch):
     monkeypatch.setattr(rendezvous, "OWN_SECONDS", 0.5)
+    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.0)
     chief = make(free_port(), 0)
     elsewhere = dataclasses.replace(chief._cluster, coordinator_address=f"127.0.0.2:{free_port()}")
     chief._connection.client = CoordinatorClient(elsewhere.coordinator_address, 0)

@@ -113,8 +113,13 @@ def test_no_frame_of_ours(data):
 def test_strangers_are_turned_away():
     listener, other, strange = (ChannelListener(token, MAX, "127.0.0.1") for token in ("secret", "secret", "guess"))
     here = f"127.0.0.1:{listener.port}"
-    with socket.create_connection(("127.0.0.1", listener.port)) as raw:
+    nested = b"[" * 1000
+    with (
+        socket.create_connection(("127.0.0.1", listener.port)) as raw,
+        socket.create_connection(("127.0.0.1", listener.port)) as deep,
+    ):
         raw.sendall(b"\0" * 64)
+        deep.sendall(struct.pack("<4sIQ", b"jxd1", len(nested), 0) + nested)
         stranger = strange.open(here, "a", "a-b", SECONDS)
         friend: list[Channel] = []
         opening = threading.Thread(target=lambda: friend.append(other.open(here, "a", "a-b", SECONDS)))

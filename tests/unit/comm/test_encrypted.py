@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,8 +20,8 @@ HOST = "127.0.0.1"
 
 def connected(a: socket.socket, b: socket.socket) -> tuple[EncryptedSocket, EncryptedSocket]:
     with ThreadPoolExecutor(1) as pool:
-        listening = pool.submit(EncryptedSocket, b, issued(HOST).listening_context)
-        return EncryptedSocket(a, issued().calling_context, expected=HOST), listening.result(60)
+        listening = pool.submit(EncryptedSocket, b, issued(HOST).listening_context, seconds=60.0)
+        return EncryptedSocket(a, issued().calling_context, seconds=60.0, expected=HOST), listening.result(60)
 
 
 def received(end: EncryptedSocket, size: int) -> bytes:
@@ -52,18 +54,23 @@ def test_what_passes_by_cannot_be_read():
     seen: list[bytes] = []
 
     def pass_on(source: socket.socket, target: socket.socket) -> None:
-        while data := source.recv(2**16):
-            seen.append(data)
-            target.sendall(data)
+        with contextlib.suppress(OSError):  # at the end
+            while data := source.recv(2**16):
+                seen.append(data)
+                target.sendall(data)
 
-    for ends in ((near, far), (far, near)):
-        threading.Thread(target=pass_on, args=ends, daemon=True).start()
+    passing = [threading.Thread(target=pass_on, args=ends) for ends in ((near, far), (far, near))]
+    for thread in passing:
+        thread.start()
     one, other = connected(a, b)
     one.sendall(b"secret" * 100)
     assert received(other, 600) == b"secret" * 100
     assert seen and b"secret" not in b"".join(seen)
-    for end in (a, b, near, far):
+    for end in (a, b):
         end.shutdown(socket.SHUT_RDWR)
+    for thread in passing:
+        thread.join()
+    for end in (a, b, near, far):
         end.close()
 
 
@@ -79,12 +86,35 @@ def test_whom_a_caller_does_not_know_it_does_not_speak_to(case):
             b.close()
             return
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            EncryptedSocket(b, theirs.listening_context)
+            EncryptedSocket(b, theirs.listening_context, seconds=60.0)
         b.close()
 
     with ThreadPoolExecutor(1) as pool:
         listening = pool.submit(listen)
         with pytest.raises(OSError):
-            EncryptedSocket(a, issued().calling_context, expected="10.0.0.9" if case == "another host" else HOST)
+            expected = "10.0.0.9" if case == "another host" else HOST
+            EncryptedSocket(a, issued().calling_context, seconds=60.0, expected=expected)
         a.close()
         listening.result(60)
+
+
+def test_a_stranger_that_sends_a_byte_now_and_then_does_not_hold_up_the_handshake():
+    a, b = socket.socketpair()
+    over = threading.Event()
+
+    def drip() -> None:
+        for byte in b"\x16\x03\x01\x02\x00" + bytes(1000):
+            if over.wait(0.05):
+                return
+            a.sendall(bytes([byte]))
+
+    with ThreadPoolExecutor(1) as pool:
+        dripping = pool.submit(drip)
+        begin = time.monotonic()
+        with pytest.raises(OSError):
+            EncryptedSocket(b, issued(HOST).listening_context, seconds=0.5)
+        assert time.monotonic() - begin < 10
+        over.set()
+        dripping.result(60)
+    a.close()
+    b.close()

@@ -2,25 +2,68 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
-from helpers.certificates import issued
+from cryptography.hazmat.primitives import serialization
+from helpers.certificates import issued, variables
 
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import UsageError
 
 
-def test_variables_name_the_token_and_the_files(tmp_path):
+@pytest.fixture
+def environ(tmp_path):
+    return {k: v for k, v in variables(issued("127.0.0.1"), tmp_path / "tls").items() if k != "JAXDIST_TOKEN"}
+
+
+def test_variables_name_the_token_and_the_files(environ):
     assert Security.from_environ({}, "worker") == OPEN
-    assert Security.from_environ({"JAXDIST_TOKEN": "secret"}, "server") == Security("secret")
     assert Security.from_environ({}, "worker", insecure=True) == Security(insecure=True)
-    environ = {}
-    for name in ("CA", "CERT", "KEY"):
-        (tmp_path / name).write_bytes(name.encode())
-        environ[f"JAXDIST_TLS_{name}"] = str(tmp_path / name)
-    assert Security.from_environ(environ, "server") == Security("", b"CA", b"CERT", b"KEY")
-    assert Security.from_environ({"JAXDIST_TLS_CA": environ["JAXDIST_TLS_CA"]}, "worker") == Security("", b"CA")
+    assert Security.from_environ({"JAXDIST_TOKEN": " secret\n"}, "server") == Security("secret")
+    assert Security.from_environ(environ | {"JAXDIST_TOKEN": "token"}, "server") == issued("127.0.0.1")
+    assert (
+        Security.from_environ({"JAXDIST_TLS_CA": environ["JAXDIST_TLS_CA"], "JAXDIST_TOKEN": "token"}, "worker")
+        == issued()
+    )
+
+
+@pytest.mark.parametrize("token", ["pässwort", "two\nlines", "bell\a"])
+def test_a_token_that_no_call_can_carry_is_refused(token):
+    with pytest.raises(UsageError, match="JAXDIST_TOKEN must consist of printable ASCII characters"):
+        Security.from_environ({"JAXDIST_TOKEN": token}, "worker")
+
+
+def test_secrets_are_not_printed():
+    assert "token" not in repr(issued("127.0.0.1")).replace("insecure", "") and "PRIVATE KEY" not in repr(
+        issued("127.0.0.1")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("CA", b" \n", r"JAXDIST_TLS_CA=.* is empty"),
+        ("CA", b"nothing of the kind", "JAXDIST_TLS_CA is no certificate in PEM format"),
+        ("CA", b"\x30\x82\xff\xfe", "JAXDIST_TLS_CA is no certificate in PEM format"),
+        ("KEY", b"nothing of the kind", "JAXDIST_TLS_CERT and JAXDIST_TLS_KEY do not belong together"),
+        ("KEY", "another", "JAXDIST_TLS_CERT and JAXDIST_TLS_KEY do not belong together"),
+        ("KEY", "encrypted", "JAXDIST_TLS_CERT and JAXDIST_TLS_KEY do not belong together, are encrypted"),
+    ],
+)
+def test_files_of_another_kind_are_refused_at_once(environ, name, content, words):
+    if content == "another":
+        content = issued("127.0.0.2").key
+    if content == "encrypted":
+        key = serialization.load_pem_private_key(issued("127.0.0.1").key, None)
+        how = (
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"pass"),
+        )
+        content = key.private_bytes(*how)
+    with open(environ[f"JAXDIST_TLS_{name}"], "wb") as file:
+        file.write(content)
+    with pytest.raises(UsageError, match=words):
+        Security.from_environ(environ, "server")
 
 
 def test_a_file_that_is_missing_or_alone_is_refused(tmp_path):
@@ -65,6 +108,3 @@ def test_who_listens_needs_a_certificate_that_belongs_to_its_key():
     with pytest.raises(UsageError, match="Process 0 listens for others, so for TLS it needs the variables JAXDIST_TLS"):
         issued().check_certificate("Process 0")
     assert OPEN.listening_context is OPEN.calling_context is None
-    mixed = dataclasses.replace(issued("127.0.0.1"), key=issued("127.0.0.2").key)
-    with pytest.raises(UsageError, match="JAXDIST_TLS_CERT and JAXDIST_TLS_KEY do not belong together"):
-        mixed.check_certificate("Process 0")
