@@ -53,8 +53,6 @@ def config_of(plan: Mapping[str, Any]) -> Any:
     config.optim.learning_rate = 0.001  # the loss is to stay finite, no more
     config.log_every_steps = plan["updates_a_note"]
     config.strategy.update(plan["settings"])
-    # A step over a slow link may take a minute, and a sign of life waits behind the gradient that is being sent.
-    config.cluster.timeout_seconds = config.strategy.lease_seconds = 180.0
     return config
 
 
