@@ -7,6 +7,9 @@
     python tools/bench.py independent [--batch=26] [--pairs=10]   two workers and a server against two runs alone
     python tools/bench.py train --model=densenet|resnet50|resnet56v2|cnn [--batch=26] [--processes=2]
         [--strategy=allreduce] [--dtype=bfloat16] [--against=torch]      images/s, share of the matrix peak, PyTorch DDP
+    python tools/bench.py train --link=RATE[,DELAY[,LOSS]]|free|all --hosts=2,4 [--strategy=all] [--model=...]
+        [--batch=26] [--against=torch]       the same between hosts of a laboratory (tools/lab.py) with such links:
+        images/s, bytes a step of each host beside what the algorithm needs; then a table in Markdown
     python tools/bench.py pipeline [--batch=64] [--microbatches=4,8] [--stages=2] [--remat]       images/s of stages on
         cores of their own against one core; bubble and ideal, live activations, memory
     python tools/bench.py sharding [--model=densenet] [--batch=64] [--processes=2]     fsdp, zero1 and divided channels
@@ -24,6 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -195,9 +199,13 @@ def wire(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Training steps, and PyTorch's in turn; one core for each process, or all for one."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    if options.link or options.hosts is not None:
+        return train_over_links(options)
     from bench_train import measure
     from launch import free_port
 
+    if options.strategy not in ("", "single", "allreduce"):
+        raise SystemExit("--strategy is single or allreduce; over links (--link, --hosts) there are more.")
     if options.dtype and options.against:
         raise SystemExit("--dtype and --against exclude each other: PyTorch computes in float32 here.")
     if min(options.batch, options.pairs, options.processes) < 1:
@@ -208,6 +216,30 @@ def train(options: argparse.Namespace) -> None:
         free_port,
     )  # fmt: skip
     say(**line)
+
+
+def train_over_links(options: argparse.Namespace) -> None:
+    """Training between hosts of a laboratory; a line for each case, then the table of them all."""
+    import bench_links
+
+    try:
+        if options.dtype or min(options.batch, options.pairs) < 1:
+            raise bench_links.Unusable("over links there is no --dtype, and --batch and --pairs are at least 1.")
+        links = bench_links.links_of(options.link or ["free"])
+        hosts = bench_links.hosts_of("2" if options.hosts is None else options.hosts)
+        strategies = bench_links.strategies_of(options.strategy, options.against)
+        lines = []
+        for line in bench_links.measure(
+            links, hosts, strategies, options.model, options.batch, options.pairs, options.seconds
+        ):
+            lines.append(line)
+            say(**line)
+    except bench_links.Unusable as e:
+        print(f"bench: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"\n{bench_links.table(lines)}")
+    if any("error" in line for line in lines):
+        raise SystemExit("a case failed; its line has the reason.")
 
 
 def profile(options: argparse.Namespace) -> None:
@@ -381,10 +413,15 @@ def main(argv: Sequence[str]) -> int:
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(benches))
-    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--pairs", type=int, help="rounds; default 10, over links 3")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--model", choices=sorted({*MODELS, "resnet50", "resnet56v2", "cnn"}), default="densenet")
-    parser.add_argument("--strategy", default="", choices=["", "single", "allreduce"], help="of `train`")
+    parser.add_argument("--strategy", default="", help="of `train`; over links a list, or all")
+    parser.add_argument(
+        "--link", action="append", default=[], help="of `train`, may be repeated: free, all, 100mbit,5ms"
+    )
+    parser.add_argument("--hosts", help="of `train` over links: 2, or 2,4")
+    parser.add_argument("--seconds", type=float, default=20.0, help="at one link, over links")
     parser.add_argument("--dtype", default="", choices=["", "bfloat16"])
     parser.add_argument("--against", default="", choices=["", "torch"])
     parser.add_argument("--batch", type=int, default=0, help="26; of `pipeline` and `sharding` 64")
@@ -403,10 +440,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--id", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--address", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if options.pairs is None:
+        options.pairs = 3 if options.link or options.hosts is not None else 10
     options.batch = options.batch or (64 if options.name in ("pipeline", "sharding") else 26)
     benches[options.name](options)
     return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended first
     sys.exit(main(sys.argv[1:]))

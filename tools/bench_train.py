@@ -275,7 +275,10 @@ def matrix_flops(size: int = 1536, rounds: int = 20) -> float:
     return float(2 * size**3 / np.median(times))
 
 
-def theirs(folder: str, address: str, number: int, model: str, batch: int, processes: int, *_: str) -> None:
+def theirs(
+    folder: str, address: str, number: int, model: str, batch: int, processes: int, *_: str, live: Any = serve
+) -> None:
+    """A worker of PyTorch DDP: finds the quicker memory layout, then lives by `live`."""
     import copy
 
     import torch
@@ -331,7 +334,7 @@ def theirs(folder: str, address: str, number: int, model: str, batch: int, proce
     if processes > 1:
         torch.distributed.all_reduce(chosen)
     best = int(chosen.argmin())
-    serve(
+    live(
         trials[best], loss=loss.item(), gradient_norm=norm, parameters=sum(p.numel() for p in plain.parameters()),
         layout=str(layouts[best]).removeprefix("torch."), version=torch.__version__,
     )  # fmt: skip

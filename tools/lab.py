@@ -141,9 +141,7 @@ class Lab:
 
     def counters(self, host: int) -> dict[str, int]:
         """Bytes and packets that its interface has sent and received, headers of Ethernet included."""
-        lines = self.run(host, ["cat", "/proc/net/dev"]).splitlines()
-        numbers = next(line for line in lines if line.strip().startswith("eth0:")).partition(":")[2].split()
-        return {name: int(numbers[at]) for name, at in _COUNTERS.items()}
+        return counters_in(self.run(host, ["cat", "/proc/net/dev"]))
 
     def seconds_of_cpu(self) -> float:
         """What the switch in user space has used so far; 0 where the kernel does its work."""
@@ -181,6 +179,12 @@ class Lab:
         except subprocess.TimeoutExpired:
             keeper.kill()
             keeper.wait()
+
+
+def counters_in(text: str) -> dict[str, int]:
+    """Those of a host's interface in what /proc/net/dev says there."""
+    numbers = next(line for line in text.splitlines() if line.strip().startswith("eth0:")).partition(":")[2].split()
+    return {name: int(numbers[at]) for name, at in _COUNTERS.items()}
 
 
 def filled(command: Sequence[str], host: int, lab: Lab) -> list[str]:

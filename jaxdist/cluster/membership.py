@@ -50,11 +50,11 @@ class Membership:
     def methods(self) -> dict[str, Method]:
         return {"hello": _hello, "fail": self._fail, "leave": self._leave, "phase": self._phase_under_way}
 
-    def admit(self, caller: str) -> str:
-        """What is wrong with a caller (`identity.caller`), as a `refusal`'s text; '' for nothing.
+    def admit(self, method: str, caller: str) -> str:
+        """What is wrong with a call by a caller (`identity.caller`), as a `refusal`'s text; '' for nothing.
 
-        A stranger is refused alone: nothing that it says changes anything here. Blocks for a moment where another
-        process has its id and may have been killed, before the start.
+        A stranger is refused alone: nothing that it says changes anything here. Who says `hello` alone has no id yet.
+        Blocks for a moment where another process has its id and may have been killed, before the start.
         """
         it = json.loads(caller or "{}")  # nothing: of another version, or no member at all
         process, token, name = it.get("process", -1), it.get("token", ""), it.get("name", "a process without a name")
@@ -66,6 +66,8 @@ class Membership:
                 )
             elif not 0 <= process < self.num_processes:
                 problem = f"a process has the id {process}, but ids run from 0 to {self.num_processes - 1}"
+            elif method == "hello":
+                return ""
             elif self.tokens.get(process, token) == token or self._has_gone(process):
                 self.tokens[process], self.names[process], self.heard[process] = token, name, time.monotonic()
                 return ""

@@ -2,7 +2,7 @@
 
     step that exchanges gradients      | gradients | statistics | metrics, stop |     one buffer, one round
     step that exchanges none           | metrics, stop |                              a channel of its own
-    gradients in shares                | vector | -> sum -> own share
+    gradients in shares                | vectors | -> everybody's parts of the own share -> their sum
 
 Gradients, statistics, metrics and the flag that asks everybody to stop are fused (`fused.py`): each collective costs a
 round over the network, whatever its size.
@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdist.comm.fused import fused_psum
 
@@ -63,13 +64,19 @@ class Reducer:
         """Whether a flag, bool [], is true on every device: one number."""
         return jax.lax.psum(here.astype(jnp.int32), self.axis) == self.count
 
-    def share_of_sum(self, vector: jax.Array) -> jax.Array:
-        """This device's share of the sum of a vector, [size / count].
+    def shares_of_sum(self, vectors: Any) -> Any:
+        """Of a tree of vectors of one dtype, this device's share of each one's sum, [size / count]; one collective.
 
-        A reduce-scatter would halve the bytes. On gloo it fails after 30 s if a peer is late and may give wrong sums
-        (jax#40830, jax#40831), hence the all-reduce and a slice.
+        Everybody sends each the share that is his, and adds up what comes: the bytes of a reduce-scatter. That one
+        itself fails on gloo after 30 s if a peer is late and may give wrong sums (jax#40830, jax#40831).
         """
-        return self.own_share(jax.lax.psum(vector, self.axis))
+        leaves, structure = jax.tree.flatten(vectors)
+        if not leaves:
+            return vectors
+        rows = jnp.concatenate([leaf.reshape(self.count, -1) for leaf in leaves], axis=1)
+        summed = jnp.sum(jax.lax.all_to_all(rows, self.axis, 0, 0), axis=0)
+        ends = np.cumsum([leaf.size // self.count for leaf in leaves])
+        return jax.tree.unflatten(structure, jnp.split(summed, ends[:-1]))
 
     def own_share(self, vector: jax.Array) -> jax.Array:
         """This device's share of a vector that it has whole; no collective."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
+from functools import partial
 
 import grpc
 
@@ -51,7 +52,7 @@ class Server:
       address: 'host:port'; port 0 takes a free one (see `port`).
       methods: name -> function, called on one of `threads` threads; what it raises is sent to the caller as text.
       streams: name -> function that yields replies for as long as the caller listens.
-      admit: what is wrong with a caller, by what its `Client` says of itself; '' for nothing.
+      admit: what is wrong with a call, by the method's name and what its `Client` says of itself; '' for nothing.
       silent_seconds: how long a connection may bring no answer before it is given up; gRPC's own 20 s end a stream
         over a link that is down for a moment.
       security: what callers must send, and what encrypts the connections.
@@ -67,7 +68,7 @@ class Server:
         methods: Mapping[str, Method],
         streams: Mapping[str, Stream] | None = None,
         threads: int = 8,
-        admit: Callable[[str], str] = lambda caller: "",
+        admit: Callable[[str, str], str] = lambda method, caller: "",
         silent_seconds: float = 20.0,
         security: Security = OPEN,
         denied: Callable[[str], None] = lambda host: None,
@@ -76,17 +77,20 @@ class Server:
         options = [*_OPTIONS, ("grpc.so_reuseport", 0), ("grpc.keepalive_timeout_ms", int(1000 * silent_seconds))]
         self._server = grpc.server(futures.ThreadPoolExecutor(threads, "rpc"), options=options)
 
-        def check(context: grpc.ServicerContext) -> None:
+        def check(name: str, context: grpc.ServicerContext) -> None:
             if not security.admits(context):
                 denied(_host_of(context.peer()))
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, DENIED)
-            _admit(admit, context)
+            problem = admit(name, str(dict(context.invocation_metadata()).get(_CALLER, "")))
+            if problem:
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, problem)
 
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(_answer(method, check)) for name, method in methods.items()
+            name: grpc.unary_unary_rpc_method_handler(_answer(method, partial(check, name)))
+            for name, method in methods.items()
         }
         for name, stream in (streams or {}).items():
-            handlers[name] = grpc.unary_stream_rpc_method_handler(_answer_stream(stream, check))
+            handlers[name] = grpc.unary_stream_rpc_method_handler(_answer_stream(stream, partial(check, name)))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
         self.port = security.open_port(self._server, address)
         self._server.start()
@@ -144,12 +148,6 @@ def caller_waits() -> bool:
     """Inside a method: whether whoever called it still waits for the reply. A process that was killed does not."""
     context = _context.get(None)
     return context is None or context.is_active()
-
-
-def _admit(admit: Callable[[str], str], context: grpc.ServicerContext) -> None:
-    problem = admit(str(dict(context.invocation_metadata()).get(_CALLER, "")))
-    if problem:
-        context.abort(grpc.StatusCode.FAILED_PRECONDITION, problem)
 
 
 def _host_of(peer: str) -> str:

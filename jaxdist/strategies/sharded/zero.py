@@ -1,11 +1,11 @@
 """Data parallelism whose state is divided among the devices (ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054).
 
 fsdp (stage 3)   each block    all-gather parameters - forward         ... and once more before its backward pass
-                 each block    backward - all-reduce gradients, keep the own share
+                 each block    backward - all-to-all of the gradients' shares, add up the own
                  at the end    ONE fused all-reduce (small tensors, statistics, metrics) - update of the own share
 
-zero1 (stage 1)  as `allreduce`, ONE fused all-reduce of everything; update of the own share with the own part of
-                 the optimizer's state; ONE all-gather of the new parameters
+zero1 (stage 1)  ONE fused all-reduce (small tensors, statistics, metrics) and ONE all-to-all of the gradients' shares;
+                 update of the own share with the own part of the optimizer's state; ONE all-gather of new parameters
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class FullySharded(ShardedState):
             by_params, *by_x = stage.passes.backward(inputs, others, saved, cotangent)
             for block, tree in by_params.items():
                 whole = self._layout.store_block(block, tree)
-                shares = {kind: self._reducer.share_of_sum(v) for kind, v in whole[SHARDED].items()}
+                shares = self._reducer.shares_of_sum(whole[SHARDED])
                 grads[block] = {SHARDED: shares, WHOLE: whole[WHOLE]}
                 reduced = list(shares.values())
             cotangent = by_x[0] if by_x else cotangent
@@ -232,12 +232,16 @@ class ShardedOptimizer(ShardedState):
         self, arrays: Tree, batch: Batch, learning_rate: jax.Array, stop: jax.Array
     ) -> tuple[Tree, Metrics]:
         grads, stats, metrics = self.task.gradient(arrays["params"], arrays["model_state"], batch, self._batch_axis)
-        grads, stats, metrics = self._reducer.step(grads, stats, metrics, stop)
+        stored = self._layout.store(grads)
+        small = {block: tree[WHOLE] for block, tree in stored.items()}
+        small, stats, metrics = self._reducer.step(small, stats, metrics, stop)
+        shares = self._reducer.shares_of_sum({block: tree[SHARDED] for block, tree in stored.items()})
+        grads = {b: {SHARDED: self._reducer.mean(shares[b]), WHOLE: small[b]} for b in stored}
         own, opt_state = self.task.optimizer.update(
-            self._shares(grads), arrays["opt_state"], self._shares(arrays["params"]), learning_rate
+            grads, arrays["opt_state"], self._shares(arrays["params"]), learning_rate
         )
         new = {"params": self._gathered(own), "model_state": stats, "opt_state": opt_state}
-        return unless_not_finite(self.task, new, arrays, grads, metrics)
+        return unless_not_finite(self.task, new, arrays, grads, metrics, self._reducer.all_true)
 
     def _shares(self, tree: Tree) -> Tree:
         stored = self._layout.store(tree)

@@ -19,8 +19,8 @@ def caller(process: int, token: str, run: str = "") -> str:
     return json.dumps({"run": run, "process": process, "token": token, "name": f"process {token}"})
 
 
-def refused(members: Membership, *args) -> str:
-    text = members.admit(caller(*args))
+def refused(members: Membership, *args, method: str = "gather") -> str:
+    text = members.admit(method, caller(*args))
     return json.loads(text)["text"] if text else ""
 
 
@@ -54,6 +54,12 @@ def test_who_is_missing_is_named_with_what_is_known_of_it(members):
     assert members.absent({0}) == "process 1: never heard of"
     refused(members, 0, "first")
     assert members.absent({1}) == "process 0: process first, last heard of 0 s ago" and members.absent({0, 1}) == ""
+
+
+def test_who_has_only_said_hello_may_be_killed_and_started_again(members):
+    assert refused(members, 1, "killed", method="hello") == "" and not members.tokens
+    assert refused(members, 1, "again") == refused(members, 1, "late", method="hello") == ""
+    assert refused(members, 2, "other", method="hello") == "a process has the id 2, but ids run from 0 to 1"
 
 
 def test_who_has_no_token_is_noted_once_a_host(members):

@@ -38,6 +38,12 @@ def make(port: int, process_id: int, run: str = "", security: Security = OPEN, *
     return ProcessGroup(cluster, SETTINGS | settings, Connection(cluster, SETTINGS | settings, run))
 
 
+def close_alone(chief: ProcessGroup) -> None:
+    """Without waiting for another one, which was never there."""
+    chief._connection.coordinator.membership.left.add(1)
+    chief.close()
+
+
 @pytest.fixture
 def pair() -> Iterator[tuple[ProcessGroup, ProcessGroup]]:
     port = free_port()
@@ -125,9 +131,11 @@ def test_what_keeps_process_0_from_answering_is_said(monkeypatch):
         )
         with pytest.raises(UsageError, match=f"{words}there, but nothing listens at its port {port}"):
             early.reach()
-    with contextlib.closing(make(port, 0, security=issued("127.0.0.1"))), contextlib.closing(make(port, 1)) as plain:
+    encrypted = make(port, 0, security=issued("127.0.0.1"))
+    with contextlib.closing(make(port, 1)) as plain:
         with pytest.raises(UsageError, match=r"another program, or TLS is set up on one side alone \(.+\)\.$"):
             plain.reach()
+    close_alone(encrypted)
 
 
 def test_process_0_on_another_host_than_its_address_says(monkeypatch):
@@ -138,7 +146,7 @@ def test_process_0_on_another_host_than_its_address_says(monkeypatch):
     chief._connection.rendezvous = rendezvous.Rendezvous(chief._connection.client, 2)
     with pytest.raises(UsageError, match=r"process 0 must run on the host .* is --process_id right\?"):
         chief.reach()
-    chief.close()
+    close_alone(chief)
 
 
 def test_clocks_that_differ_are_warned_of(pair, monkeypatch, caplog):

@@ -47,7 +47,7 @@ def test_each_device_gets_its_share_of_the_sum():
     vectors = np.arange(32.0, dtype=np.float32).reshape(4, 8) ** 2  # one a device
 
     def shares(vector):
-        return reducer.share_of_sum(vector[0]), reducer.own_share(vector[0])
+        return reducer.shares_of_sum({"a": vector[0]})["a"], reducer.own_share(vector[0])
 
     spread = jax.shard_map(shares, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False)
     summed, own = jax.jit(spread)(vectors)

@@ -52,6 +52,18 @@ def test_gathered_parameters_are_not_kept_for_the_backward_pass(dtype):
 
 
 @pytest.mark.parametrize("how", ["fsdp", long("zero1")])
+def test_gradients_are_sent_once(how):
+    """As a reduce-scatter does; an all-reduce would send them twice."""
+    task = make_task("chain", np.float32)
+    strategy = strategy_on(4, task, **SHARDED | {"shard_params": how})
+    strategy.prepare(strategy.import_state(task.init()), strategy.place(make_batches(1, 16, np.float32)[0]))
+    tensors = [t for kinds in strategy._layout.tensors.values() for ts in kinds.values() for t in ts]
+    divided, found = sum(t.size for t in tensors), strategy.collectives()
+    assert 3 * divided <= found["all-to-all"]["bytes_sent"] < 3 * (divided + 4 * len(tensors))  # 4 bytes, 3 shares of 4
+    assert found["all-reduce"]["bytes"] < 4 * divided
+
+
+@pytest.mark.parametrize("how", ["fsdp", long("zero1")])
 def test_shares_keep_a_chain_as_it_is_and_train_alike(x64, how):
     task, batches = three_layers(STATEFUL), make_batches(3, 15)
     expected = train_reference(task, batches, replicas=1)
