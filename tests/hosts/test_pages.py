@@ -98,7 +98,7 @@ def test_the_pages_commands_with_the_pages_certificates(tmp_path):
     """A pipeline, whose processes all listen, and servers, whose workers and evaluator have the authority alone."""
     for name in ("together", "servers"):
         (tmp_path / name).mkdir()
-    common, (together,) = split(block_with(PAGE, "--coordinator_address=HOST0:PORT     #"))
+    common, (together,) = split(block_with(PAGE, "--process_id=I --coordinator_address"))
     for_servers, (server, worker, evaluator) = split(block_with(PAGE, "--role=evaluator"))
     assert "--role=server" in server and "--process_id=I" in worker
     with lab_of(3, names="debian") as lab:
