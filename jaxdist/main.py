@@ -28,11 +28,15 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a run in it is r
 _ROLE = flags.DEFINE_enum("role", "worker", ["worker", "server", "evaluator"], "What this process is.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of workers.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which worker this is, from 0.")
-_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
-
-
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT of process 0, which listens there; the rest listens in --config.cluster.port_range (gloo: at any port).",
+)
 _RUN_ID = flags.DEFINE_string("run_id", None, "The run's name, where its processes have different --workdir.")
-_SERVERS = flags.DEFINE_list("server_addresses", [], "HOST:PORT of all parameter servers, in order.")
+_SERVERS = flags.DEFINE_list(
+    "server_addresses", [], "HOST:PORT of all parameter servers, in order: a server listens at its own alone."
+)
 _SERVER_INDEX = flags.DEFINE_integer("server_index", None, "Which of them a server is.")
 _CHECK = flags.DEFINE_bool("check", False, "Check data, model, cluster and disk; start and write nothing.")
 _INSECURE = flags.DEFINE_bool("insecure", False, "The run may reach beyond this machine without JAXDIST_TOKEN.")
@@ -42,6 +46,9 @@ _WITH_SERVER = flags.DEFINE_bool("with_server", False, "Start server --server_in
 def main(argv: Sequence[str]) -> int:
     """Runs one process; returns its exit code (0 done, 1 failed, 2 bad input, 75 stopped after saving, 130 interrupted,
     143 stopped with nothing to save)."""
+    if "--help" in argv:
+        print(flags.FLAGS.module_help(sys.modules[__name__]))
+        return 0
     with stop_signal.sigterm_as_stop_signal(end_process=True) as stop:
         stop.end_at_once(Terminated("SIGTERM came before training began: there was nothing to save."))
         return _run(argv, stop)

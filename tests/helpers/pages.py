@@ -17,6 +17,12 @@ class Block:
     language: str
     text: str
 
+    @property
+    def commands(self) -> list[str]:
+        """Its lines without comments, as a shell reads them; those that end with a backslash are joined."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [" ".join(command.split()) for line in lines if (command := re.sub(r"(^|\s+)#.*", "", line).strip())]
+
 
 def pages() -> list[str]:
     """Their paths from the project's root; not what tools, environments and runs have left there."""
@@ -35,10 +41,9 @@ def blocks(page: str) -> list[Block]:
 
 
 def commands(page: str, *languages: str) -> list[str]:
-    """The commands of its shell blocks, without comments; lines that end with a backslash are joined."""
-    shell = [block.text for block in blocks(page) if block.language in (languages or ("sh", "bash"))]
-    lines = "\n".join(shell).replace("\\\n", " ").splitlines()
-    return [" ".join(command.split()) for line in lines if (command := re.sub(r"(^|\s+)#.*", "", line).strip())]
+    """Those of its shell blocks."""
+    shell = [block for block in blocks(page) if block.language in (languages or ("sh", "bash"))]
+    return [command for block in shell for command in block.commands]
 
 
 def links(page: str) -> list[str]:

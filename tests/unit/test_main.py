@@ -9,6 +9,7 @@ from absl import flags
 from helpers.processes import ROOT, TINY_CONFIG
 
 from jaxdist.main import main
+from jaxdist.runtime import last_words
 
 # Of ml_collections', when it loads an experiment file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -22,6 +23,7 @@ def command(monkeypatch, capsys):
 
     def call(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["jaxdist", *arguments])  # the flag of the experiment file reads it
+        monkeypatch.setattr(last_words, "_said", [])  # as in a process of its own
         return main(sys.argv), capsys.readouterr().err
 
     yield call
@@ -47,3 +49,9 @@ def test_missing_config_file(command, tmp_path):
     code, said = command("--config=experiments/nowhere.py", f"--workdir={tmp_path / 'run'}")
     assert code == 2 and "nowhere.py" in said
     assert "Traceback" not in said and not (tmp_path / "run").exists()
+
+
+def test_help_says_where_processes_listen(capsys):
+    assert main(["jaxdist", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--coordinator_address: HOST:PORT of process 0" in said and "--config.cluster.port_range" in said
