@@ -11,8 +11,6 @@ from typing import Any
 from jaxdist.cluster.coordinator import Connection
 from jaxdist.cluster.detect import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
-from jaxdist.comm.addresses import split
-from jaxdist.comm.ports import Ports
 from jaxdist.errors import UsageError, ending
 
 
@@ -63,11 +61,6 @@ def connect(
         raise UsageError(
             "This strategy has its rendezvous at process 0: --coordinator_address=HOST:PORT is needed too."
         )
-    allowed = settings.get("port_range", "")
-    for address in (cluster.coordinator_address, *cluster.server_addresses):
-        if split(address)[1] not in Ports(allowed):
-            flags = "--coordinator_address, --server_addresses"
-            raise UsageError(f"{flags}: the port of {address} is outside cluster.port_range={allowed}.")
     group = ProcessGroup(cluster, settings, Connection(cluster, settings, run))
     logging.info(
         "Process %d of %d, rendezvous at %s.", cluster.process_id, cluster.num_processes, cluster.coordinator_address

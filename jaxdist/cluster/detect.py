@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdist.comm.addresses import split
+from jaxdist.comm.ports import Ports
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import UsageError
 
@@ -48,6 +50,15 @@ class Cluster:
             self.security.check_secret("--coordinator_address=", self.coordinator_address)
         for address in self.server_addresses:
             self.security.check_secret("--server_addresses: ", address)
+
+    def check_ports(self, port_range: str) -> None:
+        """Raises:
+        UsageError: a port of the flags is outside `cluster.port_range`.
+        """
+        for address in (self.coordinator_address, *self.server_addresses):
+            if address and split(address)[1] not in Ports(port_range):
+                flags = "--coordinator_address, --server_addresses"
+                raise UsageError(f"{flags}: the port of {address} is outside cluster.port_range={port_range}.")
 
     @property
     def is_chief(self) -> bool:

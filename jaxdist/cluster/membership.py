@@ -73,15 +73,17 @@ class Membership:
                 return ""
             else:
                 problem = f"--process_id={process} is taken by {self.names[process]}; {name} has it, too"
-            self.refused.append(f"{name} was refused, with --process_id={process}")
+            self._note_refused(f"{name} was refused, with --process_id={process}")
         return refusal(problem, ALONE).args[0]
 
     def note_denied(self, host: str) -> None:
         """Somebody called from there without the token."""
         with self.change:
-            words = f"a process at {host} was refused: {DENIED}"
-            if words not in self.refused:
-                self.refused.append(words)
+            self._note_refused(f"a process at {host} was refused: {DENIED}")
+
+    def _note_refused(self, words: str) -> None:
+        if words not in self.refused:
+            self.refused.append(words)
 
     def _has_gone(self, process: int) -> bool:
         """Whether the process that had this id does not need it any more."""

@@ -117,10 +117,12 @@ class Rendezvous:
                     raise UsageError(f"{address}: {client.refused(e)[0]}.") from None
                 waiting.note(str(e), late=e.late)
                 elsewhere = client.is_chief and waiting.refused and waiting.waited > OWN_SECONDS
-                if elsewhere or waiting.over:
+                if elsewhere or waiting.certificate or waiting.over:
                     words = waiting.words or str(e)
                     if elsewhere:
-                        words += "; process 0 must run on the host that this address leads to: is --process_id right?"
+                        words += (
+                            "; process 0 must run on the host that this address leads to: --process_id may be wrong"
+                        )
                     raise UsageError(
                         f"Process 0 could not be reached at {address} within {waiting.waited:.0f} s: {words}."
                     ) from None

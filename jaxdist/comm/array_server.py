@@ -54,7 +54,7 @@ class ArrayServer:
     @property
     def methods(self) -> dict[str, Method]:
         """Its method table, for a `Server`."""
-        return {"fetch": self._fetch, "release": self._release}
+        return {"greet": self._greet, "fetch": self._fetch, "release": self._release}
 
     def keep(self, version: int, arrays: Mapping[str, Any]) -> None:
         """Serves arrays as of an update. Older ones go when these are first asked for: the chief writes one checkpoint
@@ -80,6 +80,10 @@ class ArrayServer:
         self._last_request = time.monotonic()
         while not self._released.wait(0.2) and time.monotonic() - self._last_request < _SECONDS:
             pass
+
+    def _greet(self, payload: bytes) -> bytes:
+        self._read(payload)
+        return b""
 
     def _fetch(self, payload: bytes) -> bytes:
         request = self._read(payload)
@@ -157,6 +161,18 @@ class ArrayClient:
         """The same, fetched when it is asked for. Does not block."""
         return LazyArray(shape, dtype, lambda: self.fetch(version, name, shape, dtype))
 
+    def greet(self) -> None:
+        """Finds out now, rather than at the first array, whether that process can be reached. Blocks for its answer.
+
+        Raises:
+          ConnectionLost: it cannot, or is not who it should be.
+        """
+        try:
+            self._client.call("greet", json.dumps({"token": self._token}).encode(), timeout=self._seconds)
+        except CallError as e:
+            where = f"process {self._process} at {self._client.address}"
+            raise ConnectionLost(f"{where}, whose arrays are needed, cannot be reached: {e}") from None
+
     def release(self) -> None:
         """Lets the server end: no more arrays are wanted. Blocks for a few seconds at most."""
         with contextlib.suppress(CallError):
@@ -172,6 +188,9 @@ class ArrayExchange:
       ports: where it may listen.
       security: what encrypts the connections; `token` is what callers are asked for.
       gather: (what, value) -> every process's value; collective.
+
+    Raises:
+      ConnectionLost: on the chief, another process cannot be reached.
     """
 
     def __init__(
@@ -201,6 +220,8 @@ class ArrayExchange:
             process: Client(address, security=self._security) for process, address in enumerate(addresses) if process
         }
         self._remote = {process: ArrayClient(client, process, token=token) for process, client in self._clients.items()}
+        for remote in self._remote.values():
+            remote.greet()
 
     def keep(self, version: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps arrays as of an update for the chief; nothing on the chief. Does not block."""

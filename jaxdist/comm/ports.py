@@ -53,6 +53,6 @@ class Ports:
                     raise
         raise UsageError(
             f"cluster.port_range={self.text}: all {len(self._candidates)} ports are taken on this host, and {what} "
-            "needs one. A process listens at up to three besides those that flags name (JAX's service on process 0, "
-            "channels, arrays): widen the range."
+            "needs one. A process listens at up to two besides those that flags name (JAX's service and a channel on "
+            "process 0, a channel and arrays elsewhere): widen the range."
         )

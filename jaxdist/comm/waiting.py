@@ -25,12 +25,13 @@ class Waiting:
     Attributes:
       words: why the last attempt failed; '' before `note`.
       refused: its host is there, and nothing listens.
+      certificate: another than it should be listens: that will not change by waiting.
     """
 
     def __init__(self, what: str, address: str, seconds: float) -> None:
         self._what, self._address, self._seconds = what, address, seconds
         self._begin = time.monotonic()
-        self.words, self.refused = "", False
+        self.words, self.refused, self.certificate = "", False, False
 
     @property
     def waited(self) -> float:
@@ -58,9 +59,12 @@ class Waiting:
             words, found = why_no_answer(self._address, min(_PROBE_SECONDS, max(self._seconds - self.waited, 0.5)))
             self.refused = found is Found.NOBODY
             if found is Found.SOMETHING:
-                why = (
-                    "it is too busy to answer" if late else "it is another program, or TLS is set up on one side alone"
-                )
+                self.certificate = "verif" in details.lower()  # as OpenSSL and gRPC put it, each in several ways
+                why = "it is another program, or TLS is set up on one side alone"
+                if late:
+                    why = "it is too busy to answer"
+                elif self.certificate:
+                    why = "its certificate is not for this name or address, or not of the authority in JAXDIST_TLS_CA"
                 words += f" that does not answer: {why} ({details})"
         if words != self.words:
             logging.warning(

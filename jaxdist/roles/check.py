@@ -108,6 +108,7 @@ def _disk(config: ConfigDict, workdir: str, examples: Examples, task: Task) -> s
 
 def _cluster(config: ConfigDict, cluster: Cluster) -> str:
     cluster.check_secret()
+    cluster.check_ports(config.cluster.port_range)
     if cluster.is_chief and cluster.coordinator_address:
         cluster.security.check_certificate("Process 0")
     return reachable.check(cluster, config.cluster.address)

@@ -51,6 +51,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
             f"{config.strategy.name!r}) evaluates by itself."
         )
     cluster.check_secret()
+    cluster.check_ports(config.cluster.port_range)
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     os.makedirs(workdir, exist_ok=True)
     examples = load_examples(config)

@@ -53,6 +53,7 @@ def serve(
       PeerError: nobody came.
     """
     cluster.check_secret()
+    cluster.check_ports(config.cluster.port_range)
     address = cluster.server_addresses[cluster.server_index]
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     faults = Faults(cluster.server_index, role="server")

@@ -76,6 +76,7 @@ def run(
             stop_signal.before_end(end_servers)
             stack.push(lambda _, e, __: end_servers(e))
         cluster.check_secret()
+        cluster.check_ports(config.cluster.port_range)
         if phase_needs.fate_sharing(schedule):
             group = cluster_lib.connect(
                 cluster,

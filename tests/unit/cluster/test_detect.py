@@ -93,3 +93,13 @@ def test_a_run_that_others_could_take_part_in_needs_a_token():
     for role in ({}, {"role": "evaluator"}, {"role": "server", "server_index": 0}):
         with pytest.raises(UsageError, match=r"^--server_addresses: h1:1 can be reached"):
             cluster.detect(**servers, **role).check_secret()
+
+
+def test_ports_of_flags_are_inside_the_range():
+    for flags in ({"coordinator_address": "h:7900"}, {"server_addresses": ("h:7800", "h:7900")}):
+        of_the_run = cluster.Cluster(**flags)
+        with pytest.raises(UsageError, match=r"the port of h:7900 is outside cluster.port_range=7800-7899"):
+            of_the_run.check_ports("7800-7899")
+        of_the_run.check_ports("7800-7900")
+        of_the_run.check_ports("")
+    cluster.Cluster().check_ports("7800-7899")

@@ -138,6 +138,19 @@ def test_what_keeps_process_0_from_answering_is_said(monkeypatch):
     close_alone(encrypted)
 
 
+def test_a_certificate_for_another_host_ends_the_wait(monkeypatch):
+    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.0)
+    port = free_port()
+    chief = make(port, 0, security=issued("127.0.0.2"))
+    for group in (chief, make(port, 1, security=issued())):
+        with pytest.raises(
+            UsageError, match=r"its certificate is not for this name or address, or not of the authority"
+        ):
+            group.reach()
+    group.close()
+    close_alone(chief)
+
+
 def test_another_service_at_the_address_is_no_process_0(monkeypatch):
     server = Server("127.0.0.1:0", {"other": lambda payload: b""})
     with contextlib.closing(make(server.port, 1)) as stranger:
@@ -154,7 +167,7 @@ def test_process_0_on_another_host_than_its_address_says(monkeypatch):
     elsewhere = dataclasses.replace(chief._cluster, coordinator_address=f"127.0.0.2:{free_port()}")
     chief._connection.client = CoordinatorClient(elsewhere.coordinator_address, 0)
     chief._connection.rendezvous = rendezvous.Rendezvous(chief._connection.client, 2)
-    with pytest.raises(UsageError, match=r"process 0 must run on the host .* is --process_id right\?"):
+    with pytest.raises(UsageError, match=r"process 0 must run on the host .* may be wrong\.$"):
         chief.reach()
     close_alone(chief)
 

@@ -22,15 +22,13 @@ def exchanges(security=OPEN):
     """(the chief's end, the other's)."""
     addresses: list[str] = []
 
-    def gather(what, value):
-        addresses.append(value)
-        return addresses
-
     other = ArrayExchange(
         "127.0.0.1", "secret", ports=Ports(), is_chief=False, gather=lambda *_: addresses, security=security
     )
     addresses += ["", f"127.0.0.1:{other._server.port}"]
-    return ArrayExchange("127.0.0.1", "secret", ports=Ports(), is_chief=True, gather=gather, security=security), other
+    return ArrayExchange(
+        "127.0.0.1", "secret", ports=Ports(), is_chief=True, gather=lambda *_: addresses, security=security
+    ), other
 
 
 def test_the_chief_fetches_what_others_keep_and_older_versions_go(monkeypatch):
@@ -53,6 +51,13 @@ def test_the_chief_fetches_what_others_keep_and_older_versions_go(monkeypatch):
             closing.result(0.3)
         chief.close(None)
         closing.result(60)
+
+
+def test_a_process_that_is_not_who_it_should_be_is_found_at_once():
+    with pytest.raises(
+        ConnectionLost, match=r"^process 1 at 127.0.0.1:\d+, whose arrays are needed, cannot be reached: "
+    ):
+        exchanges(issued("127.0.0.2"))
 
 
 def test_encrypted():
