@@ -23,10 +23,10 @@ from helpers.processes import environment, main_command
 
 pytestmark = [pytest.mark.hosts, pytest.mark.long]
 
-CONNECT = 8.0  # seconds: cluster.connect_timeout_seconds
+CONNECT = 20.0  # seconds: cluster.connect_timeout_seconds; longer than a busy machine's interpreters come apart
 SECRET = {"JAXDIST_TOKEN": "a secret of these tests"}
-LATE = CONNECT + 30.0  # with the start of a busy machine's interpreters
-AT_ONCE = 30.0
+LATE = CONNECT + 55.0  # with the start of a busy machine's interpreters
+AT_ONCE = 55.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +55,11 @@ def process(i: int, expected: str, *, host: int = -1, at: str = "h0", n: int = 2
 SERVERS = {"strategy__name": "parameter_server"}
 STAGES = {"strategy__name": "pipeline", "strategy__num_microbatches": 2, "strategy__balance_by": "bytes"}
 ON_SOME_HOSTS = {"data__name": "helpers.faulty_data:on_some_hosts"}
-PATIENT = {"cluster__connect_timeout_seconds": 25.0}  # longer than process 1 waits
 LISTED = ("--server_addresses=h2:PORT",)
 SITUATIONS: dict[str, list[Process]] = {
     "the coordinator's name is not known on a host": [
-        process(0, "process 1 of 2 did not come to 'versions and configuration' within 8 s (process 1: never"),
-        process(1, "within 8 s: this host does not know the name h9", at="h9"),
+        process(0, "process 1 of 2 did not come to 'versions and configuration' within 20 s (process 1: never"),
+        process(1, "s: this host does not know the name h9", at="h9"),
     ],
     "no route leads to the coordinator": [process(1, "no route leads from this host to 192.0.2.1", at="192.0.2.1")],
     "process 0 is not there": [process(1, "h0 (10.77.0.1) is there, but nothing listens at its port PORT: not yet")],
@@ -105,7 +104,7 @@ SITUATIONS: dict[str, list[Process]] = {
                 settings=SERVERS),
     ],
     "TLS on one side alone": [
-        process(0, "(process 1: never heard of)", environ=SECRET | {"TLS": "h0"}, settings=PATIENT),
+        process(0, "(process 1: never heard of)", environ=SECRET | {"TLS": "h0"}, ),
         process(1, "that does not answer: it is another program, or TLS is set up on one side alone",
                 ),
     ],
