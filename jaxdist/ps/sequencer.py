@@ -303,8 +303,8 @@ class Sequencer:
             for member in self.controller.members.values():
                 member.heard = now
         self._looked = now
-        for member in self.controller.silent(now, self.settings.lease_seconds):
-            why = f"nothing was heard of it for {self.settings.lease_seconds:g} s"
+        for member in self.controller.silent(now, self.settings.patience):
+            why = f"nothing was heard of it for {self.settings.patience(member.worker):g} s"
             if member.worker == 0:
                 self.end(1, f"worker 0 (the chief) was lost: {why}; start the run again to go on from its checkpoint")
             self._drop(member, why)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 @dataclasses.dataclass
@@ -108,9 +108,9 @@ class StalenessController:
         member.completed += 1
         member.pushed_at.append(now)
 
-    def silent(self, now: float, lease: float) -> list[Member]:
-        """The workers whose lease is over."""
-        return [m for m in self.members.values() if now - m.heard > lease]
+    def silent(self, now: float, patience: Callable[[int], float]) -> list[Member]:
+        """The workers of which nothing was heard for longer than `patience` of their number, seconds."""
+        return [m for m in self.members.values() if now - m.heard > patience(m.worker)]
 
 
 def largest_staleness(bound: int, workers: int, overlap: bool) -> int | None:
