@@ -248,14 +248,15 @@ def row(cut: Cut, seed: int, found: Outcome, uncut: Outcome) -> dict[str, Any]:
     }
     problem, known = "", ""
     ended = [name for name, code in found.codes.items() if code != 0]
-    late = cut.strategy in WITH_SERVER and cut.host == 1 and ended == ["worker 1"]  # with nobody left to tell it
+    late = cut.strategy in WITH_SERVER and cut.host == 1 and ended == ["worker 1"] and found.codes["worker 1"] == 1
     numbers: dict[str, Any] = {}
     if None in found.codes.values():
         problem = "it hung"
     elif not found.good and not late:
         problem = "it ended"
     else:
-        known = "" if found.good else "worker 1 came back after the end of the run"
+        known = "" if found.good else "worker 1 came back after the end of the run"  # and nobody was left to tell it
+        known = known or ("the run had ended before" if found.cut_at > found.seconds else "")
         problem, numbers = compare(cut.strategy, found, uncut)
         if problem == OTHER_NUMBERS and '"worker_lost"' in _metrics(found.workdir):
             problem, known = "", "a worker was silent for longer than strategy.lease_seconds: rounds without it"

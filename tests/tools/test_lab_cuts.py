@@ -28,6 +28,7 @@ def test_cuts_are_drawn_from_the_seed_over_strategies_hosts_and_moments():
         ("rounds", 0, GOOD | {"worker 1": None}, "", "", "it hung", ""),
         ("rounds", 0, GOOD | {"server": 1}, "", "", "it ended", ""),
         ("servers", 1, GOOD | {"worker 1": 1}, "", "", "", "worker 1 came back after the end"),
+        ("servers", 1, GOOD | {"worker 1": -6}, "", "", "it ended", ""),
         ("servers", 2, GOOD | {"worker 1": 1}, "", "", "it ended", ""),
         ("servers", 1, GOOD | {"worker 1": 1, "server": 1}, "", "", "it ended", ""),
         ("allreduce", 1, {"worker 0": 0, "worker 1": 1}, "", "", "it ended", ""),
