@@ -45,9 +45,9 @@ def test_a_chief_that_is_lost_ends_the_run(tmp_path):
 
 
 def test_a_chief_that_is_silent_for_a_moment_keeps_its_session_and_the_run_goes_on(tmp_path):
-    """Its link was down: it is given `chief_seconds`, where a worker's lease is over."""
+    """Its link was down: it is given `timeout_seconds`, where a worker's lease is over."""
     with Servers(tmp_path) as servers:
-        first, second = servers.begin(2, total=2, lease_seconds=0.5, chief_seconds=60.0)
+        first, second = servers.begin(2, total=2, lease_seconds=0.5, timeout_seconds=60.0)
         claim = first.claim()
         first._session._silent.set()
         second._session._silent.set()
