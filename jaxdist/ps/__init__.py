@@ -24,7 +24,7 @@ What it promises (each tested in tests/contract/):
     before are refused whether or not they had been applied, which stands in for a table of them; their workers join
     again. What was lost is counted and logged.
 8.  *Leases.* A worker not heard of for `lease_seconds` (`timeout_seconds`, if longer, at bound 0) is dropped; its late
-    pushes are refused. The run ends for everybody when the chief (worker 0) ends it, or is silent for as long.
+    pushes are refused. The run ends when the chief (worker 0) ends it, or is silent for the longer of the two.
 
 BatchNorm's statistics are merged as `shard.Shard._compute` says.
 """
