@@ -30,6 +30,7 @@ class Member:
 
     Attributes:
       heard: time of the last sign of life.
+      process: in words; used: whether it has called with this session, and so knows of it.
       completed: own steps applied, as the staleness controller counts them.
       pushed_at: times of the last two steps applied.
     """
@@ -37,6 +38,8 @@ class Member:
     worker: int
     session: int
     heard: float
+    process: str = ""
+    used: bool = False
     completed: int = 0
     away: bool = False
     starved: bool = False
@@ -68,10 +71,10 @@ class StalenessController:
     def _slowest(self, but: Member) -> int | None:
         return min((m.completed for m in self._others(but)), default=None)
 
-    def join(self, worker: int, session: int, now: float) -> Member:
+    def join(self, worker: int, session: int, now: float, process: str = "") -> Member:
         """A new session of a worker, level with the slowest active one."""
         self.members.pop(worker, None)
-        member = Member(worker, session, now)
+        member = Member(worker, session, now, process)
         self.members[worker] = member
         self.level(member)
         return member
