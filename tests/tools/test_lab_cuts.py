@@ -1,12 +1,17 @@
-"""`tools/lab_cuts.py`: which cuts are drawn, and what is said of a run that was cut. Cuts themselves: `hosts/`."""
+"""`tools/lab_cuts.py` and `lab_run.py`: which cuts are drawn, and what is said of a run that was cut.
+
+Cuts themselves: `hosts/test_links.py`.
+"""
 
 from __future__ import annotations
 
 import json
 
 import lab_cuts
+import lab_run
 import pytest
-from lab_cuts import Cut, Outcome
+from lab_cuts import Cut
+from lab_run import Outcome
 
 GOOD = {"server": 0, "worker 0": 0, "worker 1": 0}
 
@@ -41,7 +46,7 @@ def test_what_is_said_of_a_run(tmp_path, monkeypatch, strategy, host, codes, num
     (tmp_path / "metrics.jsonl").write_text(events)
     monkeypatch.setattr(lab_cuts, "compare", lambda *_: (numbers, {"equal": not numbers}))
     found = Outcome(tmp_path, codes, 40.0, dict.fromkeys(codes, "first\nlast"), 10.0, 13.0, "Compiling", 6)
-    line = lab_cuts.row(Cut(1, strategy, host, 0.5, 3.0), 9, found, Outcome(tmp_path, GOOD, 35.0, {}))
+    line = lab_cuts.row(Cut(1, strategy, host, 0.5, 1.0, 3.0), 9, found, Outcome(tmp_path, GOOD, 35.0, {}))
     assert line["problem"] == problem and known in line.get("known", "")
     assert ("known" in line) == bool(known) and ("said" in line) == bool(problem)
     assert line.get("said", {"worker 0": "last"})["worker 0"] == "last"
@@ -61,7 +66,7 @@ def test_a_part_of_a_laboratory_has_hosts_of_its_own():
         def popen(self, host, command):
             done.append((host, command))
 
-    first, second = lab_cuts.parts(Lab())
+    first, second = lab_run.parts(Lab())
     assert (second.names, second.addresses) == (list("def"), list("DEF")) and first.names == list("abc")
     second.cut(1)
     second.popen(2, ["true"])
