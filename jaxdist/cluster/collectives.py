@@ -94,25 +94,53 @@ def connect_devices() -> None:
     jax.block_until_ready(jax.jit(total)(ones))
 
 
-def stop() -> None:
+def stop(meet: Callable[[], object]) -> None:
     """Collective: JAX sees this process's devices alone from now on. Blocks until all have come.
 
     `jax.process_count()` stays what it was on the processes other than 0: ask `Cluster` for it.
+
+    Args:
+      meet: as of `_shut_down`.
     """
-    import jax
     from jax.extend.backend import clear_backends
 
-    jax.distributed.shutdown()
+    _shut_down(meet)
     clear_backends()
 
 
-def stop_at_the_end() -> None:
-    """Collective: ends the runtime, where it was started, as the last thing that a process does with JAX."""
+def stop_at_the_end(meet: Callable[[], object]) -> None:
+    """Collective: ends the runtime, where it was started, as the last thing that a process does with JAX.
+
+    Args:
+      meet: as of `_shut_down`; called in any case.
+    """
     import jax
 
     if jax.distributed.is_initialized():
-        jax.distributed.shutdown()
+        _shut_down(meet)
         atexit.unregister(_leave)
+    else:
+        meet()
+
+
+def _shut_down(meet: Callable[[], object]) -> None:
+    """Ends JAX's client on each process, then its service on process 0.
+
+    Not a public part of JAX, whose own `shutdown` does both at once: where a link is down just then, process 0 is
+    through and away before another one has its answer, and the other's client aborts the process in C++.
+
+    Args:
+      meet: collective: returns on process 0 when all others have called it. A process that has not got so far is not
+        through with its client.
+    """
+    import jax
+    from jax._src.distributed import global_state
+
+    if global_state.client is not None:
+        global_state.client.shutdown()
+        global_state.client = None
+    meet()
+    jax.distributed.shutdown()
 
 
 def exit_without_shutdown(code: int) -> None:

@@ -55,9 +55,9 @@ class Coordinator:
             denied=self.membership.note_denied,
         )
 
-    def close(self) -> None:
-        """Waits a moment for the others to leave, then ends the service."""
-        self.membership.wait_until_all_left(10)
+    def close(self, patience: float = 10.0) -> None:
+        """Waits for the others to leave, for `patience` seconds at most, then ends the service."""
+        self.membership.wait_until_all_left(patience)
         self._server.close()
 
 
@@ -141,12 +141,16 @@ class Connection:
         if self.coordinator is not None:
             time.sleep(2 * HEARTBEAT_SECONDS)  # for the others to get it from this process before it is gone
 
-    def close(self) -> None:
-        """Leaves the run in good order; idempotent. Process 0 waits a moment for the others to leave."""
+    def close(self, patience: float = 5.0) -> None:
+        """Leaves the run in good order; idempotent. Process 0 waits for the others to leave.
+
+        Args:
+          patience: seconds for process 0 to know it, and about the same for the others to leave.
+        """
         if not self.watchdog.disarm():
             return
         with contextlib.suppress(CallError):
-            self.client.rpc.call("leave", self.client.payload(), timeout=5)
+            self.client.rpc.call("leave", self.client.payload(), timeout=patience)
         if self.coordinator is not None:
-            self.coordinator.close()
+            self.coordinator.close(5.0 + patience)
         self.client.close()

@@ -37,6 +37,7 @@ class ProcessGroup:
     def __init__(self, cluster: Cluster, settings: Mapping[str, Any], connection: Connection | None) -> None:
         self._cluster, self._settings, self._connection = cluster, settings, connection
         self._collectives_open = False
+        self._closed = 0  # how often
         self._hosts = ["127.0.0.1"] * cluster.num_processes
         self._ports = Ports(settings.get("port_range", ""))
 
@@ -239,7 +240,8 @@ class ProcessGroup:
         """Collective, fate-sharing on: each process sees its own devices alone from now on. All arrays on devices are
         lost. Blocks until all have come; nothing where collectives are closed."""
         if self._collectives_open:
-            runtime.stop()
+            self._closed += 1
+            runtime.stop(lambda: self.gather(f"the end of collectives {self._closed}", True))
             self._collectives_open = False
 
     def end_fate_sharing(self, name: str, phase: int) -> None:
@@ -304,8 +306,8 @@ class ProcessGroup:
             logging.warning("The work is done and saved, but not all processes came to the end: %s", e)
             self.close()
             return
-        self.close()
-        runtime.stop_at_the_end()
+        connection = self._connection
+        runtime.stop_at_the_end(lambda: connection.close(connection.timeout))
 
     def close(self) -> None:
         """Leaves the run in good order; idempotent, and nothing after `fail`. On process 0 it blocks a moment for the

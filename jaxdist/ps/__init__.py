@@ -23,8 +23,8 @@ What it promises (each tested in tests/contract/):
     ranges and what was counted. Sessions and claims of before are over and their numbers are not used again: pushes of
     before are refused whether or not they had been applied, which stands in for a table of them; their workers join
     again. What was lost is counted and logged.
-8.  *Leases.* A worker not heard of for `lease_seconds` is dropped; its late pushes are refused. When that is the chief
-    (worker 0), or the chief ends it, the run ends for everybody.
+8.  *Leases.* A worker not heard of for `lease_seconds` (`timeout_seconds`, if longer, at bound 0) is dropped; its late
+    pushes are refused. The run ends when the chief (worker 0) ends it, or is silent for the longer of the two.
 
 BatchNorm's statistics are merged as `shard.Shard._compute` says.
 """

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdist.comm import addresses as address_lib
 from jaxdist.comm.security import Security
 from jaxdist.comm.waiting import Waiting
 from jaxdist.errors import UsageError, ending
@@ -19,6 +21,7 @@ from jaxdist.ps.rpc import Stub
 from jaxdist.ps.signature import differences
 
 RENEWAL_SECONDS = 4.0
+GOOD_END_SECONDS = 60.0  # a server whose link is down for longer ends by itself
 
 
 class ServerReservation:
@@ -127,10 +130,38 @@ def end_run(address: str, security: Security, code: int, text: str, reserve: str
 
 
 def end_server(stub: Stub, run: str, code: int, text: str, reserve: str = "", identity: str = "") -> None:
-    """Ends a run on a server, which exits; one that gives no answer, or serves another run, is left alone."""
-    with contextlib.suppress(Lost, Fenced, Ended, Refused):
-        request = pb.EndRequest(run=run, code=code, text=text, reserve=reserve, identity=identity)
-        stub.call("End", request, timeout=5 if code in (0, 75) else 1.5)  # else they may be what was lost
+    """Ends a run on a server, which exits; one that gives no answer, or serves another run, is left alone.
+
+    Blocks for the answer: for seconds, but for `GOOD_END_SECONDS` at a good end, while the server cannot be reached:
+    one that is not told would end with an error of its own, and so would the workers that it has not told.
+    """
+    request = pb.EndRequest(run=run, code=code, text=text, reserve=reserve, identity=identity)
+    deadline = time.monotonic() + (GOOD_END_SECONDS if code == 0 else 0.0)
+    with contextlib.suppress(Fenced, Ended, Refused):
+        while True:
+            try:
+                stub.call("End", request, timeout=5 if code in (0, 75) else 1.5)  # else they may be what was lost
+                return
+            except Lost:
+                if time.monotonic() > deadline:
+                    return
+            listens = _listens(stub.address)
+            if listens is False:  # it has ended
+                return
+            if listens:  # its link is up again, or it has an answer that will be the same
+                deadline = min(deadline, time.monotonic() + 2 * RENEWAL_SECONDS)
+            time.sleep(0.5)
+
+
+def _listens(address: str) -> bool | None:
+    """Whether somebody listens there; None where its host does not say. Blocks for 2 s at most."""
+    try:
+        socket.create_connection(address_lib.split(address), 2.0).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def run_ending(error: BaseException | None) -> tuple[int, str]:

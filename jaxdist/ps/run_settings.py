@@ -16,6 +16,7 @@ class Settings:
       share: examples of one push.
       total_examples: of the whole run.
       lease_seconds: silence after which a worker is lost.
+      timeout_seconds: the same where nobody can go on without it (`patience`).
       connect_seconds: for the workers to come, at bound 0.
       phase: of a run in phases; who joins must have come to the same one.
       momentum_ramp: (examples_seen, examples) over which momentum grows to its value; for the workers.
@@ -29,8 +30,18 @@ class Settings:
     examples_seen: int
     pending: list[list[int]]
     lease_seconds: float = 10.0
+    timeout_seconds: float = 0.0
     connect_seconds: float = 300.0
     snapshot_seconds: float = 10.0
     staleness_high: int = 0
     phase: int = 0
     momentum_ramp: tuple[int, int] | None = None
+
+    def patience(self, worker: int) -> float:
+        """Seconds of silence after which that worker is lost.
+
+        Others soon go on without a worker. Without the chief nobody can; and rounds of fewer workers are other updates,
+        which a link that is down for a moment must not make of them.
+        """
+        waits = worker == 0 or self.max_staleness == 0
+        return max(self.lease_seconds, self.timeout_seconds) if waits else self.lease_seconds

@@ -88,7 +88,8 @@ class Sequencer:
         self.changed.notify_all()
 
     def join(self, worker: int, process: str = "") -> Member | None:
-        """A new session of a process; an earlier one of the worker is over. None for an evaluator (worker -1).
+        """A new session of a process; an earlier one of the worker is over. None for an evaluator (worker -1). The same
+        again where a process asks again that has not called with it.
 
         Raises:
           Ended: the run is over.
@@ -98,16 +99,16 @@ class Sequencer:
         if worker < 0:
             self._evaluator_heard = time.monotonic()
             return None
-        if worker >= self.settings.num_workers:
-            raise ValueError(
-                f"a worker has the number {worker}, but the run was started for {self.settings.num_workers} "
-                f"(0 to {self.settings.num_workers - 1})"
-            )
+        n = self.settings.num_workers
+        if worker >= n:
+            raise ValueError(f"a worker has the number {worker}, but the run was started for {n} (0 to {n - 1})")
         self._places.take(worker, process)
         before = self.controller.members.get(worker)
+        if before is not None and before.process == process != "" and not before.used:
+            return before  # the answer was lost: to drop it now would give back its part of the first round
         if before is not None:
             self._drop(before, "it joined again")
-        member = self.controller.join(worker, self._next_session, time.monotonic())
+        member = self.controller.join(worker, self._next_session, time.monotonic(), process)
         self._sessions[member.session] = member
         self._next_session += 1
         if worker in self.tally.counted:
@@ -128,7 +129,7 @@ class Sequencer:
         member = self._sessions.get(session)
         if member is None:
             raise Fenced(f"session {session} is over: its lease ended, or the servers have gone back to a snapshot")
-        member.heard = time.monotonic()
+        member.heard, member.used = time.monotonic(), True
         return member
 
     def evaluator_heartbeat(self) -> None:
@@ -303,8 +304,8 @@ class Sequencer:
             for member in self.controller.members.values():
                 member.heard = now
         self._looked = now
-        for member in self.controller.silent(now, self.settings.lease_seconds):
-            why = f"nothing was heard of it for {self.settings.lease_seconds:g} s"
+        for member in self.controller.silent(now, self.settings.patience):
+            why = f"nothing was heard of it for {self.settings.patience(member.worker):g} s"
             if member.worker == 0:
                 self.end(1, f"worker 0 (the chief) was lost: {why}; start the run again to go on from its checkpoint")
             self._drop(member, why)

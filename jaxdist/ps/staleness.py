@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 @dataclasses.dataclass
@@ -30,6 +30,7 @@ class Member:
 
     Attributes:
       heard: time of the last sign of life.
+      process: in words; used: whether it has called with this session, and so knows of it.
       completed: own steps applied, as the staleness controller counts them.
       pushed_at: times of the last two steps applied.
     """
@@ -37,6 +38,8 @@ class Member:
     worker: int
     session: int
     heard: float
+    process: str = ""
+    used: bool = False
     completed: int = 0
     away: bool = False
     starved: bool = False
@@ -68,10 +71,10 @@ class StalenessController:
     def _slowest(self, but: Member) -> int | None:
         return min((m.completed for m in self._others(but)), default=None)
 
-    def join(self, worker: int, session: int, now: float) -> Member:
+    def join(self, worker: int, session: int, now: float, process: str = "") -> Member:
         """A new session of a worker, level with the slowest active one."""
         self.members.pop(worker, None)
-        member = Member(worker, session, now)
+        member = Member(worker, session, now, process)
         self.members[worker] = member
         self.level(member)
         return member
@@ -108,9 +111,9 @@ class StalenessController:
         member.completed += 1
         member.pushed_at.append(now)
 
-    def silent(self, now: float, lease: float) -> list[Member]:
-        """The workers whose lease is over."""
-        return [m for m in self.members.values() if now - m.heard > lease]
+    def silent(self, now: float, patience: Callable[[int], float]) -> list[Member]:
+        """The workers of which nothing was heard for longer than `patience` of their number, seconds."""
+        return [m for m in self.members.values() if now - m.heard > patience(m.worker)]
 
 
 def largest_staleness(bound: int, workers: int, overlap: bool) -> int | None:

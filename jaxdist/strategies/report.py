@@ -23,9 +23,10 @@ class Report:
         """Rows that another process has evaluated since the last call; None where this one is to evaluate."""
         return None
 
-    def gather(self, own: list[Any]) -> list[list[Any] | None]:
+    def gather(self, own: list[Any], *, all_needed: bool = False) -> list[list[Any] | None]:
         """Every worker's list at the end of the run or of a phase, on the chief, where the strategy and not the process
-        group connects the processes; None for a worker that was lost. Blocks for the others."""
+        group connects the processes; None for a worker that was lost. Blocks for the others; where `all_needed`, also
+        for those that were lost, which may come back."""
         return [own]
 
     def summary(self) -> dict[str, Any]:

@@ -298,7 +298,7 @@ class Phases:
         found: dict[str, Any] = {"strategy": self.name, "seconds": round(time.monotonic() - began, 3)}
         if canonical is not None:
             found |= {"updates": canonical.updates - updates, "examples": canonical.examples_seen - seen}
-        present = self.strategy.report.gather([])
+        present = self.strategy.report.gather([], all_needed=not self._is_asynchronous(self._following))
         found |= self.strategy.report.summary()
         self.strategy.close(run_goes_on=True)
         self._events += self.strategy.report.events()  # the last ones: who was lost while the others finished

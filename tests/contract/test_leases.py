@@ -44,6 +44,21 @@ def test_a_chief_that_is_lost_ends_the_run(tmp_path):
         assert servers.servers[0].wait().code == 1
 
 
+def test_a_chief_that_is_silent_for_a_moment_keeps_its_session_and_the_run_goes_on(tmp_path):
+    """Its link was down: it is given `timeout_seconds`, where a worker's lease is over."""
+    with Servers(tmp_path) as servers:
+        first, second = servers.begin(2, total=2, lease_seconds=0.5, timeout_seconds=60.0)
+        claim = first.claim()
+        first._session._silent.set()
+        second._session._silent.set()
+        time.sleep(1.5)
+        with pytest.raises(Fenced, match="session"):
+            second.heartbeat()
+        first.heartbeat()
+        push(first, claim=claim)
+        assert first.report["live"] == [0]
+
+
 def test_of_two_processes_with_one_number_the_later_stays(tmp_path):
     """They would end each other's sessions for ever: the one whose place was taken ends, and names both."""
     with Servers(tmp_path) as servers:

@@ -5,14 +5,17 @@ Promises of `ps/reservation.py`, `ps/served_run.py`, `ps/chief.py` and `ps/run_s
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from helpers.servers import SIGNATURE, VALUES, Servers, push, settings_of_a_run, wait_for_snapshot
 from helpers.waiting import wait_until
 
 from jaxdist.comm.security import Security
 from jaxdist.errors import PeerError, UsageError
-from jaxdist.ps import ServerReservation, end_run
+from jaxdist.ps import ServerReservation, end_run, reservation
 from jaxdist.ps import parameter_server_pb2 as pb
+from jaxdist.ps.errors import Lost
 from jaxdist.ps.reservation import end_waiting_servers
 from jaxdist.ps.rpc import Stub
 
@@ -20,9 +23,9 @@ from jaxdist.ps.rpc import Stub
 @pytest.mark.parametrize("count", [1, 2])
 def test_servers_stay_for_the_next_phase(tmp_path, count):
     with Servers(tmp_path, count) as servers:
-        reservation = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=5.0)
+        reserved = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=5.0)
         for phase in range(3):
-            client = servers.client(0, phase=phase, reserve=reservation.reserve)
+            client = servers.client(0, phase=phase, reserve=reserved.reserve)
             client.begin(settings_of_a_run(), VALUES)
             client.join()
             assert push(client).version == 1  # nothing of the phase before is left
@@ -30,9 +33,9 @@ def test_servers_stay_for_the_next_phase(tmp_path, count):
             client.end_phase()
             client.close()
             assert all(Stub(a).call("Status", pb.StatusRequest(), timeout=5)[0].run == "" for a in servers.addresses)
-        reservation.end(0, "")
+        reserved.end(0, "")
         assert all(server.wait().code == 0 for server in servers.servers)
-        reservation.close()
+        reserved.close()
 
 
 def test_a_worker_joins_the_phase_that_it_has_come_to(tmp_path):
@@ -50,7 +53,7 @@ def test_a_worker_joins_the_phase_that_it_has_come_to(tmp_path):
 def test_reserved_servers_are_kept_for_their_run(tmp_path):
     """A second start of the same command must not end the servers that a run will need."""
     with Servers(tmp_path, 2) as servers:
-        reservation = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=5.0)
+        reserved = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=5.0)
         with pytest.raises(UsageError, match="reserved by another run"):
             ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=1.0)
         with pytest.raises(UsageError, match="reserved by another run"):
@@ -60,7 +63,7 @@ def test_reserved_servers_are_kept_for_their_run(tmp_path):
         for server in servers.servers:
             server.stop_if_idle()
             assert server._state.ended is None
-        reservation.close()
+        reserved.close()
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -104,8 +107,8 @@ def test_what_a_killed_run_has_left_is_forgotten(tmp_path, monkeypatch):
         for index, server in enumerate(servers.servers):
             server.close()
             servers.servers[index] = servers.start(index)
-        reservation = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=30.0)
-        again = servers.client(0, reserve=reservation.reserve)
+        reserved = ServerReservation(servers.addresses, Security(), signature=SIGNATURE, connect_seconds=30.0)
+        again = servers.client(0, reserve=reserved.reserve)
 
         def forgotten() -> bool:
             # Server 0 alone: the request to go back that it had sent may reach another server after the reservation.
@@ -115,4 +118,27 @@ def test_what_a_killed_run_has_left_is_forgotten(tmp_path, monkeypatch):
         again.begin(settings_of_a_run(), VALUES)
         again.join()
         assert push(again).version == 1
-        reservation.close()
+        reserved.close()
+
+
+def test_a_good_end_reaches_a_server_whose_link_was_down(tmp_path, monkeypatch):
+    """The first calls get no answer, and its host says nothing, either: the chief tells it when it can."""
+    with Servers(tmp_path) as servers:
+        (client,) = servers.begin()
+        call, missed = Stub.call, []
+
+        def without_answer(self, name, *rest, **options):
+            if name == "End" and len(missed) < 2:
+                missed.append(name)
+                raise Lost("nothing came back")
+            return call(self, name, *rest, **options)
+
+        monkeypatch.setattr(Stub, "call", without_answer)
+        monkeypatch.setattr(reservation, "_listens", lambda address: None)
+        client.end(0, "")
+        assert servers.servers[0].wait().code == 0
+    missed.clear()
+    monkeypatch.undo()
+    begin = time.monotonic()
+    end_run(servers.addresses[0], Security(), 0, "")
+    assert time.monotonic() - begin < 5, "nobody waits for one that has ended"

@@ -1,16 +1,19 @@
 """Links that are cut: for a while, which costs time and no number; for good, after which everybody ends in time and
-says who was lost.
+says who was lost. Links that lose and delay.
 """
 
 from __future__ import annotations
 
 import time
 
+import lab_cuts
+import lab_run
 import numpy as np
 import pytest
 from helpers.hosts import STRATEGIES, ended, lab_of, train
 from helpers.outcomes import final_state
 from helpers.processes import finish, wait_for_update
+from lab_link import Link
 
 from jaxdist.state import flatten
 
@@ -78,3 +81,29 @@ def test_a_host_that_is_gone_for_good_ends_everybody_in_time(tmp_path):
             code, output = said[process]
             assert code == 1, (name, output[-2000:])
             assert wanted in output.splitlines()[-1], (name, output[-2000:])
+
+
+def test_two_random_cuts_cost_time_alone(tmp_path):
+    """The first two of a seed (`tools/lab_cuts.py`; experiments/results/cuts.md has more), under a user's time-outs."""
+    cuts = lab_cuts.draw(2, 3, ("allreduce", "rounds"))
+    with lab_of(4 * lab_run.HOSTS) as lab:
+        for line in lab_cuts.cut_runs(lab, cuts, 3, tmp_path, lasts=(12.0, 480), fault="delay@seconds=0.2"):
+            assert not line["problem"] and line["equal"], line
+
+
+def test_losses_and_delays_cost_time_alone(tmp_path):
+    """One frame in a hundred is lost on each link, and a round trip takes 80 ms."""
+    with lab_of(2, link=Link.parse("100mbit,20ms,1%")) as lab:
+        running = {
+            strategy: train(lab, tmp_path / strategy, strategy, 9000 + 10 * k, num_epochs=0.5)
+            for k, strategy in enumerate(("allreduce", "rounds"))
+        }
+        for strategy, processes in running.items():
+            for code, said in ended(processes):
+                assert code == 0, (strategy, said[-3000:])
+    for strategy, servers in (("allreduce", {}), ("rounds", {"servers": 1})):
+        finish(tmp_path / "whole" / strategy, 2, **STRATEGIES[strategy] | {"num_epochs": 0.5} | servers)
+        wanted = flatten(final_state(tmp_path / "whole" / strategy).arrays())
+        found = flatten(final_state(tmp_path / strategy).arrays())
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], wanted[name], err_msg=f"{strategy}: {name}")

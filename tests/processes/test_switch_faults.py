@@ -51,7 +51,7 @@ def test_killed_at_either_end_of_a_hand_over_it_resumes_at_the_boundary(tmp_path
     _killed(tmp_path, "point=switch", **settings)
     assert checkpoints(tmp_path) == [10]
     # The other one does not train the whole last phase before the chief's lease is over.
-    _killed(tmp_path, "point=switched,update=40;delay@process=1,point=switched,update=40,seconds=10", **settings)
+    _killed(tmp_path, "point=switched,update=40;delay@process=1,point=switched,update=40,seconds=20", **settings)
     assert f"{GOES_ON} at the boundary before phase 2 of 4" in _log(tmp_path)
     assert checkpoints(tmp_path)[-1] == 40
     summary = finish(tmp_path, 2, **settings)

@@ -68,8 +68,9 @@ class WorkerReport(Report):
         taken = self._client.take_evaluations()
         return taken if taken or self._client.evaluator else None
 
-    def gather(self, own: list[Any]) -> list[list[Any] | None]:
-        """The others leave with their lists; the chief waits until they have, or are lost."""
+    def gather(self, own: list[Any], *, all_needed: bool = False) -> list[list[Any] | None]:
+        """The others leave with their lists; the chief waits until they have, or are lost: for timeout_seconds at most,
+        in which one may come back whose link was down."""
         if self._worker != 0:
             self.has_left = True
             self._client.leave(own)
@@ -77,7 +78,8 @@ class WorkerReport(Report):
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
             self._client.heartbeat_away(True)
-            if self._client.report.get("live", []) in ([], [0]):
+            gone = self._client.report.get("live", []) in ([], [0])
+            if gone and (not all_needed or len(self._client.report.get("reports", {})) >= self._workers - 1):
                 break
             time.sleep(0.1)
         left = self._client.report.get("reports", {}) | {"0": own}

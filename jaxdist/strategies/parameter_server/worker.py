@@ -144,6 +144,7 @@ class ParameterServer(Strategy):
                     "examples_seen": canonical.examples_seen,
                     "pending": canonical.pending,
                     "lease_seconds": self._settings["lease_seconds"],
+                    "timeout_seconds": self._timeouts["timeout_seconds"],
                     "snapshot_seconds": self._settings["snapshot_seconds"],
                     "connect_seconds": self._timeouts["connect_timeout_seconds"],
                     "momentum_ramp": self._momentum_ramp,

@@ -6,6 +6,7 @@ Runs of several are in `processes/`.
 from __future__ import annotations
 
 import atexit
+import types
 
 import jax
 import pytest
@@ -25,7 +26,7 @@ def test_where_no_runtime_was_started_nothing_is_ended(monkeypatch):
     monkeypatch.setattr(atexit, "register", lambda *_: pytest.fail("would end the process"))
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: pytest.fail("was not started"))
     collectives.exit_without_shutdown(1)
-    collectives.stop_at_the_end()
+    collectives.stop_at_the_end(lambda: None)
 
 
 def test_a_run_that_ends_well_takes_back_the_exit_of_one_that_failed(monkeypatch):
@@ -37,5 +38,20 @@ def test_a_run_that_ends_well_takes_back_the_exit_of_one_that_failed(monkeypatch
     for code in (1, 75):
         collectives.exit_without_shutdown(code)
         assert [code for _, code in registered] == [code]  # the last one's alone
-    collectives.stop_at_the_end()
+    collectives.stop_at_the_end(lambda: None)
     assert registered == []
+
+
+def test_the_service_ends_when_all_are_through_with_their_clients(monkeypatch):
+    """A client whose service is gone aborts its process, in C++."""
+    from jax._src import distributed
+
+    done = []
+    client, service = (
+        types.SimpleNamespace(shutdown=lambda name=name: done.append(name)) for name in ("client", "service")
+    )
+    monkeypatch.setattr(distributed.global_state, "client", client)
+    monkeypatch.setattr(distributed.global_state, "service", service)
+    collectives.stop_at_the_end(lambda: done.append("all have left"))
+    assert done == ["client", "all have left", "service"]
+    assert not jax.distributed.is_initialized()

@@ -144,3 +144,26 @@ def test_who_did_not_come_is_named():
     assert FirstRound(settings_of(0, 4), restored=False).overdue({1}) == ""
     late = FirstRound(settings_of(0, 4, connect_seconds=-1.0), restored=False)
     assert late.overdue({1}) == "worker 0, 2, 3 of 4 did not come within -1 s"
+
+
+def test_who_is_waited_for_how_long():
+    """A worker for its lease, where others can go on without it; not at bound 0, nor the chief."""
+    settings = settings_of(2, lease_seconds=3.0, timeout_seconds=20.0)
+    assert [settings.patience(worker) for worker in (0, 1)] == [20.0, 3.0]
+    settings = settings_of(0, lease_seconds=3.0, timeout_seconds=20.0)
+    assert [settings.patience(worker) for worker in (0, 1)] == [20.0, 20.0]
+    settings = settings_of(0, lease_seconds=30.0, timeout_seconds=20.0)
+    assert [settings.patience(worker) for worker in (0, 1)] == [30.0, 30.0]
+
+
+def test_who_joins_again_because_the_answer_was_lost_keeps_its_part_of_the_first_round():
+    with Sequenced(bound=0) as made:
+        first, second = made.sequencer.join(0, "process 7 on a"), made.sequencer.join(1, "process 8 on b")
+        claim = made.sequencer.claim(first, 0)  # the round has a part for each
+        assert made.sequencer.join(1, "process 8 on b") is second
+        assert made.sequencer.member(second.session) is second  # it has the answer
+        other = made.sequencer.claim(second, 0)
+        for member, one in ((first, claim), (second, other)):
+            made.sequencer.accept(member, one.number, pb.Commit(pulled_version=0, count=1.0))
+        assert made.updates() == [(1, [claim.number, other.number])]
+        assert made.sequencer.join(1, "process 8 on b") is not second, "its session was over"

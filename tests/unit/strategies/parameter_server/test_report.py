@@ -85,6 +85,19 @@ def test_a_worker_leaves_with_its_numbers_and_the_chief_waits_for_all(clock):
     assert servers.left is None and not chief.has_left and clock.now == pytest.approx(1000.2)
 
 
+def test_where_all_are_needed_one_that_was_lost_may_come_back(clock):
+    """Its link was down for longer than its lease; without the need nobody waits for it."""
+    reports = [{"live": [0]}, {"live": [0]}, {"live": [0, 1]}, {"live": [0], "reports": {"1": [9]}}]
+    assert WorkerReport(Servers(*reports), 0, 2, 4, 10.0).gather([5]) == [[5], None]
+    assert WorkerReport(Servers(*reports), 0, 2, 4, 10.0).gather([5], all_needed=True) == [[5], [9]]
+    assert clock.now == pytest.approx(1000.3)
+    assert WorkerReport(Servers(*reports[:1]), 0, 2, 4, 10.0).gather([5], all_needed=True) == [[5], None]
+    assert clock.now == pytest.approx(1010.3, abs=0.11)
+    failed = {"live": [0], "reports": {"1": {"failed": "out of memory"}}}
+    assert WorkerReport(Servers(failed), 0, 2, 4, 10.0).gather([5], all_needed=True) == [[5], None]
+    assert clock.now == pytest.approx(1010.4, abs=0.2), "it will not come back"
+
+
 def test_the_chief_waits_only_so_long(clock):
     servers = Servers({"live": [0, 1], "reports": {"1": {"failed": "out of memory"}}})
     assert WorkerReport(servers, 0, 2, 4, 10.0).gather([5]) == [[5], None]
