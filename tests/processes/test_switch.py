@@ -187,8 +187,11 @@ def test_early_stopping_in_an_asynchronous_phase_ends_the_run_everywhere(tmp_pat
     assert any(e["event"] == "stopped_early" for e in events(tmp_path))
 
 
-@pytest.mark.parametrize("schedule", ["parameter_server:0.5,allreduce", long("allreduce:0.5,parameter_server")])
+@pytest.mark.parametrize(
+    "schedule", ["parameter_server(max_staleness=0):0.5,allreduce", long("allreduce:0.5,parameter_server")]
+)
 def test_sigterm_to_all_in_any_phase_saves(tmp_path, schedule):
+    """Both workers train by then: at bound 0 the first round waits for all."""
     settings = SWITCH | {"servers": 1, "strategy__schedule": schedule, "num_epochs": 100.0}
     with Run(tmp_path, 2, fault="delay@seconds=0.03", **settings) as run:
         wait_for_update(tmp_path, 9)
