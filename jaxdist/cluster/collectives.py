@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import functools
 import os
+import pathlib
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxdist.cluster.detect import Cluster
-from jaxdist.comm.addresses import join
+from jaxdist.comm.addresses import join, split
 from jaxdist.comm.ports import Ports
 
 
@@ -45,8 +46,29 @@ def start(
             initialization_timeout=int(settings["connect_timeout_seconds"]),
             heartbeat_timeout_seconds=int(max(100, 3 * settings["timeout_seconds"])),
         )
+    if cluster.is_chief:
+        _be_patient(split(address)[1], settings["timeout_seconds"])
     with _gloo_listens_at(host):
         connect_devices()
+
+
+def _be_patient(port: int, seconds: float) -> None:
+    """Lets connections to a port of this process wait so long for what was sent to arrive.
+
+    JAX's service is a gRPC server, and by itself gives a connection up after 20 s. That is soon, where a link was down
+    for 13 s and TCP waits for as long again; and a client whose connection is reset aborts its process, in C++. JAX has
+    no setting for it.
+    """
+    for entry in pathlib.Path("/proc/self/fd").glob("*") if hasattr(socket, "TCP_USER_TIMEOUT") else ():
+        with contextlib.suppress(OSError):
+            if not os.readlink(entry).startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(entry.name))) as connection:
+                of_tcp = (
+                    connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM
+                )
+                if of_tcp and connection.getsockname()[1] == port:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * seconds))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Runs of several are in `processes/`.
 from __future__ import annotations
 
 import atexit
+import socket
 import types
 
 import jax
@@ -55,3 +56,17 @@ def test_the_service_ends_when_all_are_through_with_their_clients(monkeypatch):
     collectives.stop_at_the_end(lambda: done.append("all have left"))
     assert done == ["client", "all have left", "service"]
     assert not jax.distributed.is_initialized()
+
+
+def test_connections_to_a_port_are_waited_for():
+    option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as other:
+        with socket.create_connection(server.getsockname()) as client:
+            accepted, _ = server.accept()
+            accepted.setsockopt(*option, 20_000)
+            collectives._be_patient(server.getsockname()[1], 60.0)
+            assert accepted.getsockopt(*option) == server.getsockopt(*option) == 60_000
+            assert client.getsockopt(*option) == other.getsockopt(*option) == 0
+            client.sendall(b"x")
+            assert accepted.recv(1) == b"x", "it was not closed"
+            accepted.close()
