@@ -92,6 +92,7 @@ class Preloaded:
 
 def _main(arguments: Sequence[str], cwd: str, environ: Mapping[str, str], output: str) -> None:
     """In the forked process; does not return."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts in the background
     gc.freeze()  # what was imported is never garbage: looking through it again and again would copy its pages
     written = os.open(output, os.O_WRONLY | os.O_APPEND)
     for stream, number in (("stdout", 1), ("stderr", 2)):
