@@ -101,7 +101,12 @@ class Stub:
 
     def __init__(self, address: str, security: Security = OPEN, silent_seconds: float = 20.0) -> None:
         self.address = address
-        alive = ("grpc.keepalive_time_ms", 2000), ("grpc.keepalive_timeout_ms", int(1000 * silent_seconds))
+        limit = int(1000 * silent_seconds)  # of what TCP does not deliver, and of a process that stands still
+        alive = (
+            ("grpc.keepalive_time_ms", 2000),
+            ("grpc.keepalive_timeout_ms", limit),
+            ("grpc.http2.ping_timeout_ms", limit),
+        )
         own = ("grpc.use_local_subchannel_pool", 1)  # a connection of its own: bulk data holds up nobody else's calls
         options = [*_OPTIONS, *CONNECTING, *alive, ("grpc.http2.max_pings_without_data", 0), own]
         self._channel = security.open_channel(address, options)

@@ -28,7 +28,7 @@ ENDLESS = {
 
 def chief_is_lost(folder, number: int, **settings) -> TrainState:
     """A run whose chief gets a signal once something is saved, which ends everybody; what it leaves."""
-    with Run(folder, 2, **ENDLESS | settings) as run:
+    with Run(folder, 2, **ENDLESS | settings | {"cluster__timeout_seconds": 8.0}) as run:
         wait_for_event(folder, "saved", after=0)
         run.processes[0].send_signal(number)
         began = time.monotonic()

@@ -19,7 +19,8 @@ GOES_ON = "The run goes on"
 
 def _killed(folder: pathlib.Path, fault: str, **settings) -> list[Ended]:
     """A run of two workers whose chief is killed; it and the other one end, the servers wait for another run."""
-    with Run(folder, 2, fault=f"delay@seconds=0.02;kill@process=0,{fault}", **settings, **SOON) as run:
+    soon = SOON | {"cluster__timeout_seconds": 8.0}  # which is the chief's
+    with Run(folder, 2, fault=f"delay@seconds=0.02;kill@process=0,{fault}", **settings, **soon) as run:
         ended = run.wait(90, servers=False)
     assert ended[0].code == -signal.SIGKILL and ended[1].code == 1, [e.output[-1500:] for e in ended]
     return ended
