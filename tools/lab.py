@@ -71,6 +71,7 @@ class Lab:
         self.addresses = [lab_keeper.address(host, ipv6) for host in range(hosts)]
         self._processes: list[subprocess.Popen[Any]] = []
         self._keeper: subprocess.Popen[str] | None = None
+        self._asking = threading.Lock()
 
     def __enter__(self) -> Lab:
         missing = [tool for tool in ("unshare", "nsenter", "ip", "tc") if not shutil.which(tool)]
@@ -149,9 +150,10 @@ class Lab:
 
     def _ask(self, **request: Any) -> dict[str, Any]:
         assert self._keeper is not None and self._keeper.stdin is not None and self._keeper.stdout is not None
-        self._keeper.stdin.write(json.dumps(request) + "\n")
-        self._keeper.stdin.flush()
-        reply = json.loads(self._keeper.stdout.readline())
+        with self._asking:  # several threads may each have a run in the laboratory
+            self._keeper.stdin.write(json.dumps(request) + "\n")
+            self._keeper.stdin.flush()
+            reply = json.loads(self._keeper.stdout.readline())
         if "error" in reply:
             raise NoLab(reply["error"])
         return reply

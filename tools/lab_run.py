@@ -13,7 +13,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -67,15 +66,10 @@ class Outcome:
 
 
 class Part:
-    """Some of a laboratory's hosts, as a laboratory of their own. Thread-safe, as far as it goes.
+    """Some of a laboratory's hosts, as a laboratory of their own; `first`: of its hosts."""
 
-    Args:
-      first: of its hosts.
-      lock: of all parts of the laboratory.
-    """
-
-    def __init__(self, lab: Lab, first: int, lock: threading.Lock) -> None:
-        self._lab, self._first, self._lock = lab, first, lock
+    def __init__(self, lab: Lab, first: int) -> None:
+        self._lab, self._first = lab, first
         self.names = lab.names[first : first + HOSTS]
         self.addresses = lab.addresses[first : first + HOSTS]
 
@@ -83,18 +77,15 @@ class Part:
         return self._lab.popen(self._first + host, command, **options)
 
     def cut(self, host: int) -> None:
-        with self._lock:
-            self._lab.cut(self._first + host)
+        self._lab.cut(self._first + host)
 
     def mend(self, host: int) -> None:
-        with self._lock:
-            self._lab.mend(self._first + host)
+        self._lab.mend(self._first + host)
 
 
 def parts(lab: Lab) -> list[Part]:
     """The laboratory divided among as many runs as have room in it."""
-    lock = threading.Lock()
-    return [Part(lab, first, lock) for first in range(0, len(lab.names) - HOSTS + 1, HOSTS)]
+    return [Part(lab, first) for first in range(0, len(lab.names) - HOSTS + 1, HOSTS)]
 
 
 def run(
