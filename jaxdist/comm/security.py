@@ -21,6 +21,7 @@ from jaxdist.errors import UsageError
 
 _FILES = {"ca": "JAXDIST_TLS_CA", "certificate": "JAXDIST_TLS_CERT", "key": "JAXDIST_TLS_KEY"}
 _TOKEN = "jaxdist-token"
+_LONGEST = 4096  # characters of a token; gRPC refuses calls with more than 8192 of metadata
 DENIED = "the token is missing or another one (JAXDIST_TOKEN)"
 
 
@@ -63,6 +64,8 @@ class Security:
         token = environ.get("JAXDIST_TOKEN", "").strip()  # files and secrets of schedulers end with a newline
         if not (token.isascii() and token.isprintable()):
             raise UsageError("JAXDIST_TOKEN must consist of printable ASCII characters: letters, digits, punctuation.")
+        if len(token) > _LONGEST:
+            raise UsageError(f"JAXDIST_TOKEN has {len(token)} characters; {_LONGEST} are the most.")
         made = cls(token=token, insecure=insecure, **found)
         made._check_files()
         return made

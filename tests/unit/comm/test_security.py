@@ -32,6 +32,12 @@ def test_a_token_that_no_call_can_carry_is_refused(token):
         Security.from_environ({"JAXDIST_TOKEN": token}, "worker")
 
 
+def test_a_token_that_is_too_long_is_refused():
+    with pytest.raises(UsageError, match="JAXDIST_TOKEN has 4097 characters; 4096 are the most"):
+        Security.from_environ({"JAXDIST_TOKEN": "x" * 4097}, "worker")
+    assert Security.from_environ({"JAXDIST_TOKEN": "x" * 4096}, "worker").token == "x" * 4096
+
+
 def test_secrets_are_not_printed():
     assert "token" not in repr(issued("127.0.0.1")).replace("insecure", "") and "PRIVATE KEY" not in repr(
         issued("127.0.0.1")
