@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxdist.comm import addresses as address_lib
 from jaxdist.comm.security import Security
-from jaxdist.comm.waiting import Waiting
+from jaxdist.comm.waiting import Found, Waiting, why_no_answer
 from jaxdist.errors import UsageError, ending
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.errors import Ended, Fenced, Lost, Refused
@@ -103,7 +101,7 @@ def check_server(
             raise UsageError(f"The parameter server {index} refuses this process: {e}.") from None
         except Lost as e:
             waiting.note(str(e), late=e.late, answered=e.answered)
-            if time.monotonic() + pause > deadline:
+            if waiting.certificate or time.monotonic() + pause > deadline:
                 raise UsageError(
                     f"The parameter server {index} could not be reached at {addresses[index]} in time "
                     f"({waiting.words or e}). Is it running (--role=server --server_index={index}), and is that its "
@@ -145,23 +143,12 @@ def end_server(stub: Stub, run: str, code: int, text: str, reserve: str = "", id
             except Lost:
                 if time.monotonic() > deadline:
                     return
-            listens = _listens(stub.address)
-            if listens is False:  # it has ended
+            _, found = why_no_answer(stub.address, 2.0)
+            if found is Found.NOBODY:  # it has ended
                 return
-            if listens:  # its link is up again, or it has an answer that will be the same
+            if found is Found.SOMETHING:  # its link is up again, or it has an answer that will be the same
                 deadline = min(deadline, time.monotonic() + 2 * RENEWAL_SECONDS)
             time.sleep(0.5)
-
-
-def _listens(address: str) -> bool | None:
-    """Whether somebody listens there; None where its host does not say. Blocks for 2 s at most."""
-    try:
-        socket.create_connection(address_lib.split(address), 2.0).close()
-    except ConnectionRefusedError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def run_ending(error: BaseException | None) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from helpers.servers import SIGNATURE, VALUES, Servers, push, settings_of_a_run,
 from helpers.waiting import wait_until
 
 from jaxdist.comm.security import Security
+from jaxdist.comm.waiting import Found
 from jaxdist.errors import PeerError, UsageError
 from jaxdist.ps import ServerReservation, end_run, reservation
 from jaxdist.ps import parameter_server_pb2 as pb
@@ -134,7 +135,7 @@ def test_a_good_end_reaches_a_server_whose_link_was_down(tmp_path, monkeypatch):
             return call(self, name, *rest, **options)
 
         monkeypatch.setattr(Stub, "call", without_answer)
-        monkeypatch.setattr(reservation, "_listens", lambda address: None)
+        monkeypatch.setattr(reservation, "why_no_answer", lambda *_: ("its link is down", Found.NOTHING))
         client.end(0, "")
         assert servers.servers[0].wait().code == 0
     missed.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import time
 
 import grpc
 import pytest
@@ -12,11 +13,14 @@ from helpers.certificates import issued
 from helpers.processes import long
 from helpers.servers import LAYOUT, Servers, buffers, push
 
+from jaxdist.comm import waiting
 from jaxdist.comm.security import Security
+from jaxdist.errors import UsageError
 from jaxdist.ps import Refused, wire
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.errors import Lost
 from jaxdist.ps.layout_header import layout_header
+from jaxdist.ps.reservation import check_server
 from jaxdist.ps.rpc import SERVICE, Stub
 from jaxdist.ps.transfers import push_chunks
 
@@ -38,6 +42,16 @@ def test_tls_encrypts_and_checks_the_servers(tmp_path):
         for wrong in (Security("token"), issued(authority="a stranger")):
             with pytest.raises(Lost):
                 Stub(servers.addresses[0], wrong).call("Status", pb.StatusRequest(), timeout=3)
+
+
+def test_a_server_with_a_certificate_for_another_host_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.0)
+    with Servers(tmp_path, security=issued("127.0.0.2")) as servers:
+        (address,) = servers.addresses
+        with pytest.raises(
+            UsageError, match=r"its certificate is not for this name or address, or not of the authority"
+        ):
+            check_server(0, [address], Stub(address, issued()), {}, time.monotonic() + 600)
 
 
 def test_health_is_served(tmp_path):
