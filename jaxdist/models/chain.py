@@ -132,14 +132,15 @@ class Chain:
                 continue
             own = context._replace(dropout_key=ops.mix32(jnp.uint32(seed % 2**32) ^ _crc(name)))
             variables = {PARAMS: params.get(name, {}), STATS: stats.get(name, {})}
-            if context.train:
-                x, changed = module.apply(variables, x, own, mutable=[STATS])
-                if changed.get(STATS):
-                    new_stats[name] = changed[STATS]
-            else:
-                x = module.apply(variables, x, own)
-            # What crosses a boundary has several readers, and so has the sum of their gradients on the way back.
-            x = ops.materialize(x)
+            with jax.named_scope(name):  # a profile's rows name the block
+                if context.train:
+                    x, changed = module.apply(variables, x, own, mutable=[STATS])
+                    if changed.get(STATS):
+                        new_stats[name] = changed[STATS]
+                else:
+                    x = module.apply(variables, x, own)
+                # What crosses a boundary has several readers, and so has the sum of their gradients on the way back.
+                x = ops.materialize(x)
         return x, (new_stats if context.train else stats)
 
 

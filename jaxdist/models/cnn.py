@@ -26,7 +26,7 @@ class ConvRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = nn.relu(Conv(self.features, (3, 3), kernel_init=nn.linear.default_kernel_init, name="conv")(x))
+        x = ops.relu(Conv(self.features, (3, 3), kernel_init=nn.linear.default_kernel_init, name="conv")(x))
         if self.pool:
             x = ops.max_pool(x)
         return Dropout(self.dropout, name="dropout")(x, context)
@@ -40,7 +40,7 @@ class DenseRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = nn.relu(nn.Dense(self.features, dtype=x.dtype, name="dense")(x.reshape(x.shape[0], -1)))
+        x = ops.relu(nn.Dense(self.features, dtype=x.dtype, name="dense")(x.reshape(x.shape[0], -1)))
         return Dropout(self.dropout, name="dropout")(x, context)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxdist import ops
 from jaxdist.models.context import Context
+from jaxdist.ops.kinds import BATCH_NORM_FORWARD, POOLING
 
 # He et al. 2015 (arXiv:1502.01852), eq. 10: normal with variance 2 / fan_in, not truncated.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -79,12 +80,14 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         if not context.train:
             known = running_mean.value, running_var.value
-            return ops.normalize(x, *known, scale, bias, self.epsilon, self.relu)
+            with ops.kind(BATCH_NORM_FORWARD):
+                return ops.normalize(x, *known, scale, bias, self.epsilon, self.relu)
         y, mean, var = ops.batch_norm(x, scale, bias, self.epsilon, self.relu, context.batch_axis)
         if not self.is_initializing():
             keep = self.momentum
-            running_mean.value = keep * running_mean.value + (1 - keep) * mean.astype(running_mean.value.dtype)
-            running_var.value = keep * running_var.value + (1 - keep) * var.astype(running_var.value.dtype)
+            with ops.kind(BATCH_NORM_FORWARD):
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean.astype(running_mean.value.dtype)
+                running_var.value = keep * running_var.value + (1 - keep) * var.astype(running_var.value.dtype)
         return y
 
 
@@ -109,4 +112,6 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         del context
-        return nn.Dense(self.num_classes, dtype=None, name="dense")(jnp.mean(x, axis=(1, 2)))
+        with ops.kind(POOLING):
+            x = jnp.mean(x, axis=(1, 2))
+        return nn.Dense(self.num_classes, dtype=None, name="dense")(x)

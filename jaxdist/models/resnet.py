@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdist import ops
 from jaxdist.models.context import Context
 from jaxdist.models.layers import BatchNorm, Classifier, conv
 
@@ -46,7 +47,7 @@ class BasicBlock(nn.Module):
             missing = self.features - x.shape[-1]
             x = x[:, :: self.strides, :: self.strides, :]
             x = jnp.pad(x, [(0, 0)] * 3 + [(missing // 2, missing - missing // 2)])
-        return nn.relu(x + y)
+        return ops.relu(x + y)
 
 
 class BottleneckBlock(nn.Module):

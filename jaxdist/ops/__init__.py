@@ -15,8 +15,10 @@ batch cannot be partitioned. In `shard_map` use `check_vma=False`. Only reverse-
 from jaxdist.ops.convolution import conv as conv
 from jaxdist.ops.dropout import dropout as dropout
 from jaxdist.ops.dropout import mix32 as mix32
+from jaxdist.ops.kinds import kind as kind
 from jaxdist.ops.normalization import batch_norm as batch_norm
 from jaxdist.ops.normalization import normalize as normalize
 from jaxdist.ops.platforms import materialize as materialize
 from jaxdist.ops.pooling import average_pool as average_pool
 from jaxdist.ops.pooling import max_pool as max_pool
+from jaxdist.ops.relu import relu as relu

@@ -24,6 +24,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxdist.ops.kinds import CONVOLUTION_FORWARD, CONVOLUTION_INPUT_GRADIENT, CONVOLUTION_KERNEL_GRADIENT, kind
 from jaxdist.ops.platforms import choose, materialize
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -40,7 +41,10 @@ def conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Pad
       strides: of height and width.
       padding: ((top, bottom), (left, right)), zeros.
     """
-    return choose(x, kernel, cpu=partial(_forward, strides=strides, padding=padding), plain=_plain(strides, padding))
+    with kind(CONVOLUTION_FORWARD):
+        return choose(
+            x, kernel, cpu=partial(_forward, strides=strides, padding=padding), plain=_plain(strides, padding)
+        )
 
 
 def _conv_fwd(
@@ -55,7 +59,7 @@ def _conv_bwd(
     return choose(
         *saved, dy,
         cpu=partial(_backward, strides=strides, padding=padding),
-        plain=lambda x, kernel, dy: jax.vjp(_plain(strides, padding), x, kernel)[1](dy),
+        plain=partial(_plain_backward, strides=strides, padding=padding),
     )  # fmt: skip
 
 
@@ -67,6 +71,18 @@ def _plain(strides: tuple[int, int], padding: Padding):  # type: ignore[no-untyp
         jax.lax.conv_general_dilated,
         window_strides=strides, padding=padding, dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )  # fmt: skip
+
+
+def _plain_backward(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: tuple[int, int], padding: Padding
+) -> tuple[jax.Array, jax.Array]:
+    """XLA's own: one operation for each of the two."""
+    plain = _plain(strides, padding)
+    with kind(CONVOLUTION_INPUT_GRADIENT):
+        (dx,) = jax.vjp(lambda x: plain(x, kernel), x)[1](dy)
+    with kind(CONVOLUTION_KERNEL_GRADIENT):
+        (dkernel,) = jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](dy)
+    return dx, dkernel
 
 
 def _is_dot(kernel: jax.Array, padding: Padding) -> bool:
@@ -96,25 +112,31 @@ def _backward(
         return _strided_backward(x, kernel, dy, strides, padding)
     if _is_dot(kernel, padding):
         flat = dy.reshape(-1, outputs)
-        dx = (flat @ kernel[0, 0].T).reshape(x.shape)
-        return dx, (x.reshape(-1, inputs).T @ flat)[None, None]
-    turned = kernel.reshape(-1, inputs, outputs)[::-1].swapaxes(1, 2).reshape(height, width, outputs, inputs)
+        with kind(CONVOLUTION_INPUT_GRADIENT):
+            dx = (flat @ kernel[0, 0].T).reshape(x.shape)
+        with kind(CONVOLUTION_KERNEL_GRADIENT):
+            return dx, (x.reshape(-1, inputs).T @ flat)[None, None]
     (top, bottom), (left, right) = padding
     around = ((height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right))
-    return _forward(dy, turned, strides, around), kernel_gradient(x, dy, (height, width), padding)
+    with kind(CONVOLUTION_INPUT_GRADIENT):
+        turned = kernel.reshape(-1, inputs, outputs)[::-1].swapaxes(1, 2).reshape(height, width, outputs, inputs)
+        dx = _forward(dy, turned, strides, around)
+    with kind(CONVOLUTION_KERNEL_GRADIENT):
+        return dx, kernel_gradient(x, dy, (height, width), padding)
 
 
 def _strided_backward(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[jax.Array, jax.Array]:
     if not _is_dot(kernel, padding):
-        return jax.vjp(_plain(strides, padding), x, kernel)[1](dy)
+        return _plain_backward(x, kernel, dy, strides, padding)
     seen = materialize(x[:, :: strides[0], :: strides[1]])
     dseen, dkernel = _backward(seen, kernel, dy, (1, 1), padding)
     spread = [(0, 0, 0)]
     for size, step, whole in zip(seen.shape[1:3], strides, x.shape[1:3], strict=True):
         spread.append((0, whole - (size - 1) * step - 1, step - 1))
-    return jax.lax.pad(dseen, jnp.zeros((), x.dtype), [*spread, (0, 0, 0)]), dkernel
+    with kind(CONVOLUTION_INPUT_GRADIENT):
+        return jax.lax.pad(dseen, jnp.zeros((), x.dtype), [*spread, (0, 0, 0)]), dkernel
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, window: Sequence[int], padding: Padding) -> jax.Array:

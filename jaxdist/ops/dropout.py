@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdist.ops.kinds import DROPOUT, kind
 from jaxdist.ops.platforms import materialize
 
 
@@ -32,6 +33,11 @@ def dropout(x: jax.Array, key: jax.Array, positions: jax.Array, rate: float) -> 
       positions: uint32 [batch], of the examples in the stream.
       rate: in [0, 1).
     """
+    with kind(DROPOUT):
+        return _dropout(x, key, positions, rate)
+
+
+def _dropout(x: jax.Array, key: jax.Array, positions: jax.Array, rate: float) -> jax.Array:
     per_example = mix32(key + mix32(positions.astype(jnp.uint32)))
     elements = jnp.arange(np.prod(x.shape[1:], dtype=np.int64), dtype=jnp.uint32).reshape(x.shape[1:])
     shape = (-1,) + (1,) * (x.ndim - 1)

@@ -19,6 +19,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxdist.ops.kinds import BATCH_NORM_BACKWARD, BATCH_NORM_FORWARD, kind
 from jaxdist.ops.platforms import materialize
 
 
@@ -68,14 +69,19 @@ def _pmean(value: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def _batch_norm_fwd(x, scale, bias, epsilon, relu, axis_name):  # type: ignore[no-untyped-def]
-    mean, var = moments(x, axis_name)
-    y = materialize(normalize(x, mean, var, scale, bias, epsilon, relu))
+    with kind(BATCH_NORM_FORWARD):
+        mean, var = moments(x, axis_name)
+        y = materialize(normalize(x, mean, var, scale, bias, epsilon, relu))
     return (y, mean, var), (x, mean, var, scale, bias, y if relu else None)
 
 
 def _batch_norm_bwd(epsilon, relu, axis_name, saved, cotangents):  # type: ignore[no-untyped-def]
+    with kind(BATCH_NORM_BACKWARD):
+        return _gradients(epsilon, axis_name, saved, cotangents[0])
+
+
+def _gradients(epsilon, axis_name, saved, dy):  # type: ignore[no-untyped-def]
     x, mean, var, scale, bias, y = saved
-    dy = cotangents[0]
     axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     g = _wide(dy if y is None else jnp.where(y > 0, dy, jnp.zeros((), dy.dtype)))
     s, t = jnp.sum(g, axes), jnp.sum(g * _wide(x), axes)

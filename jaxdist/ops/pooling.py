@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxdist.ops.kinds import POOLING, kind
 from jaxdist.ops.platforms import materialize
 
 
@@ -17,7 +18,8 @@ def _windows(x: jax.Array) -> jax.Array:
 
 def average_pool(x: jax.Array) -> jax.Array:
     """Means of x [batch, h, w, c] over 2x2 windows: [batch, h // 2, w // 2, c]."""
-    return jnp.mean(_windows(x), axis=(2, 4))
+    with kind(POOLING):
+        return jnp.mean(_windows(x), axis=(2, 4))
 
 
 @jax.custom_vjp
@@ -26,9 +28,10 @@ def max_pool(x: jax.Array) -> jax.Array:
 
     The gradient goes to the first of equal maxima in row-major order, as with `flax.linen.max_pool`.
     """
-    pairs = _windows(x)
-    rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
-    return materialize(jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1]))
+    with kind(POOLING):
+        pairs = _windows(x)
+        rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
+        return materialize(jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1]))
 
 
 def _max_pool_fwd(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -37,7 +40,11 @@ def _max_pool_fwd(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]
 
 
 def _max_pool_bwd(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array]:
-    x, y = saved
+    with kind(POOLING):
+        return (_max_pool_gradient(*saved, dy),)
+
+
+def _max_pool_gradient(x: jax.Array, y: jax.Array, dy: jax.Array) -> jax.Array:
     windows = _windows(x)
     free = jnp.ones(y.shape, bool)  # no earlier element of the window was the maximum
     parts: list[list[jax.Array]] = [[], []]
@@ -49,7 +56,7 @@ def _max_pool_bwd(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[ja
     dx = jnp.stack([jnp.stack(columns, axis=3) for columns in parts], axis=2)
     batch, height, width, channels = x.shape
     dx = dx.reshape(batch, height // 2 * 2, width // 2 * 2, channels)
-    return (materialize(jnp.pad(dx, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))),)
+    return materialize(jnp.pad(dx, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))))
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import optax
 
+from jaxdist import ops
 from jaxdist.dotted import asked_for, function_of
+from jaxdist.ops.kinds import OPTIMIZER_UPDATE, REGULARISATION
 from jaxdist.optim import momentum as momentum_lib
 from jaxdist.state import Tree, flatten, unflatten
 
@@ -55,10 +57,12 @@ class Optimizer:
         """(new params, new opt_state); pure, traceable."""
         if self.weight_decay:
             decay = optax.add_decayed_weights(self.weight_decay, mask=_is_kernel)
-            grads, _ = decay.update(grads, decay.init(params), params)
+            with ops.kind(REGULARISATION):
+                grads, _ = decay.update(grads, decay.init(params), params)
         state = _optax_state(opt_state, jax.eval_shape(self.rule.init, params), params)
-        direction, state = self.rule.update(grads, state, params)
-        new_params = jax.tree.map(lambda p, d: p - learning_rate.astype(p.dtype) * d, params, direction)
+        with ops.kind(OPTIMIZER_UPDATE):
+            direction, state = self.rule.update(grads, state, params)
+            new_params = jax.tree.map(lambda p, d: p - learning_rate.astype(p.dtype) * d, params, direction)
         return new_params, {slot: {} for slot in opt_state} | _slots(state, params)  # where there are no parameters
 
     def scale_momentum(self, opt_state: Tree, factor: Any) -> Tree:

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdist import ops
+from jaxdist.ops.kinds import LOSS
 from jaxdist.state import Tree
 from jaxdist.task import Batch, Metrics, Task, score
 from jaxdist.task.two_pass import Saved, TwoPass
@@ -67,7 +69,8 @@ class Stage:
         if not self.is_last:
             return y, (stats, {})
         losses, metrics = score(y, batch["label"], None)
-        return jnp.mean(losses), (stats, metrics)
+        with ops.kind(LOSS):
+            return jnp.mean(losses), (stats, metrics)
 
     def _start(self, arrays: Tree) -> tuple[Tree, Tree]:
         """(sums, grads) of no microbatch at all."""

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdist import ops
 from jaxdist.models import Chain, Context
+from jaxdist.ops.kinds import LOSS
 from jaxdist.optim.optimizers import Optimizer
 from jaxdist.state import LazyArray, Position, Select, TrainState, Tree, arrays_of, flatten, part_shape
 from jaxdist.task.initial_state import InitialModel
@@ -146,7 +148,8 @@ class Task:
         """Mean cross-entropy over the batch, with (new statistics, metrics)."""
         logits, stats = self.apply(params, stats, batch, train=True, batch_axis=batch_axis)
         losses, metrics = score(logits, batch["label"], None)
-        return jnp.mean(losses), (stats, metrics)
+        with ops.kind(LOSS):
+            return jnp.mean(losses), (stats, metrics)
 
     def gradient(
         self, params: Tree, stats: Tree, batch: Batch, batch_axis: str | None = None
@@ -177,6 +180,11 @@ class Task:
 
 def score(logits: jax.Array, label: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Metrics]:
     """(cross-entropy of each example, metrics); examples whose mask is 0 do not count in the metrics."""
+    with ops.kind(LOSS):
+        return _score(logits, label, mask)
+
+
+def _score(logits: jax.Array, label: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Metrics]:
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     weight = jnp.ones_like(losses) if mask is None else mask.astype(losses.dtype)
