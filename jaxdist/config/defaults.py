@@ -17,6 +17,7 @@ import jaxdist.config.run
 import jaxdist.data.knobs
 import jaxdist.models.knobs
 import jaxdist.optim.knobs
+import jaxdist.profiling.knobs
 import jaxdist.runtime.knobs
 from jaxdist.config import phases
 from jaxdist.errors import UsageError, nearest
@@ -41,6 +42,7 @@ def all_knobs() -> dict[str, Knob]:
         *jaxdist.checkpoint.knobs.KNOBS,
         *jaxdist.cluster.knobs.KNOBS,
         *jaxdist.runtime.knobs.KNOBS,
+        *jaxdist.profiling.knobs.KNOBS,
     ]
     found = {knob.key: knob for knob in every}
     for knob in every:

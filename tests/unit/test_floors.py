@@ -21,7 +21,7 @@ FLOORS = (
     {"comm", "parallel", "models"},
     {"optim", "cluster"},
     {"ps", "task"},
-    {"checkpoint", "cost"},
+    {"checkpoint", "cost", "profiling"},
     {"strategies"},
     {"config"},
     {"train"},

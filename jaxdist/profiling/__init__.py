@@ -1,0 +1,1 @@
+"""Where a step's time goes, operator by operator: `profile.at_epochs`, `profile.updates`."""

@@ -1,0 +1,160 @@
+"""A compiled program as text, taken apart: which instruction does what, for which layer, with how many bytes.
+
+    %fusion.3 = f32[26,24,24,64]{3,2,1,0} fusion(%a, %b), kind=kLoop, calls=%fused_computation.3, metadata={op_name=...}
+    |           |                         |      |                         |                             |
+    name        shape                     opcode operands                  what it contains      where it comes from
+
+A trace names instructions; this says what they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+_HEADER = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(
+    r"^\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>\(.*?\)|\S+) (?P<opcode>[\w-]+)\((?P<rest>.*)$"
+)
+_OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+_CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
+_SHAPE = re.compile(r"(pred|bf16|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+_OPERAND = re.compile(r"%([\w.-]+)")
+_CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+_LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a program.
+
+    Attributes:
+      shapes: (dtype, dims) of its result, several for a tuple.
+      operands: names, in the same computation.
+      op_name: where it comes from, as JAX says; '' where XLA has made it up.
+      called: the computations that it runs: a fusion's, a loop's body.
+      attributes: the rest of the line.
+    """
+
+    name: str
+    opcode: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    operands: tuple[str, ...]
+    op_name: str
+    called: tuple[str, ...]
+    attributes: str
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Of its result; () of a tuple."""
+        return self.shapes[0][1] if len(self.shapes) == 1 else ()
+
+    @property
+    def bytes(self) -> int:
+        return sum(_bytes(dtype) * math.prod(dims) for dtype, dims in self.shapes)
+
+
+class Program:
+    """The instructions of a program by computation; names of instructions are unique in all of it."""
+
+    def __init__(self, text: str) -> None:
+        self.computations: dict[str, dict[str, Instruction]] = dict(_computations(text))
+        self._where = {name: c for c, inside in self.computations.items() for name in inside}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def __getitem__(self, name: str) -> Instruction:
+        return self.computations[self._where[name]][name]
+
+    def siblings(self, name: str) -> Mapping[str, Instruction]:
+        """The instructions of the same computation."""
+        return self.computations[self._where[name]]
+
+    def inside(self, name: str) -> Iterator[Instruction]:
+        """What an instruction does: itself, or what a fusion, a call or a loop contains, in the order of the text."""
+        instruction = self[name]
+        if not instruction.called:
+            yield instruction
+        for called in instruction.called:
+            for inner in self.computations.get(called, {}):
+                yield from self.inside(inner)
+
+    def bytes_of(self, name: str) -> int:
+        """What one run of it reads and writes, each operand and the result once."""
+        siblings, instruction = self.siblings(name), self[name]
+        return instruction.bytes + sum(siblings[o].bytes for o in instruction.operands if o in siblings)
+
+    def elements_of(self, name: str) -> int:
+        """Of the largest array that it reads or writes."""
+        siblings, instruction = self.siblings(name), self[name]
+        arrays = [instruction, *(siblings[o] for o in instruction.operands if o in siblings)]
+        return max((math.prod(dims) for one in arrays for _, dims in one.shapes), default=0)
+
+    def flops_of(self, name: str) -> float:
+        """Of matrix products and convolutions in one run of it, two for each multiplication; others count as 0."""
+        return sum(self._flops(one) for one in self.inside(name))
+
+    def _flops(self, instruction: Instruction) -> float:
+        if instruction.opcode not in ("dot", "convolution") or len(instruction.operands) < 2:
+            return 0.0
+        siblings = self.siblings(instruction.name)
+        left, right = (siblings[o].dims if o in siblings else () for o in instruction.operands[:2])
+        size = math.prod(instruction.dims)
+        if instruction.opcode == "dot":
+            found = _CONTRACTED.search(instruction.attributes)
+            contracted = [int(d) for d in found[1].split(",") if d] if found else []
+            return 2.0 * size * math.prod(left[d] for d in contracted if d < len(left))
+        labels = _LABELS.search(instruction.attributes)
+        outputs = right[labels[2].index("o")] if labels and len(labels[2]) == len(right) else 1
+        return 2.0 * size * math.prod(right) / max(outputs, 1)
+
+
+def is_kernel_gradient(instruction: Instruction) -> bool:
+    """Whether a convolution, as JAX derives it, is that by the kernel: the examples are what it sums over."""
+    labels = _LABELS.search(instruction.attributes)
+    return bool(labels) and labels[1].index("f") < labels[1].index("b")  # type: ignore[index]
+
+
+def _computations(text: str) -> Iterator[tuple[str, dict[str, Instruction]]]:
+    name, inside = "", {}
+    for line in text.splitlines():
+        if header := _HEADER.match(line):
+            name, inside = header["name"], {}
+        elif line == "}" and name:
+            yield name, inside
+            name = ""
+        elif name and (found := _INSTRUCTION.match(line)):
+            arguments, attributes = _split(found["rest"])
+            op_name = _OP_NAME.search(attributes)
+            inside[found["name"]] = Instruction(
+                found["name"],
+                found["opcode"],
+                tuple((kind, tuple(int(d) for d in dims.split(",") if d)) for kind, _, dims in
+                      _SHAPE.findall(found["shape"])),
+                tuple(_OPERAND.findall(arguments)),
+                op_name[1] if op_name else "",
+                tuple(_CALLED.findall(attributes)) if found["opcode"] in _CALLING else (),
+                attributes,
+            )  # fmt: skip
+
+
+# A reduction's function is not run as a computation of its own.
+_CALLING = ("fusion", "call", "while", "conditional", "async-start")
+
+
+def _split(rest: str) -> tuple[str, str]:
+    """(operands, attributes) of what follows an opcode's opening bracket."""
+    depth = 1
+    for place, letter in enumerate(rest):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return rest[:place], rest[place + 1 :]
+    return rest, ""
+
+
+def _bytes(dtype: str) -> int:
+    bits = re.search(r"\d+", dtype)
+    return 1 if dtype == "pred" else max(int(bits[0]) // 8, 1) if bits else 1

@@ -1,0 +1,214 @@
+"""The profile of a run: traces its windows, and makes the tables of each when it ends.
+
+    step step | trial | step step step step ... step | tables | step step ...
+              from-1  from                           to or full
+
+The trial, of one step, says how many events a step has: a trace holds a million at most, and is cut before that. It is
+left out where the window is short.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxdist.profiling import files
+from jaxdist.profiling.peak import matrix_flops
+from jaxdist.profiling.table import make_table
+from jaxdist.profiling.trace import count_events, read
+from jaxdist.runtime import profiler
+
+MOST_EVENTS = 400_000  # of one trace; what the profiler holds is 1,000,000
+_SHORT = 12  # steps of a window without a trial
+_MARK = "training thread"  # where this span is, the training thread is
+
+SPANS = frozenset(value for name, value in vars(profiler).items() if name.isupper() and isinstance(value, str))
+
+
+class RunProfile:
+    """Called between the steps of one process; does nothing while no window is near.
+
+    A failure is said once, in the log and by `event`, and ends the profile, never the training.
+
+    Args:
+      folder: where the profiles are written: FOLDER/updates_FROM-TO/PROCESS.*.
+      process: 'worker-0', 'server-1', ...
+      windows: (from, to), in order.
+      about: what the profile is of (process, strategy, model, ...): goes into its files.
+      event: is told what has happened, as fields of an event row.
+      blocks, flops: of the model (`table.make_table`).
+      examples: of one step of this process.
+      in_background: make the tables in a thread, as a server does, which must answer meanwhile.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        process: str,
+        windows: Sequence[tuple[int, int]],
+        about: Mapping[str, Any],
+        event: Callable[[dict[str, Any]], None] = lambda event: None,
+        *,
+        blocks: frozenset[str] = frozenset(),
+        flops: Callable[[], Mapping[str, float]] = dict,
+        examples: float = 0.0,
+        in_background: bool = False,
+    ) -> None:
+        self._folder, self._process, self._about, self._event = folder, process, dict(about), event
+        self._blocks, self._flops, self._examples, self._in_background = blocks, flops, examples, in_background
+        self._windows = list(windows)
+        self._trace: profiler.Trace | None = None
+        self._trial = False
+        self._calls = 0  # of `at`: steps that this process has done
+        self._most_steps = 0
+        self._begun = (0.0, 0, 0)  # of the window: Unix time, update, calls
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is left to be profiled."""
+        return bool(self._windows)
+
+    def at(self, updates: int, arrays: Any = None) -> None:
+        """After a step, or an update of a server: `updates` are done. Blocks where a window begins or ends.
+
+        Args:
+          arrays: what the last step gives; waited for, so that a window has whole steps.
+        """
+        if not self._windows:
+            return
+        self._calls += 1
+        try:
+            self._at(updates, arrays)
+        except Exception as e:  # whatever the profiler, the disk or a program that is read raises
+            self._failed(e)
+
+    def _at(self, updates: int, arrays: Any) -> None:
+        _start, end = self._windows[0]
+        if self._trace is None:
+            while self._windows and updates >= self._windows[0][1]:
+                logging.info("Updates %d to %d were done before; they are not profiled again.", *self._windows.pop(0))
+            if self._windows and self._calls >= 1 and updates >= self._windows[0][0] - 1:
+                self._maybe_begin(updates, arrays)
+        elif self._trial:
+            self._end_trial(updates, arrays)
+        elif updates >= end or self._calls - self._begun[2] >= self._most_steps:
+            self._end(updates, arrays)
+
+    def _maybe_begin(self, updates: int, arrays: Any) -> None:
+        start, end = self._windows[0]
+        if updates > start:
+            words = "The profile of updates %d to %d begins after %d, where this process has come to."
+            logging.warning(words, start, end, updates)
+        if end - start > _SHORT:
+            jax.block_until_ready(arrays)
+            self._trace, self._trial = profiler.Trace(), True
+        elif updates >= start:
+            self._begin(updates, arrays, _SHORT)
+
+    def _end_trial(self, updates: int, arrays: Any) -> None:
+        assert self._trace is not None
+        jax.block_until_ready(arrays)
+        trial, self._trace, self._trial = self._trace, None, False
+        try:
+            trial.stop()
+            events = count_events(trial.path())
+        finally:
+            trial.close()
+        self._begin(updates, arrays, max(MOST_EVENTS // max(events, 1), 1))
+
+    def _begin(self, updates: int, arrays: Any, most_steps: int) -> None:
+        jax.block_until_ready(arrays)
+        self._most_steps = most_steps
+        self._trace = profiler.Trace()
+        with profiler.span(_MARK):
+            self._begun = (time.time(), updates, self._calls)
+
+    def _end(self, updates: int, arrays: Any) -> None:
+        assert self._trace is not None
+        jax.block_until_ready(arrays)
+        began, first, calls = self._begun
+        end_time = time.time()
+        trace, self._trace = self._trace, None
+        programs = profiler.programs()
+        (start, end) = self._windows.pop(0)
+        about = self._about | {
+            "process": self._process,
+            "asked": [start, end],
+            "updates": [first, updates],
+            "steps": self._calls - calls,
+            "cut": updates < end,
+            "began": began,
+        }
+        if about["cut"]:
+            logging.warning(
+                "The profile of updates %d to %d was cut after %d: a trace holds %d events, and a step has %d of them.",
+                start, end, updates, MOST_EVENTS, MOST_EVENTS // self._most_steps,
+            )  # fmt: skip
+        trace.stop()
+        if self._in_background:
+            thread = threading.Thread(
+                target=self._tables_or_a_warning, args=(trace, programs, about, end_time), name="profile", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+        else:
+            self._tables(trace, programs, about, end_time)
+
+    def _tables_or_a_warning(self, *of: Any) -> None:
+        try:
+            self._tables(*of)
+        except Exception as e:
+            self._failed(e)
+
+    def _tables(self, trace: profiler.Trace, programs: Sequence[Any], about: dict[str, Any], end_time: float) -> None:
+        try:
+            found = read(trace.path(), SPANS | {_MARK})
+        finally:
+            trace.close()
+        ids = {what.program for what in found.operations.what}
+        peak = 0.0 if self._in_background else matrix_flops()
+        marks = [thread for what, thread in zip(found.spans.what, found.spans.thread, strict=True) if what == _MARK]
+        table = make_table(
+            found,
+            files.programs_by_id(programs, ids),
+            begin=about["began"] - found.unix_time,
+            end=end_time - found.unix_time,
+            steps=max(about["steps"], 1),
+            blocks=self._blocks,
+            flops=self._flops(),
+            examples=self._examples,
+            peak=peak,
+            training_thread=marks[0] if marks and not self._in_background else None,
+        )
+        about |= {"ended": end_time, "events": found.num_events, "peak_gflops": peak / 1e9}
+        place = self._folder / f"updates_{about['asked'][0]}-{about['asked'][1]}"
+        files.write(place, self._process, about, table, found)
+        words = "Profiled %d steps up to update %d: %.1f ms a step; the tables are in %s."
+        logging.info(words, about["steps"], about["updates"][1], table.step_ms, place)
+        kept = ("asked", "updates", "steps", "cut", "events")
+        self._event({"event": "profiled"} | {key: about[key] for key in kept} | {"step_ms": round(table.step_ms, 3)})
+
+    def _failed(self, error: Exception) -> None:
+        self._windows.clear()
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        logging.warning("The profile of %s has failed; training goes on: %s", self._process, words)
+        self.close()
+        self._event({"event": "profile_failed", "process": self._process, "reason": words})
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Ends a trace that is under way, and waits for tables that are being made. Idempotent."""
+        trace, self._trace = self._trace, None
+        if trace is not None:
+            try:
+                trace.close()
+            except Exception as e:
+                logging.warning("The profiler could not be ended: %s", e)
+        for thread in self._threads:
+            thread.join(timeout=seconds)
