@@ -119,7 +119,8 @@ def is_kernel_gradient(instruction: Instruction) -> bool:
 
 
 def _computations(text: str) -> Iterator[tuple[str, dict[str, Instruction]]]:
-    name, inside = "", {}
+    name = ""
+    inside: dict[str, Instruction] = {}
     for line in text.splitlines():
         if header := _HEADER.match(line):
             name, inside = header["name"], {}

@@ -9,16 +9,18 @@ left out where the window is short.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from jaxdist.profiling import files
+from jaxdist.profiling.merge import merge_folder
 from jaxdist.profiling.peak import matrix_flops
 from jaxdist.profiling.table import make_table
 from jaxdist.profiling.trace import count_events, read
@@ -43,7 +45,6 @@ class RunProfile:
       about: what the profile is of (process, strategy, model, ...): goes into its files.
       event: is told what has happened, as fields of an event row.
       blocks, flops: of the model (`table.make_table`).
-      examples: of one step of this process.
       in_background: make the tables in a thread, as a server does, which must answer meanwhile.
     """
 
@@ -57,12 +58,12 @@ class RunProfile:
         *,
         blocks: frozenset[str] = frozenset(),
         flops: Callable[[], Mapping[str, float]] = dict,
-        examples: float = 0.0,
         in_background: bool = False,
     ) -> None:
         self._folder, self._process, self._about, self._event = folder, process, dict(about), event
-        self._blocks, self._flops, self._examples, self._in_background = blocks, flops, examples, in_background
-        self._windows = list(windows)
+        self._blocks, self._flops, self._in_background = blocks, flops, in_background
+        self.windows, self._windows = list(windows), list(windows)
+        self.examples = 0.0  # of one step of this process
         self._trace: profiler.Trace | None = None
         self._trial = False
         self._calls = 0  # of `at`: steps that this process has done
@@ -75,17 +76,40 @@ class RunProfile:
         """Whether anything is left to be profiled."""
         return bool(self._windows)
 
-    def at(self, updates: int, arrays: Any = None) -> None:
+    def tell(self, event: Callable[[dict[str, Any]], None]) -> None:
+        """Who is told what has happened, from now on."""
+        self._event = event
+
+    def at(self, updates: int, state: Any = None) -> None:
         """After a step, or an update of a server: `updates` are done. Blocks where a window begins or ends.
 
         Args:
-          arrays: what the last step gives; waited for, so that a window has whole steps.
+          state: what the last step gives; its arrays are waited for, so that a window has whole steps.
         """
         if not self._windows:
             return
         self._calls += 1
+        with self._never_raising():
+            self._at(updates, getattr(state, "arrays", None))
+
+    def end(self, updates: int, state: Any = None) -> None:
+        """Ends a window here, as the phase or the run does."""
+        with self._never_raising():
+            if self._trace is not None and self._trial:
+                self.close()
+            elif self._trace is not None:
+                self._end(updates, getattr(state, "arrays", None))
+
+    def merge(self) -> None:
+        """Makes one page of what all processes have written into this folder. For one process, at the end."""
+        for folder in sorted(self._folder.glob("updates_*")) if self.windows else ():
+            with self._never_raising():
+                merge_folder(folder)
+
+    @contextlib.contextmanager
+    def _never_raising(self) -> Iterator[None]:
         try:
-            self._at(updates, arrays)
+            yield
         except Exception as e:  # whatever the profiler, the disk or a program that is read raises
             self._failed(e)
 
@@ -94,7 +118,7 @@ class RunProfile:
         if self._trace is None:
             while self._windows and updates >= self._windows[0][1]:
                 logging.info("Updates %d to %d were done before; they are not profiled again.", *self._windows.pop(0))
-            if self._windows and self._calls >= 1 and updates >= self._windows[0][0] - 1:
+            if self._windows and updates >= self._windows[0][0] - 1:
                 self._maybe_begin(updates, arrays)
         elif self._trial:
             self._end_trial(updates, arrays)
@@ -162,10 +186,8 @@ class RunProfile:
             self._tables(trace, programs, about, end_time)
 
     def _tables_or_a_warning(self, *of: Any) -> None:
-        try:
+        with self._never_raising():
             self._tables(*of)
-        except Exception as e:
-            self._failed(e)
 
     def _tables(self, trace: profiler.Trace, programs: Sequence[Any], about: dict[str, Any], end_time: float) -> None:
         try:
@@ -183,7 +205,7 @@ class RunProfile:
             steps=max(about["steps"], 1),
             blocks=self._blocks,
             flops=self._flops(),
-            examples=self._examples,
+            examples=self.examples,
             peak=peak,
             training_thread=marks[0] if marks and not self._in_background else None,
         )

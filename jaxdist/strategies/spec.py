@@ -39,6 +39,7 @@ class BuildContext:
       phase: which phase of the run this is the strategy of.
       reservation: what the run has reserved the servers by.
       momentum_ramp: (examples_seen, examples) over which the momentum grows to its value; None: it has it at once.
+      profile: (from, to) of the updates that are profiled, for what profiles besides this process.
     """
 
     global_batch_size: int
@@ -52,6 +53,7 @@ class BuildContext:
     phase: int = 0
     reservation: str = ""
     momentum_ramp: tuple[int, int] | None = None
+    profile: Sequence[tuple[int, int]] = ()
 
     @property
     def is_chief(self) -> bool:
