@@ -8,8 +8,10 @@ Of a moment at which several of them apply, the first has it:
     loops and calls             what is between the operations inside them
     the training thread         data wait, logging, and other things that it does itself
     other threads               push, pull, send, pipeline idle, where the training thread waits for nothing else
+    XLA's executor              between operations
     server wait, device wait    of the training thread, where nothing says what for
-    XLA's executor, dispatch    starting operations and programs
+    dispatch                    starting programs
+    Python of a step            what a strategy does beside all that
     not attributed
 """
 
@@ -117,6 +119,7 @@ def make_table(
     is_wrapper = np.array([names.is_wrapper(what) for what in operations.what], bool)
     is_collective = np.array([name.kind in COLLECTIVES for name in named], bool)
     waits = own & np.array([what in _WAITS for what in spans.what], bool)
+    steps_own = np.array([what == profiler.STEP for what in spans.what], bool)
     others = ~own & np.array([what in _OTHER_THREADS for what in spans.what], bool)
     span_names = [Name(what, "", "") for what in spans.what]
     levels: list[tuple[Intervals, list[Name]]] = [
@@ -124,11 +127,12 @@ def make_table(
         _level(operations, ~is_wrapper & ~is_collective, named),
         _level(operations, is_collective, named),
         _level(operations, is_wrapper, named),
-        _level(spans, own & ~away & ~waits, span_names),
+        _level(spans, own & ~away & ~waits & ~steps_own, span_names),
         _level(spans, others, span_names),
-        _level(spans, waits, span_names),
         _all(trace.runtime.within(begin, end), EXECUTOR),
+        _level(spans, waits, span_names),
         _all(trace.dispatch.within(begin, end), profiler.DISPATCH),
+        _level(spans, steps_own, span_names),
     ]
     found, rest = self_times([(level.start, level.end) for level, _ in levels], begin, end)
     self_seconds: dict[Name, float] = collections.defaultdict(float)
@@ -215,7 +219,7 @@ def _grouped(levels: Sequence[tuple[Intervals, list[Name]]], spans: Intervals) -
     """Name -> (starts, ends) of all its calls, whoever's time they were."""
     found: dict[Name, list[tuple[float, float]]] = collections.defaultdict(list)
     for number, (level, names) in enumerate(levels):
-        if number in (1, 2, 3, 7, 8):  # the others are spans: below, with those that nobody waited for
+        if number in (1, 2, 3, 6, 8):  # the others are spans: below, with those that nobody waited for
             for name, start, end in zip(names, level.start, level.end, strict=True):
                 found[name].append((start, end))
     for what, start, end in zip(spans.what, spans.start, spans.end, strict=True):

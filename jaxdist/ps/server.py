@@ -183,10 +183,9 @@ class ParameterServer:
         return EMPTY
 
     @property
-    def profiled(self) -> list[tuple[int, int]]:
+    def profiled(self) -> Sequence[Sequence[int]]:
         """(from, to) of the updates that the run which is served profiles."""
-        settings = self._state.settings
-        return [(start, end) for start, end in settings.profile] if settings is not None else []
+        return self._state.settings.profile if self._state.settings is not None else ()
 
     def _push(self, request: pb.PushRequest, data: memoryview) -> Payload:
         return self._stage_and_accept(request, data), b""

@@ -10,10 +10,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdist import config as config_lib
+from jaxdist import strategies
 from jaxdist.cluster import Cluster
+from jaxdist.config.phases import schedule_of
 from jaxdist.profiling.model_flops import forward_flops
 from jaxdist.profiling.run_profile import RunProfile
-from jaxdist.profiling.windows import windows
+from jaxdist.profiling.windows import Window, windows
 from jaxdist.ps import ParameterServer
 from jaxdist.runtime import compilation
 from jaxdist.task import Task
@@ -32,7 +34,7 @@ def profile_of(config: ConfigDict, workdir: str, cluster: Cluster, task: Task, n
     found = windows(
         config.profile,
         epoch_examples=num_train,
-        batch=config.global_batch_size,
+        smallest_update=config.global_batch_size // (cluster.num_processes if _asynchronous(config) else 1),
         total_examples=total_examples(config, num_train),
     )
     if found:
@@ -60,12 +62,21 @@ class ServedProfile:
     def at(self, version: int, server: ParameterServer) -> None:
         """After an update; blocks where a profile begins or ends."""
         if self._profile is None:
-            self._profile = RunProfile(self._folder, self._process, server.profiled, self._about, in_background=True)
+            found = [Window(start, end) for start, end in server.profiled]
+            self._profile = RunProfile(self._folder, self._process, found, self._about, in_background=True)
         self._profile.at(version)
 
     def close(self) -> None:
         if self._profile is not None:
             self._profile.close()
+
+
+def _asynchronous(config: ConfigDict) -> bool:
+    """Whether some updates of the run are of one process's examples."""
+    return any(
+        strategies.spec_of(phase.name).asynchronous(phase.settings(config.strategy))
+        for phase in schedule_of(config.strategy).phases
+    )
 
 
 def _about(config: ConfigDict, cluster: Cluster) -> dict[str, Any]:

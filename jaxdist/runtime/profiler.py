@@ -21,6 +21,7 @@ DATA_WAIT = "data wait"
 SERVER_WAIT = "server wait"
 PIPELINE_WAIT = "pipeline idle"
 DEVICE_WAIT = "device wait"
+STEP = "Python of a step"
 DISPATCH = "dispatch"
 PUSH = "push"
 PUSH_PULL = "push and pull"  # a push's last part, the update that it waits for, and the answer's first part

@@ -260,7 +260,8 @@ class TrainingLoop:
     def step(self, batch: Any, waited: float, first: bool) -> bool:
         """One training step; True when all processes are to stop."""
         was = self.before_step = self.seen
-        self.state, metrics = self.phases.strategy.train_step(self.state, batch, self.stop_signal.received)
+        with profiler.span(profiler.STEP):
+            self.state, metrics = self.phases.strategy.train_step(self.state, batch, self.stop_signal.received)
         with profiler.span(profiler.DEVICE_WAIT):
             stop = self.measured.add_step(metrics, was, self.seen, waited=waited, timed=not first)
         if first or self.seen >= self.total:

@@ -22,6 +22,7 @@ import numpy as np
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import PeerError, Unhealthy
 from jaxdist.optim import momentum
+from jaxdist.profiling.windows import Window
 from jaxdist.ps import (
     Claim,
     Client,
@@ -69,7 +70,7 @@ class ParameterServer(Strategy):
       phase: of a run in phases; workers wait for the chief to begin it.
       reserve: what the run has reserved the servers by.
       momentum_ramp: (examples_seen, examples) over which the momentum grows to its value; the chief's counts.
-      profile: (from, to) of the updates that the servers profile, too; the chief's counts.
+      profile: what the servers profile, too; the chief's counts.
     """
 
     collective = False
@@ -89,7 +90,7 @@ class ParameterServer(Strategy):
         phase: int = 0,
         reserve: str = "",
         momentum_ramp: tuple[int, int] | None = None,
-        profile: Sequence[tuple[int, int]] = (),
+        profile: Sequence[Window] = (),
     ) -> None:
         self.task = task
         self._nonfinite = {"refuse": "skip"}.get(settings["nonfinite"], settings["nonfinite"] or task.nonfinite)
@@ -136,6 +137,7 @@ class ParameterServer(Strategy):
         """The chief puts the state on the servers and lets the workers in; the others wait for that."""
         self._client.check_servers()
         if self.is_chief:
+            place = canonical.updates, canonical.examples_seen
             self._client.begin(
                 {
                     "max_staleness": self._bound,
@@ -151,7 +153,7 @@ class ParameterServer(Strategy):
                     "snapshot_seconds": self._settings["snapshot_seconds"],
                     "connect_seconds": self._timeouts["connect_timeout_seconds"],
                     "momentum_ramp": self._momentum_ramp,
-                    "profile": self._profile,
+                    "profile": [w.in_updates(*place, self.examples_per_update)[:2] for w in self._profile],
                 },
                 to_vectors(canonical, self._layout),
             )

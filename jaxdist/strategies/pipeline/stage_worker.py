@@ -71,6 +71,7 @@ class StageWorker:
         self._incoming, self._outgoing = incoming, outgoing
         self._one = jax.device_put(np.ones((), stage.metrics_dtype), device)
 
+    @profiler.named(profiler.STEP)
     def train(self, arrays: Tree, microbatches: Sequence[Batch], step: int, stop: bool) -> Step:
         """Forward and backward passes of one step. Blocks.
 
