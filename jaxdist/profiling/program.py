@@ -65,6 +65,11 @@ class Program:
         self._read_by: dict[str, dict[str, list[str]]] = {}
         self._where = {name: c for c, inside in self.computations.items() for name in inside}
 
+    @property
+    def size(self) -> int:
+        """Instructions in all."""
+        return len(self._where)
+
     def __contains__(self, name: str) -> bool:
         return name in self._where
 

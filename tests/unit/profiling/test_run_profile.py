@@ -51,6 +51,12 @@ def profile_of(folder, *windows, **options):
     return made, events
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Without the second that measuring the peak takes."""
+    monkeypatch.setattr(run_profile, "matrix_flops", lambda: 1e9)
+
+
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory):
     """(folder, events, what was written) of a profile of updates 3 to 9."""
@@ -75,7 +81,7 @@ def test_rows_are_the_programs_operations_and_the_spans_of_the_thread(taken):
     assert product["gflop"] == pytest.approx(2 * 64**3 / 1e9, abs=1e-6)
     assert product["gflops_per_second"] > 0 and taken[2]["peak_gflops"] > 0
     assert rows["data wait"]["calls"] == 1
-    assert sum(row["self_ms"] for row in taken[2]["rows"]) == pytest.approx(taken[2]["step_ms"], rel=1e-6)
+    assert sum(row["self_ms"] for row in taken[2]["rows"]) == pytest.approx(taken[2]["step_ms"], abs=1e-3)
 
 
 def test_the_files_say_the_same(taken):
@@ -88,10 +94,10 @@ def test_the_files_say_the_same(taken):
     assert len(shown) == 6
     assert all(found["began"] <= e["ts"] / 1e6 <= found["ended"] for e in shown)  # on the host's own clock
     kinds = files.by_kind(found["rows"])
-    assert sum(row["self_ms"] for row in kinds) == pytest.approx(found["step_ms"], rel=1e-6)
+    assert sum(row["self_ms"] for row in kinds) == pytest.approx(found["step_ms"], abs=1e-3)
 
 
-def test_an_epoch_is_profiled_after_a_trial_and_cut_before_the_trace_is_full(tmp_path, monkeypatch, caplog):
+def test_an_epoch_is_profiled_after_a_trial_and_cut_before_the_trace_is_full(quick, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(run_profile, "MOST_EVENTS", 200)
     profile, events = profile_of(tmp_path, Window(40, 400, "examples"))
     with caplog.at_level(logging.WARNING):
@@ -102,7 +108,7 @@ def test_an_epoch_is_profiled_after_a_trial_and_cut_before_the_trace_is_full(tmp
     assert (tmp_path / "examples_40-400" / "worker-0.json").exists()
 
 
-def test_a_run_that_resumes_in_the_middle_or_behind_says_so(tmp_path, caplog):
+def test_a_run_that_resumes_in_the_middle_or_behind_says_so(quick, tmp_path, caplog):
     state = State()
     state.updates = 20
     profile, events = profile_of(tmp_path, Window(2, 8), Window(15, 26))
@@ -113,7 +119,7 @@ def test_a_run_that_resumes_in_the_middle_or_behind_says_so(tmp_path, caplog):
     assert [(e["after_update"], e["to_update"]) for e in events] == [(22, 26)]
 
 
-def test_training_that_ends_ends_the_window(tmp_path, caplog):
+def test_training_that_ends_ends_the_window(quick, tmp_path, caplog):
     profile, events = profile_of(tmp_path, Window(3, 9))
     with caplog.at_level(logging.WARNING):
         state = train(profile, 6)
@@ -123,7 +129,7 @@ def test_training_that_ends_ends_the_window(tmp_path, caplog):
     assert not profiler.is_tracing()
 
 
-def test_a_folder_that_cannot_be_written_ends_the_profile_and_not_the_training(tmp_path, caplog):
+def test_a_folder_that_cannot_be_written_ends_the_profile_and_not_the_training(quick, tmp_path, caplog):
     (tmp_path / "taken").write_text("a file")
     profile, events = profile_of(tmp_path / "taken", Window(3, 6))
     with caplog.at_level(logging.WARNING):
@@ -132,7 +138,7 @@ def test_a_folder_that_cannot_be_written_ends_the_profile_and_not_the_training(t
     assert "training goes on" in caplog.text and not profile.waits and not profiler.is_tracing()
 
 
-def test_another_profiler_in_this_process_ends_the_profile_and_not_the_training(tmp_path):
+def test_another_profiler_in_this_process_ends_the_profile_and_not_the_training(quick, tmp_path):
     profile, events = profile_of(tmp_path, Window(3, 6))
     with jax.profiler.trace(str(tmp_path / "other")):
         assert train(profile, 10).updates == 10
