@@ -6,6 +6,7 @@ import logging
 import pathlib
 import signal
 import threading
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -43,9 +44,11 @@ def serve(
     cluster: Cluster,
     *,
     stop_signal: StopSignal | None = None,
+    show: Callable[[Mapping[str, int]], None] | None = None,
 ) -> tuple[int, str]:
     """Serves until the chief ends the run. Returns (exit code, reason). `config` is known to be valid; `stop_signal` is
-    open while SIGTERM ends the process at once, until it serves.
+    open while SIGTERM ends the process at once, until it serves. `show` takes {'updates': N} at every update; it must
+    neither block nor fail.
 
     Raises:
       UsageError: the address is in use, not this host's, or open to others without a token; the update rule cannot be
@@ -58,6 +61,12 @@ def serve(
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     faults = Faults(cluster.server_index, role="server")
     rule = update_rule(config)
+
+    def updated(version: int) -> None:
+        if show is not None:
+            show({"updates": version})
+        faults.at("update", version)
+
     try:
         server = ParameterServer(
             cluster.server_index,
@@ -68,7 +77,7 @@ def serve(
             folder=pathlib.Path(workdir) / "servers" / str(cluster.server_index),
             security=cluster.security,
             idle_seconds=config.cluster.connect_timeout_seconds,
-            on_update=lambda version: faults.at("update", version),
+            on_update=updated,
             drop_reply=lambda version: faults.asked("drop", version),
         )
     except OSError as e:
