@@ -174,7 +174,7 @@ def system_usage(run: Run) -> Row | None:
     if sampled is None or told is None or set(told["hosts"]) <= set(sampled["hosts"]):
         return sampled or told
     # The cluster's numbers are of the hosts that were added up: the summary's, as it knows more of them.
-    return {part: sampled[part] | told[part] for part in ("hosts", "processes")} | {"cluster": told["cluster"]}
+    return {part: told[part] | sampled[part] for part in ("hosts", "processes")} | {"cluster": told["cluster"]}
 
 
 def staleness_mean(summary: Mapping[str, Any]) -> float | None:

@@ -44,12 +44,9 @@ def panel(run: FollowedRun, now: float, height: int = 0) -> Any:
     events = list(run.events)[-_EVENTS:]
     if events:
         parts += [Text(), *(Text(_event(row), no_wrap=True, overflow="ellipsis") for row in events)]
-    return Panel(Group(*parts), title=Text(_title(run)), title_align="left", border_style=_COLOURS.get(state, "red"))
-
-
-def _title(run: FollowedRun) -> str:
-    what = [run.config.get(key) for key in ("model.name", "data.name")]
-    return f"{run.folder} · {' on '.join(map(str, what))}" if all(what) else str(run.folder)
+    return Panel(
+        Group(*parts), title=Text(str(run.folder)), title_align="left", border_style=_COLOURS.get(state, "red")
+    )
 
 
 def _progress(run: FollowedRun, state: str) -> Any:
@@ -73,11 +70,12 @@ def _numbers(run: FollowedRun) -> list[str]:
     """Lines of numbers, each of what there is."""
     train, found = run.train, run.evaluation
     newest = max((train, found, *list(run.events)[-1:]), key=lambda row: row.get("updates", -1))
+    names = [str(run.config.get(key, "")) for key in ("model.name", "data.name")]
+    what = _joined(" on ".join(names) if all(names) else "", run.phase)
     place = _joined(
         f"epoch {newest['epoch']:.2f} of {run.config['num_epochs']:g}" if newest and run.config else "",
         _some(newest, "updates", "update {}"),
         f"{_clock(newest['time'])} since the start" if newest else "",
-        run.phase,
     )
     rates = _joined(
         _some(train | (run.summary or {}), "images_per_second", "{:.0f} images/s"),
@@ -95,7 +93,7 @@ def _numbers(run: FollowedRun) -> list[str]:
         )
         for kind, row in (("train", train), ("validation", found))
     ]
-    return [line for line in (place, rates, *quality) if line]
+    return [line for line in (what, place, rates, *quality) if line]
 
 
 def _processes(run: FollowedRun, now: float, most: int) -> Any:

@@ -88,9 +88,10 @@ def test_the_sums_over_a_run_are_what_the_kernel_has_counted(tmp_path):
     assert least["lo sent"] >= 10_000_000 and least["cpu_user"] + least["cpu_system"] >= 0.4
     assert {"lo sent", "lo received", "cpu_user", "cpu_system", "host_cpu", "host_cpu_iowait"} <= sums.keys()
     for key, total in sums.items():
-        # iowait may go back; a sample is rounded, to a ten thousandth of a core and to a byte a second.
-        slack = 0.05 if "cpu" in key else 100
-        assert 0.98 * least[key] - slack <= total <= 1.02 * most[key] + slack, (key, least[key], total, most[key])
+        slack = 0.05 if "cpu" in key else 100  # the kernel's ticks; rounded samples
+        assert total >= 0.98 * least[key] - slack, (key, least[key], total)
+        if key != "host_cpu_iowait":  # it goes back at times, which is left out of a sample
+            assert total <= 1.02 * most[key] + slack, (key, total, most[key])
 
 
 def monitors() -> list[threading.Thread]:

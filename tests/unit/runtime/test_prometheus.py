@@ -6,11 +6,10 @@ import logging
 import socket
 import sys
 import types
-import urllib.request
 
 import pytest
+from helpers.metrics import scraped
 from helpers.processes import free_port
-from prometheus_client.parser import text_string_to_metric_families
 
 from jaxdist.errors import UsageError
 from jaxdist.runtime import prometheus
@@ -18,15 +17,6 @@ from jaxdist.runtime import prometheus
 
 def settings(port: int, address: str = "127.0.0.1") -> types.SimpleNamespace:
     return types.SimpleNamespace(prometheus_port=port, prometheus_address=address)
-
-
-def scraped(port: int) -> dict[str, tuple[str, float, dict]]:
-    """{name: (type, value, labels)}, as Prometheus would read it."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    families = text_string_to_metric_families(text)
-    return {one.name: (family.type, one.value, one.labels) for family in families for one in family.samples}
 
 
 def test_a_scrape_reads_the_newest_numbers_while_open(caplog):
@@ -78,7 +68,7 @@ def test_off_and_what_is_refused(monkeypatch):
         with pytest.raises(UsageError, match=words), prometheus.serving(settings(port), "worker", 0):
             pass
     elsewhere = settings(free_port(), "192.0.2.1")  # an address for documentation
-    with pytest.raises(UsageError, match="cannot serve its metrics at 192.0.2.1"):
+    with pytest.raises(UsageError, match=r"cannot serve its metrics at 192\.0\.2\.1"):
         with prometheus.serving(elsewhere, "worker", 0):
             pass
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
