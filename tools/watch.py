@@ -69,7 +69,7 @@ def _progress(run: FollowedRun, state: str) -> Any:
 def _numbers(run: FollowedRun) -> list[str]:
     """Lines of numbers, each of what there is."""
     train, found = run.train, run.evaluation
-    newest = max((train, found, *list(run.events)[-1:]), key=lambda row: row.get("updates", -1))
+    newest = max((train, found, *list(run.events)[-1:]), key=lambda row: row.get("time", -1.0))
     names = [str(run.config.get(key, "")) for key in ("model.name", "data.name")]
     what = _joined(" on ".join(names) if all(names) else "", run.phase)
     place = _joined(
