@@ -115,10 +115,13 @@ def test_usage_is_up_to_now_and_the_last_sample_covers_the_rest(tmp_path):
     begin = time.monotonic()
     with monitor.sampling(str(tmp_path), "worker-0", 60.0, heard.append):
         wait_until(lambda: (monitor.usage() or {}).get("seconds", 0) > 0.05, "something to say")
+        mid, seconds = time.monotonic(), monitor.usage()["seconds"]
         before = monitor.usage()
         assert before["process"] == "worker-0" and not heard and {"cpu", "host_cpu"} <= before["spent"].keys()
+        end = time.monotonic()
     (only,) = map(json.loads, (tmp_path / "system" / "worker-0.jsonl").read_text().splitlines())
-    assert [only] == heard and before["seconds"] - 0.001 <= only["seconds"] <= time.monotonic() - begin
+    assert [only] == heard and seconds <= before["seconds"] <= only["seconds"] <= time.monotonic() - begin
+    assert only["seconds"] >= seconds + (end - mid) - 0.01
     assert before["spent"]["memory_bytes"][2] > 10**7
 
 
