@@ -115,7 +115,7 @@ def test_usage_is_up_to_now_and_the_last_sample_covers_the_rest(tmp_path):
     begin = time.monotonic()
     with monitor.sampling(str(tmp_path), "worker-0", 60.0, heard.append):
         wait_until(lambda: (monitor.usage() or {}).get("seconds", 0) > 0.05, "something to say")
-        mid, seconds = time.monotonic(), monitor.usage()["seconds"]
+        seconds, mid = monitor.usage()["seconds"], time.monotonic()
         before = monitor.usage()
         assert before["process"] == "worker-0" and not heard and {"cpu", "host_cpu"} <= before["spent"].keys()
         end = time.monotonic()
