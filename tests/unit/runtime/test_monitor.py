@@ -114,15 +114,14 @@ def test_usage_is_up_to_now_and_the_last_sample_covers_the_rest(tmp_path):
     heard = []
     begin = time.monotonic()
     with monitor.sampling(str(tmp_path), "worker-0", 60.0, heard.append):
-        wait_until(lambda: (monitor.usage() or {}).get("seconds", 0) > 0.05, "something to say")
-        seconds, mid = monitor.usage()["seconds"], time.monotonic()
-        before = monitor.usage()
-        assert before["process"] == "worker-0" and not heard and {"cpu", "host_cpu"} <= before["spent"].keys()
-        end = time.monotonic()
+        wait_until(monitor.usage, "something to say")
+        time.sleep(0.3)
+        one, other = monitor.usage(), monitor.usage()
+        assert one["process"] == "worker-0" and not heard and {"cpu", "host_cpu"} <= one["spent"].keys()
     (only,) = map(json.loads, (tmp_path / "system" / "worker-0.jsonl").read_text().splitlines())
-    assert [only] == heard and seconds <= before["seconds"] <= only["seconds"] <= time.monotonic() - begin
-    assert only["seconds"] >= seconds + (end - mid) - 0.01
-    assert before["spent"]["memory_bytes"][2] > 10**7
+    assert [only] == heard
+    assert 0.3 <= one["seconds"] <= other["seconds"] <= only["seconds"] <= time.monotonic() - begin
+    assert one["spent"]["memory_bytes"][2] > 10**7
 
 
 def test_off(tmp_path):
