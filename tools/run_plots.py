@@ -85,7 +85,8 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
 
 
 def _line(rows: Sequence[Row], x: str, scale: float, key: str, factor: float) -> tuple[list[float], list[float]]:
-    return [r[x] / scale for r in rows], [factor * r[key] for r in rows]
+    known = [r for r in rows if r[key] is not None]  # a row of no step, or of numbers that are not finite, has none
+    return [r[x] / scale for r in known], [factor * r[key] for r in known]
 
 
 def _mean(evaluations: Sequence[Sequence[Row]]) -> list[Row]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jaxdist.runtime.usage import Usage, of_cluster
+
 Row = dict[str, Any]
 
 
@@ -106,45 +108,73 @@ def cluster_samples(run: Run, step: float = 2.0) -> dict[str, list[float]]:
     """What all processes and their hosts spent, on a grid of `step` seconds.
 
     Returns:
-      time (s), cpu (part of all hosts' cores), memory (bytes, sum over processes), network (bytes a second, sum over
-      hosts; loopback counts where processes share a host). Empty where there is no sample.
+      time (s), cpu, cpu_user, cpu_system, cpu_iowait (part of all hosts' cores), memory (bytes, sum over processes),
+      host_memory, host_cached (bytes, sum over hosts), network (bytes a second, sum over hosts; loopback counts where
+      processes share a host). What no sample has is 0. Empty where there is no sample.
     """
     end = max((s["time"] for samples in run.system.values() for s in samples), default=0.0)
     count = int(end / step) + 1
     if not any(run.system.values()):
         return {}
-    memory = [0.0] * count
     hosts: dict[str, str] = {}  # host -> the process whose samples stand for it
     for process, samples in run.system.items():
-        for cell, value in enumerate(_binned(samples, "memory_bytes", count, step)):
-            memory[cell] += value
         if samples:
             hosts.setdefault(samples[0]["host"], process)
     cores = sum(run.system[p][0]["host_cores"] for p in hosts.values())
-    cpu, network = [0.0] * count, [0.0] * count
-    for process in hosts.values():
-        for cell, value in enumerate(_binned(run.system[process], "host_cpu", count, step)):
-            cpu[cell] += value / cores
-        for key in ("host_sent_per_second", "loopback_per_second"):
-            for cell, value in enumerate(_binned(run.system[process], key, count, step)):
-                network[cell] += value
-    return {"time": [step * (k + 0.5) for k in range(count)], "cpu": cpu, "memory": memory, "network": network}
+
+    def added_up(processes: Iterable[str], *keys: str, of: float = 1.0) -> list[float]:
+        every = [_binned(run.system[process], key, count, step) for process in processes for key in keys]
+        return [sum(cell) / of for cell in zip(*every, strict=True)]
+
+    one_a_host = list(hosts.values())
+    return {
+        "time": [step * (k + 0.5) for k in range(count)],
+        **{name: added_up(one_a_host, f"host_{name}", of=cores) for name in ("cpu", *_CPU)},
+        "memory": added_up(run.system, "memory_bytes"),
+        "host_memory": added_up(one_a_host, "host_memory_bytes"),
+        "host_cached": added_up(one_a_host, "host_memory_cached_bytes"),
+        "network": added_up(one_a_host, "host_sent_per_second", "loopback_per_second"),
+    }
+
+
+_CPU = ("cpu_user", "cpu_system", "cpu_iowait")
 
 
 def _binned(samples: list[Row], key: str, count: int, step: float) -> list[float]:
-    """The mean of a key in each cell; a cell without a sample repeats the one before, up to the last sample."""
-    sums, numbers = [0.0] * count, [0] * count
+    """The mean of a key over the time in each cell; a cell without a sample repeats the one before, up to the last
+    sample."""
+    sums, covered = [0.0] * count, [0.0] * count
     for sample in samples:
         cell = int(sample["time"] / step)
         if 0 <= cell < count:
-            sums[cell] += sample[key]
-            numbers[cell] += 1
+            seconds = sample.get("seconds", step)
+            sums[cell] += sample.get(key, 0.0) * seconds
+            covered[cell] += seconds
     found, value = [], 0.0
-    last = max((k for k in range(count) if numbers[k]), default=-1)
+    last = max((k for k in range(count) if covered[k]), default=-1)
     for k in range(count):
-        value = sums[k] / numbers[k] if numbers[k] else value if k <= last else 0.0
+        value = sums[k] / covered[k] if covered[k] else value if k <= last else 0.0
         found.append(value)
     return found
+
+
+def system_usage(run: Run) -> Row | None:
+    """Least, mean and most of what each process, each host and the cluster spent: `jaxdist.runtime.usage.of_cluster` of
+    the samples. Hosts and processes whose samples are not here are taken from the summary, where it has them."""
+    reports = []
+    for process, samples in run.system.items():
+        whole = [{"seconds": 2.0} | sample for sample in samples]
+        interval = sorted(sample["seconds"] for sample in whole)[len(whole) // 2] if whole else 0.0
+        usage = Usage(process, interval)
+        for sample in whole:
+            usage.add(sample)
+        reports.append(usage.to_json())
+    sampled = of_cluster(reports)
+    told = (run.summary or {}).get("system")
+    if sampled is None or told is None or set(told["hosts"]) <= set(sampled["hosts"]):
+        return sampled or told
+    # The cluster's numbers are of the hosts that were added up: the summary's, as it knows more of them.
+    return {part: told[part] | sampled[part] for part in ("hosts", "processes")} | {"cluster": told["cluster"]}
 
 
 def staleness_mean(summary: Mapping[str, Any]) -> float | None:
