@@ -27,9 +27,10 @@ async function poll() {
     const going = answer.runs.filter((head) => head.state === "going").length;
     document.title = going ? `${going} going` : "Runs";
     at("status").className = "";
-    at("status").textContent = `${answer.runs.length} runs, ${going} going, at ${lastAnswer.toLocaleTimeString()}`;
+    at("status").textContent = `${answer.runs.length} runs, ${going} going, at ${lastAnswer.toLocaleTimeString()}`
+      + (answer.unread ? `; reading ${answer.unread} more` : "");
     if (going) wait = POLL_SECONDS;
-    if (fresh) wait = 0;
+    if (fresh || answer.unread) wait = 0;
     drawRuns();
     draw();
   } catch (error) {
@@ -158,7 +159,7 @@ function drawRuns() {
     state.textContent = shown === "stopped" ? `no end, silent ${age(head.silent_seconds)}` : shown;
     state.className = `state ${shown}`;
     facts.textContent = head.error || [
-      head.epoch == null ? "no row yet" : `epoch ${+head.epoch.toFixed(1)}` + (head.epochs ? ` of ${+head.epochs}` : ""),
+      !("epochs" in head) ? "" : head.epoch == null ? "no row yet" : `epoch ${+head.epoch.toFixed(1)}` + (head.epochs ? ` of ${+head.epochs}` : ""),
       head.accuracy == null ? "" : `${(100 * head.accuracy).toFixed(2)} %`,
     ].filter(Boolean).join(" · ");
     box.parentNode.title = [head.strategy, head.model, head.data,

@@ -17,7 +17,8 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
-from dashboard_runs import PANELS, Runs, find_runs
+from dashboard_panels import PANELS
+from dashboard_runs import Runs, find_runs
 from run_reader import path_of
 
 ADDRESS = "127.0.0.1"

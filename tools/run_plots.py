@@ -16,7 +16,7 @@ MARKERS = "os^vDPX*"
 def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
     """A matplotlib figure. Needs the extra 'report'.
 
-    Thick lines are means over seeds, thin ones the seeds, bars the switch points. Training accuracy (a running mean of rows),
+    Thick lines are means over seeds, thin ones the seeds, bars the switch points. Training accuracy (a running mean),
     training loss and the samples of the machines are of each group's first run.
     """
     import matplotlib
