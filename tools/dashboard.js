@@ -24,12 +24,12 @@ async function poll() {
     lastAnswer = new Date();
     const fresh = takeHeads(answer.runs);
     for (const [id, rows] of Object.entries(answer.rows)) if (runs.has(id)) takeRows(runs.get(id), rows);
-    const going = answer.runs.filter((head) => head.state === "going").length;
-    document.title = going ? `${going} going` : "Runs";
+    const running = answer.runs.filter((head) => head.state === "running").length;
+    document.title = running ? `${running} running` : "Runs";
     at("status").className = "";
-    at("status").textContent = `${answer.runs.length} runs, ${going} going, at ${lastAnswer.toLocaleTimeString()}`
+    at("status").textContent = `${answer.runs.length} runs, ${running} running, at ${lastAnswer.toLocaleTimeString()}`
       + (answer.unread ? `; reading ${answer.unread} more` : "");
-    if (going) wait = POLL_SECONDS;
+    if (running) wait = POLL_SECONDS;
     if (fresh || answer.unread) wait = 0;
     drawRuns();
     draw();
@@ -56,13 +56,13 @@ function takeHeads(heads) {
     run.item.remove();
     runs.delete(id);
   }
-  if (!begun) heads.sort((a, b) => (b.state === "going") - (a.state === "going") || a.name.localeCompare(b.name));
+  if (!begun) heads.sort((a, b) => (b.state === "running") - (a.state === "running") || a.name.localeCompare(b.name));
   const wished = new URLSearchParams(location.hash.slice(1)).getAll("run"); // a reloaded page ticks what it had
   for (const head of heads) {
     if (!runs.has(head.id)) {
       const order = nextOrder();
       const first = wished.length ? wished.includes(head.name) : order < MOST_TICKED;
-      const run = {id: head.id, order, ticked: begun ? head.state === "going" : first};
+      const run = {id: head.id, order, ticked: begun ? head.state === "running" : first};
       clear(run);
       run.item = makeItem(run);
       runs.set(head.id, run);
@@ -164,7 +164,7 @@ function drawRuns() {
     ].filter(Boolean).join(" · ");
     box.parentNode.title = [head.strategy, head.model, head.data,
       head.images_per_second == null ? "" : `${Math.round(head.images_per_second)} images/s`].filter(Boolean).join(", ");
-    bar.hidden = head.state !== "going" || !head.epochs;
+    bar.hidden = head.state !== "running" || !head.epochs;
     if (!bar.hidden) bar.value = Math.min((head.epoch || 0) / head.epochs, 1);
     drawKey(swatch, "solid", dashOf(run), colourOf(run));
   }
@@ -277,7 +277,7 @@ function drawPanel(panel, shown, xs, axis, marks) {
   const lines = shown.flatMap((run) => kinds.filter((kind) => kind.key in run[kind.stream]).map((kind) => ({
     x: xs.get(run)[kind.stream],
     y: run[kind.stream][kind.key].map((value) => value === null ? null : value * kind.scale),
-    colour: colourOf(run), look: kind.look, dash: dashOf(run), going: run.head.state === "going",
+    colour: colourOf(run), look: kind.look, dash: dashOf(run), running: run.head.state === "running",
     name: run.head.name + (kinds.length > 1 ? ` ${kind.label}` : ""),
   })));
   panel.canvas.setAttribute("aria-label", `${panel.titleText}: ${lines.map((line) => line.name).join(", ") || "nothing"}`);
@@ -370,7 +370,7 @@ at("marks").addEventListener("change", (event) => {
 });
 for (const button of document.querySelectorAll("[data-tick]")) {
   button.addEventListener("click", () => {
-    const wanted = {all: () => true, none: () => false, going: (run) => run.head.state === "going"}[button.dataset.tick];
+    const wanted = {all: () => true, none: () => false, running: (run) => run.head.state === "running"}[button.dataset.tick];
     tick(...[...runs.values()].flatMap((run) => [run, wanted(run)]));
   });
 }

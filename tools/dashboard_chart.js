@@ -1,6 +1,6 @@
 // One plot on a canvas. It knows lines, marks and axes, and nothing of runs.
 //
-// A line: {x: [], y: [], colour, look, dash, name, going}; `null` in y is a gap. Looks: solid, marked, thin, dashed, dotted.
+// A line: {x: [], y: [], colour, look, dash, name, running}; `null` in y is a gap. Looks: solid, marked, thin, dashed, dotted.
 // A mark: {x, colour, mark}; marks: switch, trouble, saved, other.
 
 const LEFT = 46, RIGHT = 8, TOP = 14, BOTTOM = 20;
@@ -212,7 +212,7 @@ function drawLine(pen, line, px, py, log) {
       disc(pen, px(x), py(line.y[k]), 2.4);
     });
   } else if (!line.key && line.x.length === 1 && last) disc(pen, ...last, 2);
-  if (line.going && last) { // the run goes on from here
+  if (line.running && last) { // the run goes on from here
     pen.globalAlpha = 1;
     disc(pen, ...last, 3);
     pen.beginPath();

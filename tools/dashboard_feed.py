@@ -54,7 +54,7 @@ class RunFeed:
         """Looks at the files' sizes and times, without reading them."""
         self._now = self._signature()
         self._state = self._state_of(self._now)
-        if self._state != "going" and self._run is not None:
+        if self._state != "running" and self._run is not None:
             self._keep_whole(self._run)
 
     @property
@@ -102,7 +102,7 @@ class RunFeed:
             self._head = {"error": f"It cannot be read: {type(e).__name__}: {e}."}
         if self._followed:
             self._taken = self._now
-        if self._state != "going":
+        if self._state != "running":
             self._lines = GrowingLines()
             if self._run is not None:
                 self._keep_whole(self._run)
@@ -125,12 +125,12 @@ class RunFeed:
     def _state_of(self, signature: dict[str, tuple[int, int]]) -> str:
         newest = _newest(signature)
         if is_locked(self._folder / ".lock"):
-            return "going"
+            return "running"
         fresh = time.time() - newest < FRESH_SECONDS
         if "summary.json" in signature:
             resumed = newest - signature["summary.json"][1] / 1e9 > FRESH_SECONDS  # it went on after its end
-            return "going" if resumed and fresh else "ended"
-        return "going" if fresh else "stopped"
+            return "running" if resumed and fresh else "finished"
+        return "running" if fresh else "stopped"
 
     def _cursor_of(self, run: Run) -> str:
         """`READING.TRAIN.EVAL.EVENTS.CELLS`; another reading where it is not enough to send what is new."""

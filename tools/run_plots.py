@@ -54,7 +54,7 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
                     if height is not None:
                         axis.plot(where / scale, factor * height, marker="|", markersize=16, color=look["color"])
         for axis, x, scale in ((left[2], "epoch", 1.0), (right[2], "time", 60.0)) if trained else ():
-            along, shares = _line(runs[0].train, x, scale, "accuracy", 100.0)
+            along, shares = _line([row for row in runs[0].train if "accuracy" in row], x, scale, "accuracy", 100.0)
             axis.plot(along, _smooth(shares), **look, linewidth=1)
         if sampled:
             left[first].plot(*_line(mean, "epoch", 1.0, "accuracy", 100.0), **look, marker=marker, markersize=3)
@@ -92,9 +92,8 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
 
 
 def _line(rows: Sequence[Row], x: str, scale: float, key: str, factor: float) -> tuple[list[float], list[float]]:
-    """Rows without a finite number (null in the file) are left out."""
-    found = [r for r in rows if r.get(key) is not None]
-    return [r[x] / scale for r in found], [factor * r[key] for r in found]
+    known = [r for r in rows if r[key] is not None]  # a row of no step, or of numbers that are not finite, has none
+    return [r[x] / scale for r in known], [factor * r[key] for r in known]
 
 
 def _mean(evaluations: Sequence[Sequence[Row]]) -> list[Row]:

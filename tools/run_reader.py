@@ -237,18 +237,20 @@ def cluster_columns(run: Run, step: float, first: int = 0) -> dict[str, list[flo
     for process, samples in living.items():
         speaks = process in speaker.values()
         begin = bisect.bisect_left(samples, (first - _HELD_CELLS) * step, key=lambda s: s["time"])
-        cells: dict[str, dict[int, list[float]]] = {}
+        cells: dict[str, dict[int, list[float]]] = {}  # key -> cell -> sum of value x seconds, sum of seconds
         for sample in samples[begin:]:
-            cell = int(sample["time"] // step) - first
+            cell, seconds = int(sample["time"] // step) - first, sample.get("seconds", 1.0)
             for key, value in _numbers(sample):
                 if speaks or key in OWN_KEYS:
-                    cells.setdefault(key, {}).setdefault(cell, []).append(value)
+                    sums = cells.setdefault(key, {}).setdefault(cell, [0.0, 0.0])
+                    sums[0] += value * seconds
+                    sums[1] += seconds
         for key, found in cells.items():
             column = columns.setdefault(key, [None] * count)
             held, age = 0.0, _HELD_CELLS + 1
             for cell in range(-_HELD_CELLS, count):
-                values = found.get(cell)
-                held, age = (sum(values) / len(values), 0) if values else (held, age + 1)
+                total, seconds = found.get(cell, (0.0, 0.0))
+                held, age = (total / seconds, 0) if seconds else (held, age + 1)
                 if cell >= 0 and age <= _HELD_CELLS:
                     column[cell] = (column[cell] or 0.0) + held
     return columns

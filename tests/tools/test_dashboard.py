@@ -100,7 +100,7 @@ def test_a_page_gets_only_what_it_does_not_have(going, serve):
 
     (head,) = json.loads(ask("/data.json")[1])["runs"]
     run = head["id"]
-    assert (head["name"], head["state"], head["epochs"], head["updates"]) == ("trial/seed0", "going", 8.0, 20)
+    assert (head["name"], head["state"], head["epochs"], head["updates"]) == ("trial/seed0", "running", 8.0, 20)
     first = rows("")
     assert first["replace"] and first["train"]["time"] == [k / 10 for k in range(1, 21)]
     assert rows(first["cursor"]) is None
@@ -140,7 +140,7 @@ def test_states_of_runs(going, tmp_path):
         feed.look()
         return feed.head()["state"]
 
-    assert state() == "going"
+    assert state() == "running"
     first = feed.after("")
     old = time.time() - 2 * FRESH_SECONDS
     for path in (*going.glob("*.json*"), *going.glob("system/*")):
@@ -149,9 +149,9 @@ def test_states_of_runs(going, tmp_path):
     with open(going / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_locked(going / ".lock"):  # where the kernel tells
-            assert state() == "going"
+            assert state() == "running"
     (going / "summary.json").write_text("{}")
-    assert state() == "ended"
+    assert state() == "finished"
     assert feed.after("") == first and feed.after(first["cursor"]) is None
     add(going / "metrics.jsonl", {"kind": "train"})
     feed.look()
@@ -162,7 +162,7 @@ def test_kept_runs_come_thinned_and_whole(serve):
     ask = serve(RESULTS)
     heads = json.loads(ask("/data.json")[1])["runs"]
     (one,) = [head for head in heads if head["name"] == "switch_50/seed0"]
-    assert {head["state"] for head in heads} == {"ended"} and len(heads) == len(list(RESULTS.glob("*/seed*")))
+    assert {head["state"] for head in heads} == {"finished"} and len(heads) == len(list(RESULTS.glob("*/seed*")))
     rows = json.loads(ask(f"/data.json?want={one['id']}:")[1])["rows"][one["id"]]
     kept = [json.loads(line) for line in (RESULTS / "switch_50/seed0/metrics.jsonl").read_text().splitlines()]
     accuracies = [row["accuracy"] for row in kept if row["kind"] == "eval"]

