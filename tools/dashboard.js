@@ -10,7 +10,9 @@ const TIMES = [[1, "s"], [60, "min"], [3600, "h"]];
 
 const at = (id) => document.getElementById(id);
 const runs = new Map(); // id -> {id, head, order, ticked, cursor, train, eval, system, events, item}
-const view = {axis: "time", zoom: null, marks: new Set(["switch", "trouble", "other", "saved"]), hover: null, over: null};
+const view = {
+  axis: "time", zoom: null, hover: null, over: null, marks: new Set(["switch", "trouble", "other", "saved"]),
+};
 let panels = [], begun = false, lastAnswer = null;
 
 // ---- What comes from the server ----
@@ -56,7 +58,10 @@ function takeHeads(heads) {
     run.item.remove();
     runs.delete(id);
   }
-  if (!begun) heads.sort((a, b) => (b.state === "running") - (a.state === "running") || a.name.localeCompare(b.name));
+  if (!begun) {
+    const first = (head) => head.state === "running" ? 0 : 1;
+    heads.sort((a, b) => first(a) - first(b) || a.name.localeCompare(b.name, undefined, {numeric: true}));
+  }
   const wished = new URLSearchParams(location.hash.slice(1)).getAll("run"); // a reloaded page ticks what it had
   for (const head of heads) {
     if (!runs.has(head.id)) {
@@ -117,8 +122,10 @@ function makeItem(run) {
   const item = element("li"), label = element("label"), box = element("input");
   box.type = "checkbox";
   box.addEventListener("change", () => tick(run, box.checked));
-  const parts = {box, swatch: element("canvas", "swatch"), name: element("span", "name"), state: element("span", "state"),
-    facts: element("span", "facts"), bar: element("progress")};
+  const parts = {
+    box, swatch: element("canvas", "swatch"), name: element("span", "name"), state: element("span", "state"),
+    facts: element("span", "facts"), bar: element("progress"),
+  };
   label.append(...Object.values(parts));
   item.append(label);
   item.parts = parts;
@@ -154,16 +161,19 @@ function drawRuns() {
   for (const run of runs.values()) {
     const {head} = run, {box, swatch, name, state, facts, bar} = run.item.parts;
     box.checked = run.ticked;
-    if (name.textContent !== head.name) name.replaceChildren(...head.name.split(/(?<=[/_-])/).flatMap((part) => [part, element("wbr")]));
+    if (name.textContent !== head.name) {
+      name.replaceChildren(...head.name.split(/(?<=[/_-])/).flatMap((part) => [part, element("wbr")]));
+    }
     const shown = head.error ? "unreadable" : head.state;
     state.textContent = shown === "stopped" ? `no end, silent ${age(head.silent_seconds)}` : shown;
     state.className = `state ${shown}`;
-    facts.textContent = head.error || [
-      !("epochs" in head) ? "" : head.epoch == null ? "no row yet" : `epoch ${+head.epoch.toFixed(1)}` + (head.epochs ? ` of ${+head.epochs}` : ""),
-      head.accuracy == null ? "" : `${(100 * head.accuracy).toFixed(2)} %`,
-    ].filter(Boolean).join(" · ");
-    box.parentNode.title = [head.strategy, head.model, head.data,
-      head.images_per_second == null ? "" : `${Math.round(head.images_per_second)} images/s`].filter(Boolean).join(", ");
+    const all = head.epochs ? ` of ${+head.epochs}` : "";
+    const epoch = head.epoch == null ? "no row yet" : `epoch ${+head.epoch.toFixed(1)}${all}`;
+    const accuracy = head.accuracy == null ? "" : `${(100 * head.accuracy).toFixed(2)} %`;
+    const rate = head.images_per_second == null ? "" : `${Math.round(head.images_per_second)} images/s`;
+    const isRead = "epochs" in head; // the server reads many runs by and by
+    facts.textContent = head.error || (isRead ? [epoch, accuracy].filter(Boolean).join(" · ") : "");
+    box.parentNode.title = [head.strategy, head.model, head.data, rate].filter(Boolean).join(", ");
     bar.hidden = head.state !== "running" || !head.epochs;
     if (!bar.hidden) bar.value = Math.min((head.epoch || 0) / head.epochs, 1);
     drawKey(swatch, "solid", dashOf(run), colourOf(run));
@@ -180,8 +190,9 @@ function age(seconds) {
 
 function makePanels(given) {
   panels = given.map((panel) => {
-    const box = element("section", "panel"), top = element("div", "top"), title = element("h2"), select = element("select");
-    const canvas = element("canvas"), keys = element("div", "keys"), none = element("div", "none"), tip = element("div", "tip");
+    const box = element("section", "panel"), top = element("div", "top"), title = element("h2");
+    const select = element("select"), canvas = element("canvas");
+    const keys = element("div", "keys"), none = element("div", "none"), tip = element("div", "tip");
     box.setAttribute("aria-label", panel.title);
     select.setAttribute("aria-label", `what ${panel.title} shows`);
     canvas.setAttribute("role", "img");
@@ -189,7 +200,9 @@ function makePanels(given) {
     top.append(title, select);
     box.append(top, canvas, keys, none, tip);
     at("panels").append(box);
-    const made = {...panel, box, measure: panel.measures[0].label, title, titleText: panel.title, select, canvas, keys, none, tip};
+    const made = {
+      ...panel, titleText: panel.title, measure: panel.measures[0].label, box, title, select, canvas, keys, none, tip,
+    };
     made.chart = new Chart(canvas, {hover: (x) => hover(x, made), zoom});
     select.addEventListener("change", () => { made.measure = select.value; draw(); });
     new ResizeObserver(() => made.chart.draw(view.hover)).observe(canvas);
@@ -208,7 +221,9 @@ function xOf(run, stream) {
   if (columns.epoch) return columns.epoch;
   const known = [];
   for (const rows of [run.train, run.eval]) {
-    (rows.time || []).forEach((time, k) => { if (rows.epoch && rows.epoch[k] !== null) known.push([time, rows.epoch[k]]); });
+    (rows.time || []).forEach((time, k) => {
+      if (rows.epoch && rows.epoch[k] !== null) known.push([time, rows.epoch[k]]);
+    });
   }
   known.push([0, 0]);
   known.sort((a, b) => a[0] - b[0]);
@@ -224,7 +239,9 @@ function xOf(run, stream) {
 function measuresOf(panel, shown) {
   if (panel.titleText !== "network") return panel.measures;
   const found = new Set();
-  for (const run of shown) for (const key of Object.keys(run.system)) if (key.startsWith("interface ")) found.add(key.split(" ")[1]);
+  for (const key of shown.flatMap((run) => Object.keys(run.system))) {
+    if (key.startsWith("interface ")) found.add(key.split(" ")[1]);
+  }
   return panel.measures.concat([...found].sort().map((name) => ({label: `interface ${name}`, log: false, lines: [
     {stream: "system", key: `interface ${name} sent_per_second`, scale: 1e-6, look: "solid", label: "sent"},
     {stream: "system", key: `interface ${name} received_per_second`, scale: 1e-6, look: "dashed", label: "received"},
@@ -256,7 +273,8 @@ function axisTicks([from, to], [size, name]) {
   let every = niceStep((to - from) / size, wide) * size;
   if (view.axis === "time" && size === 1) every = Math.max(every, 1e-3);
   const last = Math.floor(to / every + 1e-9) * every;
-  return {ticks: {every, written: (x) => short(x / size, every / size) + (Math.abs(x - last) < every / 2 ? ` ${name}` : "")}};
+  const written = (x) => short(x / size, every / size) + (Math.abs(x - last) < every / 2 ? ` ${name}` : "");
+  return {ticks: {every, written}};
 }
 
 function drawPanel(panel, shown, xs, axis, marks) {
@@ -265,7 +283,8 @@ function drawPanel(panel, shown, xs, axis, marks) {
   const measure = measures.find((one) => one.label === panel.measure) || measures[0];
   const labels = measures.map((one) => one.label);
   if (labels.join() !== [...panel.select.options].map((option) => option.value).join()) {
-    panel.select.replaceChildren(...labels.map((label) => Object.assign(element("option"), {value: label, textContent: label})));
+    const option = (label) => Object.assign(element("option"), {value: label, textContent: label});
+    panel.select.replaceChildren(...labels.map(option));
   }
   panel.select.hidden = labels.length < 2;
   if (measure) panel.select.value = measure.label;
@@ -280,9 +299,11 @@ function drawPanel(panel, shown, xs, axis, marks) {
     colour: colourOf(run), look: kind.look, dash: dashOf(run), running: run.head.state === "running",
     name: run.head.name + (kinds.length > 1 ? ` ${kind.label}` : ""),
   })));
-  panel.canvas.setAttribute("aria-label", `${panel.titleText}: ${lines.map((line) => line.name).join(", ") || "nothing"}`);
+  const names = lines.map((line) => line.name).join(", ") || "nothing";
+  panel.canvas.setAttribute("aria-label", `${panel.titleText}: ${names}`);
   drawKeys(panel.keys, kinds.length > 1 ? kinds : []);
-  panel.chart.show({...axis, lines, marks: measure ? marks : [], fromZero: panel.from_zero, log: Boolean(measure && measure.log)});
+  const log = Boolean(measure && measure.log);
+  panel.chart.show({...axis, lines, marks: measure ? marks : [], fromZero: panel.from_zero, log});
   panel.chart.draw(view.hover);
 }
 
@@ -342,7 +363,8 @@ function drawEvents(shown) {
   at("events").replaceChildren(...rows.map(({run, event}) => {
     const row = element("tr"), dot = element("i");
     dot.style.background = colourOf(run);
-    const cells = [run.head.name, clock(event.time), event.epoch === null ? "" : event.epoch.toFixed(2), event.event, event.more];
+    const epoch = event.epoch === null ? "" : event.epoch.toFixed(2);
+    const cells = [run.head.name, clock(event.time), epoch, event.event, event.more];
     row.append(...cells.map((text) => Object.assign(element("td"), {textContent: text})));
     row.firstChild.prepend(dot);
     if (event.mark === "trouble") row.children[3].className = "trouble";
@@ -370,7 +392,8 @@ at("marks").addEventListener("change", (event) => {
 });
 for (const button of document.querySelectorAll("[data-tick]")) {
   button.addEventListener("click", () => {
-    const wanted = {all: () => true, none: () => false, running: (run) => run.head.state === "running"}[button.dataset.tick];
+    const choices = {all: () => true, none: () => false, running: (run) => run.head.state === "running"};
+    const wanted = choices[button.dataset.tick];
     tick(...[...runs.values()].flatMap((run) => [run, wanted(run)]));
   });
 }

@@ -1,6 +1,6 @@
 // One plot on a canvas. It knows lines, marks and axes, and nothing of runs.
 //
-// A line: {x: [], y: [], colour, look, dash, name, running}; `null` in y is a gap. Looks: solid, marked, thin, dashed, dotted.
+// A line: {x: [], y: [], colour, look, dash, name, running}; `null` in y is a gap; looks are those of LOOKS.
 // A mark: {x, colour, mark}; marks: switch, trouble, saved, other.
 
 const LEFT = 46, RIGHT = 8, TOP = 14, BOTTOM = 20;

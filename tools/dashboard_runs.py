@@ -37,16 +37,18 @@ def find_runs(folders: Iterable[pathlib.Path]) -> dict[pathlib.Path, str]:
 
 
 def _names(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
-    """The ends of the paths: 'allreduce/seed0', and more where others are called so."""
-    length = {path: 2 if re.fullmatch(r"seed[-_]?\d+", path.name) else 1 for path in paths}
+    """The ends of the paths: 'y', 'allreduce/seed0'; more where others end so, equally for all seeds of a folder."""
+    seeded = {path: bool(re.fullmatch(r"seed[-_]?\d+", path.name)) for path in paths}
+    tops = {path: path.parent if seeded[path] else path for path in paths}
+    length = dict.fromkeys(tops.values(), 1)
     while True:
-        names = {path: "/".join(path.parts[-length[path] :]).replace("//", "/") for path in paths}
-        counts = collections.Counter(names.values())
-        short = [path for path in paths if counts[names[path]] > 1 and length[path] < len(path.parts)]
+        ends = {top: "/".join(top.parts[-length[top] :]).replace("//", "/") for top in length}
+        counts = collections.Counter(ends.values())
+        short = [top for top, end in ends.items() if counts[end] > 1 and length[top] < len(top.parts)]
         if not short:
-            return names
-        for path in short:
-            length[path] += 1
+            return {path: ends[top] + (f"/{path.name}" if seeded[path] else "") for path, top in tops.items()}
+        for top in short:
+            length[top] += 1
 
 
 def _folders_in(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -207,10 +207,10 @@ def test_only_what_belongs_to_the_page_is_served(tmp_path, going, serve):
 
 
 def test_new_runs_are_found_and_told_apart(tmp_path):
-    for name in ("a/x/seed0", "b/x/seed0", "b/y", "b/deep/er/than/that"):
+    for name in ("a/x/seed0", "b/x/seed0", "b/x/seed1", "b/y", "b/deep/er/than/that"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text("{}")
-    assert list(find_runs([tmp_path]).values()) == ["a/x/seed0", "b/x/seed0", "y"]
+    assert list(find_runs([tmp_path]).values()) == ["a/x/seed0", "b/x/seed0", "b/x/seed1", "y"]
     assert list(find_runs([tmp_path / "b/x", tmp_path / "b/x/seed0"]).values()) == ["x/seed0"]
 
 
