@@ -114,8 +114,8 @@ def main(argv: Sequence[str]) -> int:
         reason = e.strerror or e
         return _refuse(f"Port {options.port} of {ADDRESS} cannot be used ({reason}): --port=0 takes a free one.")
     with server:
-        print(f"{server.url} shows {len(found)} run{'s' * (len(found) > 1)}. Ctrl-C ends it.", flush=True)
         try:
+            print(f"{server.url} shows {len(found)} run{'s' * (len(found) > 1)}. Ctrl-C ends it.", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             print()

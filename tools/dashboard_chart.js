@@ -107,16 +107,19 @@ export class Chart {
     return x0 + Math.min(Math.max((pixel - left) / (right - left), 0), 1) * (x1 - x0);
   }
 
-  // The lines' values nearest to x: [{line, x, y}].
+  // The lines' values nearest to x, of the lines that are there at x: [{line, x, y}].
   near(x) {
-    const found = [];
-    for (const line of this.shown ? this.shown.lines : []) {
-      let best = -1;
+    if (!this.shown) return [];
+    const found = [], slack = 0.02 * (this.shown.domain[1] - this.shown.domain[0]);
+    for (const line of this.shown.lines) {
+      let best = -1, first = Infinity, last = -Infinity;
       for (let k = 0; k < line.x.length; k++) {
         if (line.y[k] === null || line.x[k] === null) continue;
+        first = Math.min(first, line.x[k]);
+        last = Math.max(last, line.x[k]);
         if (best < 0 || Math.abs(line.x[k] - x) < Math.abs(line.x[best] - x)) best = k;
       }
-      if (best >= 0) found.push({line, x: line.x[best], y: line.y[best]});
+      if (x > first - slack && x < last + slack) found.push({line, x: line.x[best], y: line.y[best]});
     }
     return found;
   }

@@ -211,7 +211,7 @@ def test_new_runs_are_found_and_told_apart(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").write_text("{}")
     assert list(find_runs([tmp_path]).values()) == ["a/x/seed0", "b/x/seed0", "b/x/seed1", "y"]
-    assert list(find_runs([tmp_path / "b/x", tmp_path / "b/x/seed0"]).values()) == ["x/seed0"]
+    assert list(find_runs([tmp_path / "b/x", tmp_path / "b/x/seed0"]).values()) == ["x/seed0", "x/seed1"]
 
 
 def test_bad_input_is_refused(tmp_path, going, capsys):
