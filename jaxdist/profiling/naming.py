@@ -91,8 +91,8 @@ def _part(program: Program, instruction: Instruction, blocks: frozenset[str]) ->
     named = [token for token in tokens if token in kinds.KINDS]
     direction = BACKWARD if "transpose(" in op_name else FORWARD if "jvp(" in op_name else ""
     layer = layer_of(tokens, blocks)
-    if not instruction.op_name and instruction.opcode in ("convolution", "dot"):  # what reads it, is of another kind
-        named = []
+    if not instruction.op_name and instruction.opcode in ("convolution", "dot"):  # what reads it may be something else
+        named = [token for token in named if token.startswith("convolution")]
     kind = named[-1] if named else _by_opcode(instruction, direction, bool(tokens))
     direction = _SAY_THEIR_DIRECTION.get(kind, direction)
     if direction == BACKWARD and kind in _HAVE_BACKWARD:
@@ -132,10 +132,9 @@ def layer_of(tokens: list[str], blocks: frozenset[str]) -> str:
 def _by_opcode(instruction: Instruction, direction: str, has_name: bool) -> str:
     opcode = instruction.opcode
     if opcode == "convolution":
-        if direction != BACKWARD:
-            return kinds.CONVOLUTION_FORWARD
-        by_kernel = is_kernel_gradient(instruction)
-        return kinds.CONVOLUTION_KERNEL_GRADIENT if by_kernel else kinds.CONVOLUTION_INPUT_GRADIENT
+        if direction != FORWARD and is_kernel_gradient(instruction):
+            return kinds.CONVOLUTION_KERNEL_GRADIENT
+        return kinds.CONVOLUTION_INPUT_GRADIENT if direction == BACKWARD else kinds.CONVOLUTION_FORWARD
     if opcode == "dot":
         return kinds.MATRIX_PRODUCT
     if opcode.startswith("reduce"):

@@ -35,6 +35,7 @@ class Instruction:
       shapes: (dtype, dims) of its result, several for a tuple.
       operands: names, in the same computation.
       op_name: where it comes from, as JAX says; '' where XLA has made it up.
+      arguments: what stands between its brackets.
       called: the computations that it runs: a fusion's, a loop's body.
       attributes: the rest of the line.
     """
@@ -44,6 +45,7 @@ class Instruction:
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     operands: tuple[str, ...]
     op_name: str
+    arguments: str
     called: tuple[str, ...]
     attributes: str
 
@@ -90,18 +92,28 @@ class Program:
                 yield from self.inside(inner)
 
     def origin_of(self, name: str) -> str:
-        """Where an instruction comes from: its own op_name, or, where XLA has left none, that of the only one that
-        reads it, or of what it reads."""
+        """Where an instruction comes from: its own op_name, or, where XLA has left none, that of what reads it first,
+        or of what it reads."""
         instruction, siblings = self[name], self.siblings(name)
-        for _ in range(3):
-            if instruction.op_name:
-                return instruction.op_name
-            readers = self._readers(self._where[name]).get(instruction.name, ())
-            if len(readers) != 1:
-                break
-            instruction = siblings[readers[0]]
-        read = [siblings[o].op_name for o in self[name].operands if o in siblings]
-        return next((op_name for op_name in read if "/" in op_name), "")
+        if instruction.op_name:
+            return instruction.op_name
+        by_reader = self._of_reader(self._where[name], name, 3)
+        read = [siblings[o].op_name for o in instruction.operands if o in siblings]
+        return by_reader or next((op_name for op_name in read if "/" in op_name), "")
+
+    def _of_reader(self, computation: str, name: str, depth: int) -> str:
+        """The op_name of the only instruction that reads one; inside a fusion, of what reads it there."""
+        readers = self._readers(computation).get(name, ())
+        if len(readers) != 1 or not depth:
+            return ""
+        reader = self.computations[computation][readers[0]]
+        if reader.opcode == "fusion" and name in reader.operands:
+            number = str(reader.operands.index(name))
+            inside = self.computations.get(reader.called[0], {})
+            for one in inside.values():
+                if one.opcode == "parameter" and one.arguments == number:
+                    return self._of_reader(reader.called[0], one.name, depth) or reader.op_name
+        return reader.op_name or self._of_reader(computation, reader.name, depth - 1)
 
     def _readers(self, computation: str) -> dict[str, list[str]]:
         if computation in self._read_by:
@@ -174,6 +186,7 @@ def _computations(text: str) -> Iterator[tuple[str, dict[str, Instruction]]]:
                       _SHAPE.findall(found["shape"])),
                 tuple(_OPERAND.findall(arguments)),
                 op_name[1] if op_name else "",
+                arguments,
                 tuple(_CALLED.findall(attributes)) if found["opcode"] in _CALLING else (),
                 attributes,
             )  # fmt: skip
