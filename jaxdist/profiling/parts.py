@@ -1,0 +1,126 @@
+"""The parts of a profile: what each process has written of one window, found again and checked to belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxdist.errors import UsageError
+from jaxdist.profiling.files import read_profile
+
+_PART = re.compile(r"([a-z]+)-(\d+)\.json")
+_ROLES = ("worker", "server")  # the order on pages; others follow
+_GAP_SECONDS = 60.0  # windows of one host that lie further apart are of different runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What one process has written.
+
+    Attributes:
+      about: all that PROCESS.json holds (`files.write`).
+      trace: the file with its timeline; may be missing.
+    """
+
+    about: Mapping[str, Any]
+    trace: pathlib.Path
+
+    @property
+    def process(self) -> str:
+        return self.about["process"]
+
+    @property
+    def role(self) -> str:
+        return self.process.partition("-")[0]
+
+    @property
+    def host(self) -> str:
+        return str(self.about.get("host", ""))
+
+    @property
+    def steps(self) -> int:
+        return max(self.about["steps"], 1)
+
+
+def read_parts(folders: Sequence[pathlib.Path]) -> list[Part]:
+    """The parts of one window, workers first.
+
+    Args:
+      folders: several where hosts have run directories of their own.
+
+    Raises:
+      UsageError: there is none; one is damaged; they are of different runs, models or windows; a process has two.
+    """
+    found: dict[str, Part] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.json")):
+            if not _PART.fullmatch(path.name):
+                continue
+            part = _read(path)
+            if part.process in found:
+                other = found[part.process].trace.parent
+                raise UsageError(f"{part.process} has a part in {other} and one in {folder}: name the folders of one run.")
+            found[part.process] = part
+    if not found:
+        raise UsageError(f"No process has written a profile into {' or '.join(map(str, folders))}.")
+    parts = sorted(found.values(), key=_order)
+    _belong_together(parts)
+    return parts
+
+
+def _read(path: pathlib.Path) -> Part:
+    try:
+        about = read_profile(path)
+        missing = {"process", "asked", "updates", "steps", "began", "ended", "step_ms", "rows"} - about.keys()
+    except (ValueError, AttributeError) as e:
+        raise UsageError(f"{path} cannot be read, it is damaged: {e}.") from e
+    if missing:
+        raise UsageError(f"{path} is no profile of a process: it lacks {', '.join(sorted(missing))}.")
+    return Part(about, path.with_suffix(".trace.json.gz"))
+
+
+def _order(part: Part) -> tuple[int, str, int]:
+    role, number = _PART.fullmatch(f"{part.process}.json").groups()  # type: ignore[union-attr]
+    return (_ROLES.index(role) if role in _ROLES else len(_ROLES), role, int(number))
+
+
+def different(one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    """'model.depth is 40 in A and 56 in B' for each field in which both have a value and differ."""
+    return [
+        f"{key} is {one[key]} in {names[0]} and {other[key]} in {names[1]}"
+        for key in sorted(one.keys() & other.keys())
+        if one[key] != other[key]
+    ]
+
+
+def _belong_together(parts: Sequence[Part]) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        names = first.process, part.process
+        window = different({"window": _window(first)}, {"window": _window(part)}, names)
+        if window:
+            raise UsageError(f"These profiles are of different windows: {window[0]}.")
+        differ = different(_of_run(first), _of_run(part), names)
+        if differ:
+            raise UsageError(f"These profiles are of different runs: {'; '.join(differ)}.")
+        gap = max(part.about["began"] - first.about["ended"], first.about["began"] - part.about["ended"])
+        longest = max(one.about["ended"] - one.about["began"] for one in (first, part))
+        if part.host == first.host and gap > max(_GAP_SECONDS, longest):
+            raise UsageError(
+                f"These profiles are of different runs: {gap:.0f} s lie between {names[0]}'s and {names[1]}'s; "
+                "remove the older one."
+            )
+
+
+def _window(part: Part) -> str:
+    start, end = part.about["asked"]
+    return f"updates {start} to {end}"
+
+
+def _of_run(part: Part) -> dict[str, Any]:
+    about = part.about
+    known = {key: about[key] for key in ("run_id", "strategy", "num_processes") if key in about}
+    return dict(about.get("config", {})) | known
