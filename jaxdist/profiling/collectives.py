@@ -3,7 +3,8 @@
     worker-0  |-- waiting --|== exchange ==|      A collective begins when the last one has come. Until then the others
     worker-1                |== exchange ==|      wait: that is no cost of the network, but of the slowest process.
 
-A call is the same on all processes if it is the k-th of one instruction on a device.
+A call is the same on all devices of a group if it is the k-th of one instruction on each. Which devices exchange with
+each other, `groups` says, {instruction: [[devices], ...]}; without it all do.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from jaxdist.profiling.parts import Part
 
 WAITING, EXCHANGE = "waiting for the slowest", "exchange"
 _TOLERANCE = 1e-3  # seconds by which the ends of one call may precede its last start
-_Key = tuple[str, int]  # instruction, number of the call
+_TWO_AT_A_TIME = "collective-permute"  # a device waits for one other alone, not for the slowest
+_Key = tuple[str, int, int]  # instruction, group, number of the call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ def compare(parts: Sequence[Part], kinds: Sequence[Mapping[str, str]]) -> tuple[
              for p, c in zip(parts, calls, strict=True)]  # fmt: skip
     tolerance = _TOLERANCE + max(clock.spread for clock in clocks.values())
     for members in together.values():
-        if len(members) < 2:
+        if len(members) < 2 or calls[members[0][0]].kind[members[0][1]] == _TWO_AT_A_TIME:
             continue
         starts, ends = (np.array([getattr(moved[p], what)[k] for p, k in members]) for what in ("start", "end"))
         if ends.min() < starts.max() - tolerance:
@@ -147,26 +149,31 @@ def _by_name(instruction: str) -> str:
 
 
 def _together(parts: Sequence[Part], calls: Sequence[Calls]) -> dict[_Key, list[tuple[int, int]]]:
-    """(instruction, number) -> (part, place) of each member, of the calls that all devices with it have made.
+    """(instruction, group, number) -> (part, place) of each member, of the calls that all devices of a group have made.
 
-    A process whose window began some updates later has not made the calls before.
+    A process whose window began some updates later has not made the calls before. Devices are numbered as JAX does,
+    process by process.
     """
     first = min(part.about["updates"][0] for part in parts)
     found: dict[_Key, list[tuple[int, int]]] = collections.defaultdict(list)
-    members: collections.Counter[str] = collections.Counter()
+    members: collections.Counter[tuple[str, int]] = collections.Counter()
+    local = 1 + max((int(own.device.max()) for own in calls if len(own)), default=0)
     for number, (part, own) in enumerate(zip(parts, calls, strict=True)):
         late = part.about["updates"][0] - first
         places: dict[tuple[str, int], list[int]] = collections.defaultdict(list)
         for place, (name, device) in enumerate(zip(own.instruction, own.device.tolist(), strict=True)):
             places[name, device].append(place)
-        for (name, _), all_of_it in places.items():
-            members[name] += 1
+        for (name, device), all_of_it in places.items():
+            groups = part.about.get("groups", {}).get(name, ())
+            whole = part.number * local + device
+            group = next((k for k, inside in enumerate(groups) if whole in inside), 0)
+            members[name, group] += 1
             if late and len(all_of_it) % part.steps:
                 continue  # not so many each step: which is the same as the others' cannot be told
             before = late * (len(all_of_it) // part.steps)
             for k, place in enumerate(all_of_it, before):
-                found[name, k].append((number, place))
-    return {key: places for key, places in found.items() if len(places) == members[key[0]]}
+                found[name, group, k].append((number, place))
+    return {key: places for key, places in found.items() if len(places) == members[key[:2]]}
 
 
 def _clocks(

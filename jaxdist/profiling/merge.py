@@ -7,9 +7,7 @@ profile/updates_10-30/summary.json, .csv, .md    by kind over all processes; col
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -20,11 +18,9 @@ import numpy as np
 
 from jaxdist.profiling import collectives, page, timeline
 from jaxdist.profiling.collectives import EXCHANGE, WAITING, Calls, Clock, Split
-from jaxdist.profiling.files import by_kind
 from jaxdist.profiling.parts import Part, read_parts
+from jaxdist.profiling.summary import as_csv, as_markdown, summarised
 from jaxdist.profiling.timeline import Timeline
-
-COLUMNS = ("role", "kind", "calls", "min_ms", "mean_ms", "max_ms", "slowest", "share", "gflop", "megabytes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Merged:
     Attributes:
       rows: of each process, those of its collectives as waiting and exchange.
       middle: Unix time in the middle of what all processes have recorded.
-      summary: rows of `COLUMNS`, the longest first.
+      summary: rows of `summary.COLUMNS`, the longest first.
       notes: sentences that a reader must know.
     """
 
@@ -134,26 +130,6 @@ def divided(rows: Sequence[Mapping[str, Any]], splits: Sequence[Split]) -> list[
     return sorted(found, key=lambda row: -row["self_ms"])
 
 
-def summarised(parts: Sequence[Part], rows: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """By role and kind: least, mean and most self time a step over the processes; 0 counts where one does not have it.
-    The other columns are means."""
-    found = []
-    for role in dict.fromkeys(part.role for part in parts):
-        names = [part.process for part in parts if part.role == role]
-        tables = [
-            {row["kind"]: row for row in by_kind(own)} for part, own in zip(parts, rows, strict=True) if part.role == role
-        ]
-        for kind in dict.fromkeys(kind for table in tables for kind in table):
-            ms = [table[kind]["self_ms"] if kind in table else 0.0 for table in tables]
-            means = {
-                key: sum(table[kind][key] for table in tables if kind in table) / len(tables)
-                for key in ("calls", "share", "gflop", "megabytes")
-            }
-            spread = {"min_ms": min(ms), "mean_ms": sum(ms) / len(ms), "max_ms": max(ms)}
-            found.append({"role": role, "kind": kind, "slowest": names[ms.index(max(ms))]} | spread | means)
-    return sorted(found, key=lambda row: -row["mean_ms"])
-
-
 def as_dict(merged: Merged) -> dict[str, Any]:
     """What summary.json holds."""
     first = merged.parts[0].about
@@ -170,39 +146,6 @@ def as_dict(merged: Merged) -> dict[str, Any]:
         "rows": merged.summary,
         "notes": merged.notes,
     }
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows({key: round(v, 6) if isinstance(v := row[key], float) else v for key in COLUMNS} for row in rows)
-    return text.getvalue()
-
-
-def as_markdown(found: Mapping[str, Any]) -> str:
-    """What summary.json holds, as tables."""
-    start, end = found["asked"]
-    lines = [f"# Updates {start + 1} to {end}, {len(found['processes'])} processes", "", *found["notes"], ""]
-    lines += ["| process | host | steps | ms a step |", "|---|---|---:|---:|"]
-    lines += [f"| {p['process']} | {p.get('host', '')} | {p['steps']} | {p['step_ms']:.2f} |" for p in found["processes"]]
-    lines += ["", "Self ms a step: least, mean and most over the processes of a role.", ""]
-    lines += ["| | operator | calls | min | mean | max | slowest | share % |", "|---|---|---:|---:|---:|---:|---|---:|"]
-    lines += [
-        f"| {r['role']} | {r['kind']} | {r['calls']:.4g} | {r['min_ms']:.3f} | {r['mean_ms']:.3f} | {r['max_ms']:.3f} | "
-        f"{r['slowest']} | {100 * r['share']:.1f} |"
-        for r in found["rows"]
-    ]
-    if found["collectives"]:
-        title = "process | collective | calls | waiting for the slowest | exchange | longest wait"
-        lines += ["", "Inside collectives, ms a step; the longest wait is of one call.", "", f"| {title} |"]
-        lines += ["|---|---|---:|---:|---:|---:|"]
-        lines += [
-            f"| {c['process']} | {c['kind']} | {c['calls']:.4g} | {c['waiting_ms']:.3f} | {c['exchange_ms']:.3f} | "
-            f"{c['longest_wait_ms']:.3f} |"
-            for c in found["collectives"]
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def _notes_on(parts: Sequence[Part]) -> list[str]:
@@ -229,8 +172,8 @@ def _notes_on(parts: Sequence[Part]) -> list[str]:
 def _notes_on_clocks(clocks: Mapping[str, Clock]) -> list[str]:
     home, *others = clocks
     return [
-        f"The clock of {host} was moved by {1e3 * clock.moved:+.3f} ms to that of {home}: {clock.calls} collectives ended "
-        f"at the same time on both (half of them within {1e3 * clock.spread:.3f} ms)."
+        f"The clock of {host} was moved by {1e3 * clock.moved:+.3f} ms to that of {home}: {clock.calls} collectives "
+        f"ended at the same time on both (half of them within {1e3 * clock.spread:.3f} ms)."
         if (clock := clocks[host]).calls
         else f"The clocks of {home} and {host} are as they are: there is no collective by which to compare them."
         for host in others
@@ -243,7 +186,7 @@ def _notes_on_calls(parts: Sequence[Part], calls: Sequence[Calls]) -> list[str]:
         unknown = int(np.isnan(own.waiting).sum())
         if unknown and len(parts) > 1:
             notes.append(
-                f"{unknown} of {len(own)} collectives of {part.process} were not found on all processes; those of a kind "
-                "are divided into waiting and exchange as the others are."
+                f"{unknown} of {len(own)} collectives of {part.process} were not found on all processes; they are "
+                "divided into waiting and exchange as the others of their kind are."
             )
     return notes

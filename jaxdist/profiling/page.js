@@ -2,15 +2,17 @@
 const numbers = JSON.parse(document.getElementById("numbers").textContent);
 const at = (id) => document.getElementById(id);
 const make = (tag, text = "", kind = "") => { const e = document.createElement(tag); e.textContent = text; e.className = kind; return e; };
-const COLOURS = 8, LISTED = 14;
+const COLOURS = 7, LISTED = 14;
 const WAITING = ": waiting for the slowest";
+const COLLECTIVES = new Set(numbers.collectives.map((c) => c.kind));
+const isCollective = (kind) => COLLECTIVES.has(kind.split(":")[0]);
 const GREY = new Set(["not attributed", "XLA's executor", "waiting for calls", "elementwise"]);
 
-// ---- colours: by the place of a kind among all, the longest first; the second eight are hatched
+// ---- colours: by the place of a kind among all, the longest first; the second seven are hatched, and waiting is
 const places = new Map();
-for (const kind of numbers.order) if (!GREY.has(kind) && !kind.endsWith(WAITING)) places.set(kind, places.size);
+for (const kind of numbers.order) if (!GREY.has(kind) && !isCollective(kind)) places.set(kind, places.size);
 function look(kind) {
-  if (kind.endsWith(WAITING)) return { colour: "--text", hatched: true };
+  if (isCollective(kind)) return { colour: "--c7", hatched: kind.endsWith(WAITING) };
   const place = places.get(kind);
   if (place === undefined || place >= 2 * COLOURS) return { colour: "--none", hatched: false };
   return { colour: "--c" + place % COLOURS, hatched: place >= COLOURS };
@@ -50,7 +52,7 @@ at("notes").hidden = !numbers.notes.length;
 
 // ---- the bar of the step
 const longest = Math.max(...numbers.processes.map((p) => p.step_ms));
-const listed = new Set(numbers.order.slice(0, LISTED));
+const listed = new Set(numbers.order.filter((kind, k) => k < LISTED || isCollective(kind)));
 const others = numbers.order.length - listed.size;
 for (const p of numbers.processes) {
   const bar = make("div", "", "bar"), stack = make("div", "", "stack");
@@ -76,11 +78,16 @@ for (const kind of [...listed, ...(others ? [""] : [])]) {
   paint(square, kind);
   button.append(square, kind || `${others} further kinds`);
   button.type = "button";
-  button.addEventListener("click", () => { at("filter").value = kind; at("view").value = kind ? "layer" : "kind"; draw(); });
+  button.addEventListener("click", () => { choose(at("process").value, kind); });
   item.append(button);
   at("legend").append(item);
 }
-function choose(process, kind) { at("process").value = process; at("view").value = "layer"; at("filter").value = kind; draw(); }
+function choose(process, kind) {
+  at("process").value = process;
+  at("view").value = kind ? "layer" : "kind";
+  at("filter").value = kind && `"${kind}"`; // in quotes: this operator and no other
+  draw();
+}
 
 // ---- the table
 const percent = (v) => v ? (100 * v).toFixed(1) : "";
@@ -111,7 +118,9 @@ function draw() {
   const words = at("filter").value.toLowerCase().trim();
   const key = columns.indexOf(column), sign = sorting.down ? -1 : 1;
   const texts = columns.map((c, k) => k).filter((k) => !(columns[k] in FORMS));
-  const kept = rows.filter((row) => !words || texts.some((k) => String(row[k]).toLowerCase().includes(words)));
+  const exact = /^"(.+)"$/.exec(words);
+  const fits = (text) => exact ? text === exact[1] : text.includes(words);
+  const kept = rows.filter((row) => !words || texts.some((k) => fits(String(row[k]).toLowerCase())));
   kept.sort((a, b) => sign * (typeof a[key] === "string" ? a[key].localeCompare(b[key]) : a[key] - b[key]));
   const head = make("tr");
   for (const c of columns) {
@@ -172,7 +181,6 @@ at("when").textContent = line.events.length
   ? `About two steps in the middle, ${(line.length / 1000).toFixed(1)} ms from ${(line.begin_ms / 1000).toFixed(3)} s after the beginning, on one clock; hatched: waiting for the slowest.${left} all.trace.json.gz has the whole, for ui.perfetto.dev or chrome://tracing.`
   : "There are no events in the middle of what was recorded.";
 canvas.setAttribute("aria-label", `Timeline of ${numbers.processes.length} processes, ${line.lanes.length} lanes, ${line.events.length} events`);
-document.getElementById("lanes").parentElement.hidden = false;
 
 function hatch(colour) {
   const tile = document.createElement("canvas");
@@ -186,7 +194,7 @@ let fills = null;
 function colours() {
   fills = line.titles.map(([kind]) => {
     const { colour, hatched } = look(kind);
-    return { fill: value(colour), waits: kind.endsWith(WAITING) ? hatch(value("--text")) : null, alpha: hatched ? 0.55 : 1 };
+    return { fill: value(colour), waits: kind.endsWith(WAITING) ? hatch(value("--text")) : null, alpha: hatched || COLLECTIVES.has(kind) ? 0.5 : 1 };
   });
 }
 let queued = false;
@@ -239,7 +247,12 @@ function zoom(factor, x = null) {
   redraw();
 }
 const part = (e) => (e.clientX - canvas.getBoundingClientRect().left - labels) / (canvas.clientWidth - labels);
-canvas.addEventListener("wheel", (e) => { e.preventDefault(); tip(e, ""); zoom(Math.exp(e.deltaY / 400), Math.min(Math.max(part(e), 0), 1)); }, { passive: false });
+canvas.addEventListener("wheel", (e) => {
+  if (e.deltaY > 0 && view.to - view.from >= line.length) return; // nothing is further: the page scrolls
+  e.preventDefault();
+  tip(e, "");
+  zoom(Math.exp(e.deltaY / 400), Math.min(Math.max(part(e), 0), 1));
+}, { passive: false });
 canvas.addEventListener("dblclick", () => zoom(0));
 for (const button of document.querySelectorAll("[data-zoom]")) button.addEventListener("click", () => zoom(+button.dataset.zoom));
 canvas.addEventListener("keydown", (e) => {

@@ -109,6 +109,8 @@ def excerpt(merged: Merged) -> dict[str, Any]:
             thread, title = line.threads[line.thread[k]], line.titles[line.title[k]]
             lane = thread if " " in thread else f"thread {thread}"
             add(lane, title, kinds.get(title, title), line.start[k], line.start[k] + line.seconds[k], False)
+    lanes, places = _sorted_lanes(lanes)
+    found = [(places[lane], *rest) for lane, *rest in found]  # type: ignore[misc]
     found.sort(key=lambda event: (not event[4], event[2] - event[3]))
     kept, left = found[:MOST_EVENTS], found[MOST_EVENTS:]
     kept.sort(key=lambda event: (event[0], event[2], -event[3]))
@@ -120,6 +122,17 @@ def excerpt(merged: Merged) -> dict[str, Any]:
         "events": _placed(kept, lanes, begin),
         "left_out": [len(left), _short(1e6 * max((e[3] - e[2] for e in left), default=0.0))],
     }
+
+
+def _sorted_lanes(lanes: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[int, int]]:
+    """By process, collectives first, then Python's threads; and {place before: place}."""
+
+    def rank(k: int) -> tuple[int, int, str]:
+        name = lanes[k]["name"]
+        return lanes[k]["process"], ("collectives", "python", "thread").index(name.split(" ")[0].strip(",")), name
+
+    order = sorted(range(len(lanes)), key=rank)
+    return [lanes[k] for k in order], {k: place for place, k in enumerate(order)}
 
 
 def _placed(

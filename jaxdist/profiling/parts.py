@@ -37,6 +37,10 @@ class Part:
         return self.process.partition("-")[0]
 
     @property
+    def number(self) -> int:
+        return int(self.process.rpartition("-")[2])
+
+    @property
     def host(self) -> str:
         return str(self.about.get("host", ""))
 
@@ -62,7 +66,9 @@ def read_parts(folders: Sequence[pathlib.Path]) -> list[Part]:
             part = _read(path)
             if part.process in found:
                 other = found[part.process].trace.parent
-                raise UsageError(f"{part.process} has a part in {other} and one in {folder}: name the folders of one run.")
+                raise UsageError(
+                    f"{part.process} has a part in {other} and one in {folder}: name the folders of one run."
+                )
             found[part.process] = part
     if not found:
         raise UsageError(f"No process has written a profile into {' or '.join(map(str, folders))}.")
@@ -83,8 +89,7 @@ def _read(path: pathlib.Path) -> Part:
 
 
 def _order(part: Part) -> tuple[int, str, int]:
-    role, number = _PART.fullmatch(f"{part.process}.json").groups()  # type: ignore[union-attr]
-    return (_ROLES.index(role) if role in _ROLES else len(_ROLES), role, int(number))
+    return (_ROLES.index(part.role) if part.role in _ROLES else len(_ROLES), part.role, part.number)
 
 
 def different(one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:

@@ -61,12 +61,9 @@ def read_timeline(path: pathlib.Path) -> Timeline:
         [of.setdefault(value, len(of)) for of, value in zip(names, _words(event), strict=True)] for event in events
     ]
     of = np.array(numbers, np.int32).reshape(-1, 3)
-    return Timeline(
-        1e-6 * np.array([event["ts"] for event in events], np.float64),
-        1e-6 * np.array([event["dur"] for event in events], np.float64),
-        *(of[:, k] for k in range(3)),
-        *(list(one) for one in names),
-    )
+    starts, lengths = (1e-6 * np.array([event[key] for event in events], np.float64) for key in ("ts", "dur"))
+    titles, threads, instructions = map(list, names)
+    return Timeline(starts, lengths, of[:, 0], of[:, 1], of[:, 2], titles, threads, instructions)
 
 
 def _words(event: dict[str, Any]) -> tuple[str, str, str]:
@@ -75,7 +72,8 @@ def _words(event: dict[str, Any]) -> tuple[str, str, str]:
 
 def empty() -> Timeline:
     """Of a process whose trace is not there."""
-    return Timeline(*(np.array([]) for _ in range(2)), *(np.array([], np.int32) for _ in range(3)), [], [], [])
+    none, nothing = np.array([], np.float64), np.array([], np.int32)
+    return Timeline(none, none, nothing, nothing, nothing, [], [], [])
 
 
 def within_limit(timelines: Sequence[Timeline], middle: float, most: int = MOST_EVENTS) -> tuple[list[Timeline], float]:
