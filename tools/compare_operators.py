@@ -116,7 +116,7 @@ def compare(a: Operators, b: Operators) -> tuple[list[dict[str, Any]], list[str]
     notes = list(dict.fromkeys([*a.notes, *b.notes]))
     unknown = [one.name for one in (a, b) if not one.about]
     if unknown:
-        notes.append(f"{' and '.join(unknown)} do not say of which model: that both are of one was not checked.")
+        notes.append(f"{' and '.join(unknown)}: of which model is not said; that both are of one was not checked.")
     sides = [_in_common_words(one.rows, other.rows) for one, other in ((a, b), (b, a))]
     kinds = list(dict.fromkeys(kind for side in sides for kind in side))
     nothing = {"calls": None, "self_ms": None, "share": None}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxdist.profiling import files
-from jaxdist.profiling.timeline import pieces
+from jaxdist.profiling.timeline import lane_of, pieces
 
 if TYPE_CHECKING:
     from jaxdist.profiling.merge import Merged
@@ -106,9 +106,15 @@ def excerpt(merged: Merged) -> dict[str, Any]:
             if stop > begin and start < end:
                 add(f"collectives, device {device}", name, name, start, stop, True)
         for k in np.flatnonzero((line.start + line.seconds > begin) & (line.start < end)):
-            thread, title = line.threads[line.thread[k]], line.titles[line.title[k]]
-            lane = thread if " " in thread else f"thread {thread}"
-            add(lane, title, kinds.get(title, title), line.start[k], line.start[k] + line.seconds[k], False)
+            title = line.titles[line.title[k]]
+            add(
+                lane_of(line.threads[line.thread[k]]),
+                title,
+                kinds.get(title, title),
+                line.start[k],
+                line.start[k] + line.seconds[k],
+                False,
+            )
     lanes, places = _sorted_lanes(lanes)
     found = [(places[lane], *rest) for lane, *rest in found]  # type: ignore[misc]
     found.sort(key=lambda event: (not event[4], event[2] - event[3]))
@@ -149,5 +155,7 @@ def _placed(
         row = min(row, _DEEPEST - 1)
         ends[row:] = [event[3]] if row >= len(ends) else [event[3], *ends[row + 1 :]]
         lanes[lane]["rows"] = max(lanes[lane].get("rows", 1), row + 1)
-        placed.append([lane, row, event[1], round(1e6 * (event[2] - begin), 1), round(1e6 * (event[3] - event[2]), 1)])
+        placed.append(
+            [lane, row, event[1], *(round(1e6 * float(t), 1) for t in (event[2] - begin, event[3] - event[2]))]
+        )
     return placed

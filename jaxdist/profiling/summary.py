@@ -47,12 +47,8 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def as_markdown(found: Mapping[str, Any]) -> str:
     """What summary.json holds, as tables."""
     start, end = found["asked"]
-    lines = [
-        f"# Updates {start + 1} to {end}, {len(found['processes'])} processes",
-        "",
-        *(f"- {note}" for note in found["notes"]),
-        "",
-    ]
+    lines = [f"# Updates {start + 1} to {end}, processes: {len(found['processes'])}", ""]
+    lines += [*(f"- {note}" for note in found["notes"]), ""] if found["notes"] else []
     lines += ["| process | host | steps | ms a step |", "|---|---|---:|---:|"]
     lines += [
         f"| {p['process']} | {p.get('host', '')} | {p['steps']} | {p['step_ms']:.2f} |" for p in found["processes"]

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdist.profiling.collectives import EXCHANGE, WAITING, Calls
 
+_ROUNDING = 5e-7  # seconds: what Unix times as floats tell apart
 MOST_EVENTS = 1_000_000  # of the merged trace: what a viewer opens in some seconds
 
 
@@ -55,7 +56,7 @@ def read_timeline(path: pathlib.Path) -> Timeline:
       OSError, ValueError: it cannot be read.
     """
     events = [e for e in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"] if e["ph"] == "X"]
-    events.sort(key=lambda event: event["ts"])
+    events.sort(key=lambda event: (event["ts"], -event["dur"]))  # what contains others before them
     names: tuple[dict[str, int], dict[str, int], dict[str, int]] = ({}, {}, {})
     numbers = [
         [of.setdefault(value, len(of)) for of, value in zip(names, _words(event), strict=True)] for event in events
@@ -110,17 +111,23 @@ def write_trace(
 def _events(pid: int, process: str, timeline: Timeline, calls: Calls, zero: float) -> Iterator[str]:
     yield _label("process_name", pid, 0, {"name": process})
     yield _label("process_sort_index", pid, 0, {"sort_index": pid})
-    for tid, thread in enumerate(timeline.threads, 1):
-        yield _label("thread_name", pid, tid, {"name": thread if " " in thread else f"thread {thread}"})
+    lanes: dict[tuple[int, int], int] = {}
     titles, instructions = [json.dumps(t) for t in timeline.titles], [json.dumps(i) for i in timeline.instructions]
     starts, lengths = 1e6 * (timeline.start - zero), 1e6 * timeline.seconds
     columns = (timeline.title, timeline.thread, timeline.instruction, starts, lengths)
-    for title, thread, instruction, start, length in zip(*(c.tolist() for c in columns), strict=True):
+    beside = nested(timeline)
+    for row, (title, thread, instruction, start, length) in zip(
+        beside, zip(*(c.tolist() for c in columns), strict=True), strict=True
+    ):
+        tid = lanes.setdefault((thread, row), len(lanes) + 1)
         yield (
-            f'{{"ph":"X","name":{titles[title]},"pid":{pid},"tid":{thread + 1},"ts":{start:.1f},"dur":{length:.1f},'
+            f'{{"ph":"X","name":{titles[title]},"pid":{pid},"tid":{tid},"ts":{start:.1f},"dur":{length:.1f},'
             f'"args":{{"instruction":{instructions[instruction]}}}}}'
         )
-    lane = len(timeline.threads) + 1
+    for (thread, row), tid in lanes.items():
+        name = lane_of(timeline.threads[thread]) + (f", beside ({row})" if row else "")
+        yield _label("thread_name", pid, tid, {"name": name})
+    lane = len(lanes) + 1
     for device in sorted(set(calls.device.tolist())):
         yield _label("thread_name", pid, lane + device, {"name": f"collectives, device {device}"})
     for name, start, end, device in pieces(calls):
@@ -128,6 +135,32 @@ def _events(pid: int, process: str, timeline: Timeline, calls: Calls, zero: floa
             f'{{"ph":"X","name":{json.dumps(name)},"pid":{pid},"tid":{lane + device},"ts":{1e6 * (start - zero):.1f},'
             f'"dur":{1e6 * (end - start):.1f},"args":{{}}}}'
         )
+
+
+def nested(timeline: Timeline) -> list[int]:
+    """The lane of each event beside its thread's own (0): events of a lane contain each other or lie apart, which is
+    what viewers need. An operation that is done in another thread may overlap what follows it here."""
+    open_ends: dict[int, list[list[float]]] = {}  # thread -> for each of its lanes the ends of what is under way
+    found = []
+    ends = timeline.start + timeline.seconds
+    for thread, start, end in zip(timeline.thread.tolist(), timeline.start.tolist(), ends.tolist(), strict=True):
+        lanes = open_ends.setdefault(thread, [])
+        for row, under_way in enumerate(lanes):
+            while under_way and under_way[-1] <= start + _ROUNDING:
+                under_way.pop()
+            if not under_way or end <= under_way[-1] + _ROUNDING:
+                break
+        else:
+            row, under_way = len(lanes), []
+            lanes.append(under_way)
+        under_way.append(end)
+        found.append(row)
+    return found
+
+
+def lane_of(thread: str) -> str:
+    """'1' -> 'thread 1'; 'python 0' stays."""
+    return thread if " " in thread else f"thread {thread}"
 
 
 def pieces(calls: Calls) -> Iterator[tuple[str, float, float, int]]:
