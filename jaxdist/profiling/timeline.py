@@ -142,18 +142,16 @@ def nested(timeline: Timeline) -> list[int]:
     what viewers need. An operation that is done in another thread may overlap what follows it here."""
     open_ends: dict[int, list[list[float]]] = {}  # thread -> for each of its lanes the ends of what is under way
     found = []
-    ends = timeline.start + timeline.seconds
-    for thread, start, end in zip(timeline.thread.tolist(), timeline.start.tolist(), ends.tolist(), strict=True):
+    columns = (timeline.thread, timeline.start, timeline.start + timeline.seconds)
+    for thread, start, end in zip(*(c.tolist() for c in columns), strict=True):
         lanes = open_ends.setdefault(thread, [])
-        for row, under_way in enumerate(lanes):
+        for under_way in lanes:
             while under_way and under_way[-1] <= start + _ROUNDING:
                 under_way.pop()
-            if not under_way or end <= under_way[-1] + _ROUNDING:
-                break
-        else:
-            row, under_way = len(lanes), []
-            lanes.append(under_way)
-        under_way.append(end)
+        row = next((k for k, ends in enumerate(lanes) if not ends or end <= ends[-1] + _ROUNDING), len(lanes))
+        if row == len(lanes):
+            lanes.append([])
+        lanes[row].append(end)
         found.append(row)
     return found
 
