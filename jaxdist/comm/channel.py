@@ -26,6 +26,7 @@ from jaxdist.comm.addresses import split
 from jaxdist.comm.encrypted import EncryptedSocket
 from jaxdist.comm.ports import Ports
 from jaxdist.comm.security import OPEN, Security, same
+from jaxdist.runtime import profiler
 
 _MAGIC = b"jxd1"
 _PREFIX = struct.Struct("<4sIQ")
@@ -123,8 +124,9 @@ class Channel:
                 header, body = found
                 data = np.ascontiguousarray(body())
                 view = data.reshape(-1).view(np.uint8).data
-                self._socket.sendall(_PREFIX.pack(_MAGIC, len(header), len(view)) + header)
-                self._socket.sendall(view)
+                with profiler.span(profiler.SEND):
+                    self._socket.sendall(_PREFIX.pack(_MAGIC, len(header), len(view)) + header)
+                    self._socket.sendall(view)
         except Exception as e:  # of the socket, or of what was to be computed
             self._failure = ChannelError(f"sending to {self.name} failed: {e}")
             with contextlib.suppress(queue.Full):

@@ -50,17 +50,3 @@ def wall_time(starts: np.ndarray, ends: np.ndarray) -> float:
     starts, ends = starts[order], np.maximum.accumulate(ends[order])
     first = np.concatenate([[True], starts[1:] > ends[:-1]])
     return float(np.sum(np.concatenate([ends[:-1][first[1:]], ends[-1:]]) - starts[first]))
-
-
-def overlaps(
-    starts: np.ndarray, ends: np.ndarray, other_starts: np.ndarray, other_ends: np.ndarray
-) -> tuple[tuple[np.ndarray, np.ndarray], list[int]]:
-    """((starts, ends), which) of the pieces of the first intervals that lie in one of the others."""
-    pieces: list[tuple[float, float]] = []
-    which: list[int] = []
-    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        for k in np.flatnonzero((other_ends > start) & (other_starts < end)):
-            pieces.append((max(start, other_starts[k]), min(end, other_ends[k])))
-            which.append(number)
-    found = np.array(pieces, np.float64).reshape(-1, 2)
-    return (found[:, 0], found[:, 1]), which

@@ -135,7 +135,8 @@ def replica_groups(instruction: Instruction) -> list[list[int]]:
 
 
 def _computations(text: str) -> Iterator[tuple[str, dict[str, Instruction]]]:
-    name, inside = "", {}
+    name = ""
+    inside: dict[str, Instruction] = {}
     for line in text.splitlines():
         if header := _HEADER.match(line):
             name, inside = header["name"], {}

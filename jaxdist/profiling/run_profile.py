@@ -9,22 +9,26 @@ left out where the window is short.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from jaxdist.profiling import files
+from jaxdist.profiling.merge import merge_folder
 from jaxdist.profiling.peak import matrix_flops
 from jaxdist.profiling.table import make_table
 from jaxdist.profiling.trace import count_events, read
+from jaxdist.profiling.windows import Window
 from jaxdist.runtime import profiler
 
 MOST_EVENTS = 400_000  # of one trace; what the profiler holds is 1,000,000
+WARM_UP = 2  # steps of a process that are not profiled: the first compiles, the second is still slow
 _SHORT = 12  # steps of a window without a trial
 _MARK = "training thread"  # where this span is, the training thread is
 
@@ -37,13 +41,12 @@ class RunProfile:
     A failure is said once, in the log and by `event`, and ends the profile, never the training.
 
     Args:
-      folder: where the profiles are written: FOLDER/updates_FROM-TO/PROCESS.*.
+      folder: where the profiles are written: FOLDER/WINDOW/PROCESS.*.
       process: 'worker-0', 'server-1', ...
-      windows: (from, to), in order.
+      windows: in order.
       about: what the profile is of (process, strategy, model, ...): goes into its files.
       event: is told what has happened, as fields of an event row.
       blocks, flops: of the model (`table.make_table`).
-      examples: of one step of this process.
       in_background: make the tables in a thread, as a server does, which must answer meanwhile.
     """
 
@@ -51,18 +54,18 @@ class RunProfile:
         self,
         folder: pathlib.Path,
         process: str,
-        windows: Sequence[tuple[int, int]],
+        windows: Sequence[Window],
         about: Mapping[str, Any],
         event: Callable[[dict[str, Any]], None] = lambda event: None,
         *,
         blocks: frozenset[str] = frozenset(),
         flops: Callable[[], Mapping[str, float]] = dict,
-        examples: float = 0.0,
         in_background: bool = False,
     ) -> None:
         self._folder, self._process, self._about, self._event = folder, process, dict(about), event
-        self._blocks, self._flops, self._examples, self._in_background = blocks, flops, examples, in_background
-        self._windows = list(windows)
+        self._blocks, self._flops, self._in_background = blocks, flops, in_background
+        self.windows, self._windows = list(windows), list(windows)
+        self.examples = 0.0  # of one step of this process
         self._trace: profiler.Trace | None = None
         self._trial = False
         self._calls = 0  # of `at`: steps that this process has done
@@ -75,42 +78,70 @@ class RunProfile:
         """Whether anything is left to be profiled."""
         return bool(self._windows)
 
-    def at(self, updates: int, arrays: Any = None) -> None:
+    def tell(self, event: Callable[[dict[str, Any]], None]) -> None:
+        """Who is told what has happened, from now on."""
+        self._event = event
+
+    def at(self, updates: int, state: Any = None) -> None:
         """After a step, or an update of a server: `updates` are done. Blocks where a window begins or ends.
 
         Args:
-          arrays: what the last step gives; waited for, so that a window has whole steps.
+          state: what the last step gives; its arrays are waited for, so that a window has whole steps.
         """
         if not self._windows:
             return
         self._calls += 1
+        with self._never_raising():
+            self._at(updates, getattr(state, "examples_seen", 0), getattr(state, "arrays", None))
+
+    def end(self, updates: int, state: Any = None) -> None:
+        """Ends a window here, as the phase or the run does."""
+        with self._never_raising():
+            if self._trace is not None and self._trial:
+                self.close()
+            elif self._trace is not None:
+                self._end(updates, getattr(state, "arrays", None), cut=True)
+
+    def merge(self) -> None:
+        """Makes one page of what all processes have written into this folder. For one process, at the end."""
+        for folder in sorted(self._folder.glob("*_*-*")) if self.windows else ():
+            with self._never_raising():
+                merge_folder(folder)
+
+    @contextlib.contextmanager
+    def _never_raising(self) -> Iterator[None]:
         try:
-            self._at(updates, arrays)
+            yield
         except Exception as e:  # whatever the profiler, the disk or a program that is read raises
             self._failed(e)
 
-    def _at(self, updates: int, arrays: Any) -> None:
-        _start, end = self._windows[0]
+    def _at(self, updates: int, examples_seen: int, arrays: Any) -> None:
         if self._trace is None:
-            while self._windows and updates >= self._windows[0][1]:
-                logging.info("Updates %d to %d were done before; they are not profiled again.", *self._windows.pop(0))
-            if self._windows and self._calls >= 1 and updates >= self._windows[0][0] - 1:
-                self._maybe_begin(updates, arrays)
+            while self._windows and self._windows[0].place(updates, examples_seen) >= self._windows[0].end:
+                logging.info("%s of this run were done before; they are not profiled again.", self._windows.pop(0))
+            if self._windows and self._calls >= WARM_UP:
+                self._maybe_begin(updates, examples_seen, arrays)
         elif self._trial:
             self._end_trial(updates, arrays)
-        elif updates >= end or self._calls - self._begun[2] >= self._most_steps:
-            self._end(updates, arrays)
+        else:
+            window = self._windows[0]
+            over = window.place(updates, examples_seen) >= window.end
+            if over or self._calls - self._begun[2] >= self._most_steps:
+                self._end(updates, arrays, cut=not over)
 
-    def _maybe_begin(self, updates: int, arrays: Any) -> None:
-        start, end = self._windows[0]
-        if updates > start:
-            words = "The profile of updates %d to %d begins after %d, where this process has come to."
-            logging.warning(words, start, end, updates)
-        if end - start > _SHORT:
+    def _maybe_begin(self, updates: int, examples_seen: int, arrays: Any) -> None:
+        window, place = self._windows[0], self._windows[0].place(updates, examples_seen)
+        short = window.unit == "updates" and window.end - window.start <= _SHORT
+        ahead = self.examples if window.unit == "examples" else 1
+        if place < window.start - (0 if short else ahead):
+            return
+        if place > window.start + ahead:
+            logging.warning("The profile of %s begins at %d, where this process has come to.", window, place)
+        if short:
+            self._begin(updates, arrays, _SHORT)
+        else:
             jax.block_until_ready(arrays)
             self._trace, self._trial = profiler.Trace(), True
-        elif updates >= start:
-            self._begin(updates, arrays, _SHORT)
 
     def _end_trial(self, updates: int, arrays: Any) -> None:
         assert self._trace is not None
@@ -130,27 +161,27 @@ class RunProfile:
         with profiler.span(_MARK):
             self._begun = (time.time(), updates, self._calls)
 
-    def _end(self, updates: int, arrays: Any) -> None:
+    def _end(self, updates: int, arrays: Any, *, cut: bool) -> None:
         assert self._trace is not None
         jax.block_until_ready(arrays)
         began, first, calls = self._begun
         end_time = time.time()
         trace, self._trace = self._trace, None
         programs = profiler.programs()
-        (start, end) = self._windows.pop(0)
+        window = self._windows.pop(0)
         about = self._about | {
             "process": self._process,
-            "asked": [start, end],
+            "window": str(window),
             "updates": [first, updates],
             "steps": self._calls - calls,
-            "cut": updates < end,
+            "cut": cut,
             "began": began,
         }
-        if about["cut"]:
-            logging.warning(
-                "The profile of updates %d to %d was cut after %d: a trace holds %d events, and a step has %d of them.",
-                start, end, updates, MOST_EVENTS, MOST_EVENTS // self._most_steps,
-            )  # fmt: skip
+        if cut:
+            words = "The profile of %s was cut after %d steps, at update %d: %s."
+            full = about["steps"] >= self._most_steps
+            why = f"a trace holds {MOST_EVENTS} events" if full else "training ends here, or its phase does"
+            logging.warning(words, window, about["steps"], updates, why)
         trace.stop()
         if self._in_background:
             thread = threading.Thread(
@@ -162,10 +193,8 @@ class RunProfile:
             self._tables(trace, programs, about, end_time)
 
     def _tables_or_a_warning(self, *of: Any) -> None:
-        try:
+        with self._never_raising():
             self._tables(*of)
-        except Exception as e:
-            self._failed(e)
 
     def _tables(self, trace: profiler.Trace, programs: Sequence[Any], about: dict[str, Any], end_time: float) -> None:
         try:
@@ -175,6 +204,7 @@ class RunProfile:
         ids = {what.program for what in found.operations.what}
         peak = 0.0 if self._in_background else matrix_flops()
         marks = [thread for what, thread in zip(found.spans.what, found.spans.thread, strict=True) if what == _MARK]
+        found.spans = found.spans.without(_MARK)
         table = make_table(
             found,
             files.programs_by_id(programs, ids),
@@ -183,17 +213,18 @@ class RunProfile:
             steps=max(about["steps"], 1),
             blocks=self._blocks,
             flops=self._flops(),
-            examples=self._examples,
+            examples=self.examples,
             peak=peak,
             training_thread=marks[0] if marks and not self._in_background else None,
         )
         about |= {"ended": end_time, "events": found.num_events, "peak_gflops": peak / 1e9}
-        place = self._folder / f"updates_{about['asked'][0]}-{about['asked'][1]}"
+        place = self._folder / about["window"]
         files.write(place, self._process, about, table, found)
         words = "Profiled %d steps up to update %d: %.1f ms a step; the tables are in %s."
         logging.info(words, about["steps"], about["updates"][1], table.step_ms, place)
-        kept = ("asked", "updates", "steps", "cut", "events")
-        self._event({"event": "profiled"} | {key: about[key] for key in kept} | {"step_ms": round(table.step_ms, 3)})
+        kept = {key: about[key] for key in ("steps", "cut", "events")} | {"step_ms": round(table.step_ms, 3)}
+        first, last = about["updates"]
+        self._event({"event": "profiled", "after_update": first, "to_update": last} | kept)
 
     def _failed(self, error: Exception) -> None:
         self._windows.clear()

@@ -6,9 +6,12 @@ Of a moment at which several of them apply, the first has it:
     operations of programs      shared evenly among those that run at once
     collectives
     loops and calls             what is between the operations inside them
-    push, pull                  while the training thread waits for them
-    the training thread         data wait, server wait, pipeline idle, logging
-    XLA's executor, dispatch    starting operations and programs
+    the training thread         data wait, logging, and other things that it does itself
+    other threads               push, pull, send, pipeline idle, where the training thread waits for nothing else
+    XLA's executor              between operations
+    server wait, device wait    of the training thread, where nothing says what for
+    dispatch                    starting programs
+    Python of a step            what a strategy does beside all that
     not attributed
 """
 
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from jaxdist.ops import kinds
-from jaxdist.profiling.attribution import overlaps, self_times, wall_time
+from jaxdist.profiling.attribution import self_times, wall_time
 from jaxdist.profiling.naming import COLLECTIVES, WRAPPERS, Name, name_of
 from jaxdist.profiling.program import Program, replica_groups
 from jaxdist.profiling.trace import Intervals, Trace
@@ -31,7 +34,8 @@ from jaxdist.runtime import profiler
 NOT_ATTRIBUTED, EXECUTOR, UNKNOWN = "not attributed", "XLA's executor", "operation of an unknown program"
 IDLE = "waiting for calls"  # what a server does the rest of the time
 AWAY = (profiler.EVALUATION, profiler.CHECKPOINT)
-_TRANSFERS = (profiler.PUSH, profiler.PULL)
+_WAITS = (profiler.SERVER_WAIT, profiler.DEVICE_WAIT)
+_OTHER_THREADS = (profiler.PUSH, profiler.PUSH_PULL, profiler.PULL, profiler.PIPELINE_WAIT, profiler.SEND)
 _BY_DEFINITION = (
     kinds.CONVOLUTION_FORWARD,
     kinds.CONVOLUTION_INPUT_GRADIENT,
@@ -116,24 +120,24 @@ def make_table(
     named = [names.of(what) for what in operations.what]
     is_wrapper = np.array([names.is_wrapper(what) for what in operations.what], bool)
     is_collective = np.array([name.kind in COLLECTIVES for name in named], bool)
-    waits = _chosen(spans, own & np.array([what == profiler.SERVER_WAIT for what in spans.what], bool))
-    transfers = _chosen(spans, np.array([what in _TRANSFERS for what in spans.what], bool) & ~own)
-    pieces, piece_of = overlaps(transfers.start, transfers.end, waits.start, waits.end)
+    waits = own & np.array([what in _WAITS for what in spans.what], bool)
+    steps_own = np.array([what == profiler.STEP for what in spans.what], bool)
+    others = ~own & np.array([what in _OTHER_THREADS for what in spans.what], bool)
+    span_names = [Name(what, "", "") for what in spans.what]
     levels: list[tuple[Intervals, list[Name]]] = [
-        _level(spans, away, [Name(what, "", "") for what in spans.what]),
+        _level(spans, away, span_names),
         _level(operations, ~is_wrapper & ~is_collective, named),
         _level(operations, is_collective, named),
         _level(operations, is_wrapper, named),
-        (
-            Intervals(pieces[0], pieces[1], [transfers.what[k] for k in piece_of], [0] * len(piece_of)),
-            [Name(transfers.what[k], "", "") for k in piece_of],
-        ),
-        _level(spans, own & ~away, [Name(what, "", "") for what in spans.what]),
+        _level(spans, own & ~away & ~waits & ~steps_own, span_names),
+        _level(spans, others, span_names),
         _all(trace.runtime.within(begin, end), EXECUTOR),
+        _level(spans, waits, span_names),
         _all(trace.dispatch.within(begin, end), profiler.DISPATCH),
+        _level(spans, steps_own, span_names),
     ]
     found, rest = self_times([(level.start, level.end) for level, _ in levels], begin, end)
-    self_seconds: collections.Counter[Name] = collections.Counter()
+    self_seconds: dict[Name, float] = collections.defaultdict(float)
     for (_, level_names), seconds in zip(levels, found, strict=True):
         for name, one in zip(level_names, seconds, strict=True):
             self_seconds[name] += one
@@ -232,7 +236,7 @@ def _grouped(levels: Sequence[tuple[Intervals, list[Name]]], spans: Intervals) -
     """Name -> (starts, ends) of all its calls, whoever's time they were."""
     found: dict[Name, list[tuple[float, float]]] = collections.defaultdict(list)
     for number, (level, names) in enumerate(levels):
-        if number in (1, 2, 3, 6, 7):
+        if number in (1, 2, 3, 6, 8):  # the others are spans: below, with those that nobody waited for
             for name, start, end in zip(names, level.start, level.end, strict=True):
                 found[name].append((start, end))
     for what, start, end in zip(spans.what, spans.start, spans.end, strict=True):
@@ -270,8 +274,8 @@ def _row(
     peak: float,
 ) -> Row:
     operations = work[0] / steps
-    if name.kind in _BY_DEFINITION and name.layer in flops:
-        operations = flops[name.layer] * examples
+    if name.kind in _BY_DEFINITION and name.layer in flops and examples:  # or a part of it, where channels are divided
+        operations = min(operations, flops[name.layer] * examples)
     wall = wall_time(*intervals) / steps if intervals is not None else seconds / steps
     rate = operations / wall if wall > 0 else 0.0
     return Row(

@@ -36,6 +36,11 @@ class Intervals:
     def __len__(self) -> int:
         return len(self.what)
 
+    def without(self, what: Any) -> Intervals:
+        """All but those."""
+        kept = [k for k, one in enumerate(self.what) if one != what]
+        return Intervals(self.start[kept], self.end[kept], [self.what[k] for k in kept], [self.thread[k] for k in kept])
+
     def within(self, begin: float, end: float) -> Intervals:
         """Those that overlap [begin, end], cut to it."""
         kept = np.flatnonzero((self.end > begin) & (self.start < end))

@@ -1,55 +1,77 @@
-"""Which updates of a run are profiled."""
+"""Which part of a run is profiled: updates, or the examples of an epoch."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxdist.errors import UsageError
 
-WARM_UP = 2  # updates: the first compiles, the second is still slow
+
+class Window(NamedTuple):
+    """What comes after `start` up to `end`: updates, or examples seen.
+
+    An epoch is a number of examples: how many updates it has, depends on the strategy.
+    """
+
+    start: int
+    end: int
+    unit: str = "updates"
+
+    def __str__(self) -> str:
+        """As a folder is called."""
+        return f"{self.unit}_{self.start}-{self.end}"
+
+    def place(self, updates: int, examples_seen: int) -> int:
+        """Where a run is, in this window's unit."""
+        return updates if self.unit == "updates" else examples_seen
+
+    def in_updates(self, updates: int, examples_seen: int, examples_per_update: int) -> Window:
+        """The same in updates, of a run that is at `updates` and goes on with so many examples an update."""
+        if self.unit == "updates":
+            return self
+        start, end = (updates + -(-(x - examples_seen) // examples_per_update) for x in self[:2])
+        return Window(max(start, 1), end)
 
 
 def windows(
-    profile: Mapping[str, Any], *, epoch_examples: int, batch: int, total_examples: int
-) -> list[tuple[int, int]]:
-    """(from, to), in order: the updates after `from` up to `to`, of `profile.at_epochs` and `profile.updates`.
+    profile: Mapping[str, Any], *, epoch_examples: int, smallest_update: int, total_examples: int
+) -> list[Window]:
+    """Those of `profile.at_epochs` and `profile.updates`, in order.
 
     Args:
-      batch: examples of one update.
+      smallest_update: examples of the smallest update that there may be.
 
     Raises:
-      UsageError: they lie outside the run, or in each other.
+      UsageError: they lie outside the run.
     """
-    last = total_examples // batch
-    found: list[tuple[int, int]] = []
-    for epoch in profile["at_epochs"]:
-        start, end = (-(-(k * epoch_examples) // batch) for k in (epoch - 1, epoch))
-        if start >= last:
+    found: list[Window] = []
+    for epoch in sorted(profile["at_epochs"]):
+        start, end = (epoch - 1) * epoch_examples, min(epoch * epoch_examples, total_examples)
+        if start >= total_examples:
             there = -(-total_examples // epoch_examples)
             raise UsageError(
                 f"profile.at_epochs={_text(profile['at_epochs'])}: the run has {there} epochs, and no epoch {epoch}; "
-                "choose one of them, or raise num_epochs."
+                "choose one of them, or train longer."
             )
-        found.append((max(start, WARM_UP), max(min(end, last), WARM_UP + 1)))
+        found.append(Window(start, end, "examples"))
+    for before, after in itertools.pairwise(found):
+        if before == after:
+            raise UsageError(f"profile.at_epochs={_text(profile['at_epochs'])} names an epoch twice.")
     if profile["updates"]:
+        if found:
+            raise UsageError(
+                "profile.at_epochs and profile.updates are both set: one trace runs at a time; leave one of them out."
+            )
+        last = total_examples // smallest_update
         start, end = profile["updates"]
         if end > last:
             raise UsageError(
                 f"profile.updates={_text(profile['updates'])}: the run has {last} updates; end the profile at {last} "
                 "or before, or train longer."
             )
-        found.append((start, end))
-    found.sort()
-    for before, after in itertools.pairwise(found):
-        if before[1] > after[0]:
-            raise UsageError(
-                f"The profiles of the updates {before[0]} to {before[1]} and {after[0]} to {after[1]} lie in each "
-                "other: leave one out of profile.at_epochs and profile.updates."
-            )
-    if found and found[-1][1] > last:
-        raise UsageError(f"The run has {last} updates, of which the first {WARM_UP} are not profiled: train longer.")
+        found.append(Window(start, end))
     return found
 
 

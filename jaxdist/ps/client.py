@@ -34,6 +34,7 @@ from jaxdist.ps.reservation import check_server
 from jaxdist.ps.results import Claim, PinnedVersion, Progress, Pulled
 from jaxdist.ps.session import Session
 from jaxdist.ps.transfers import pull_rest, push_chunks
+from jaxdist.runtime import profiler
 from jaxdist.state.position import from_bounds
 
 T = TypeVar("T")
@@ -220,12 +221,7 @@ class Client:
         return self.in_session(pull)
 
     def push_pull(
-        self,
-        claim: Claim,
-        buffers: Sequence[np.ndarray],
-        commit: Mapping[str, Any],
-        *,
-        ahead: int,
+        self, claim: Claim, buffers: Sequence[np.ndarray], commit: Mapping[str, Any], *, ahead: int
     ) -> Pulled:
         """Pushes the gradient and new statistics of a claim (one buffer a server: gradient, then statistics), and
         pulls for the next step as soon as the staleness controller allows it.
@@ -247,14 +243,16 @@ class Client:
         last, last_part = pb.PushRequest(caller=caller, claim=claim.number), np.zeros((0,), np.uint8)
         if staged:
             _, _, last, last_part = staged.pop()
-            self._calls.call_all(staged)
+            with profiler.span(profiler.PUSH):
+                self._calls.call_all(staged)
         last.commit.CopyFrom(pb.Commit(**commit))
         last.then.CopyFrom(pb.Pulling(start=True, ahead=ahead))
         early: list[Any] = []
         if buffers:  # asked for before it is known which version it will be
             asked = pb.PullRequest(caller=caller, pulling=pb.Pulling(pushed=claim.number))
             early = self._calls.send_to_others("Pull", asked)
-        reply, data = self._calls.call(0, "PushPull", last, last_part)
+        with profiler.span(profiler.PUSH_PULL):
+            reply, data = self._calls.call(0, "PushPull", last, last_part)
         while True:
             if reply.granted:
                 try:
@@ -264,6 +262,7 @@ class Client:
             again = pb.Pulling(start=True, ahead=ahead, pushed=claim.number)
             reply, data = self._calls.call(0, "Pull", pb.PullRequest(caller=caller, pulling=again))
 
+    @profiler.named(profiler.PULL)
     def _complete(self, caller: pb.Caller, reply: pb.PullReply, data: memoryview, early: Sequence[Any] = ()) -> Pulled:
         """The rest of a pull: further chunks, and the other servers' parts, of server 0's version or a later one.
 

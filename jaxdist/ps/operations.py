@@ -20,6 +20,7 @@ from jaxdist.ps.errors import Fenced
 from jaxdist.ps.replication import OperationReplicator
 from jaxdist.ps.server_state import ServerState
 from jaxdist.ps.shard import Shard, Values, contents
+from jaxdist.runtime import profiler
 
 
 class Operations:
@@ -110,7 +111,8 @@ class Operations:
         match operation.kind:
             case pb.Operation.UPDATE:
                 weights = operation.learning_rate, operation.stats_weight, operation.momentum_cut
-                shard.update(operation.version, operation.claims, *weights)
+                with profiler.span(profiler.SERVER_UPDATE):
+                    shard.update(operation.version, operation.claims, *weights)
                 self._on_update(operation.version)
             case pb.Operation.PIN:
                 shard.pin(operation.pin)

@@ -15,6 +15,7 @@ from jaxdist.ps.rpc import Payload
 from jaxdist.ps.server_state import ServerState
 from jaxdist.ps.shard import Shard, Values, both
 from jaxdist.ps.timing import LONG_POLL_SECONDS
+from jaxdist.runtime import profiler
 
 
 class Pulls:
@@ -55,7 +56,8 @@ class Pulls:
                 if left <= 0:
                     return reply, b""
                 state.changed.wait(left)
-        whole, digest = shard.reply_of(values)
+        with profiler.span(profiler.SERVER_PULL):
+            whole, digest = shard.reply_of(values)
         reply.granted, reply.version = True, values.version
         reply.total, reply.checksum = len(whole), digest
         return reply, memoryview(whole)[: wire.CHUNK]

@@ -125,7 +125,7 @@ class ServedRun:
             if not shard.is_loaded:
                 raise ValueError(f"server {state.index} is to begin without all of its values")
             shard.begin(settings.updates)
-            state.begun, state.heard = True, time.monotonic()
+            state.begun, state.heard, state.settings = True, time.monotonic(), settings
             if state.index == 0:
                 state.sequencer = Sequencer(settings, self._operations.emit, state.changed)
                 logging.info("The run begins at version %d, with %s.", settings.updates, request.settings)

@@ -34,6 +34,7 @@ from jaxdist.ps.server_state import ServerState
 from jaxdist.ps.shard import Shard, UpdateRule
 from jaxdist.ps.signature import differences
 from jaxdist.ps.timing import HEARTBEAT_SECONDS, LONG_POLL_SECONDS
+from jaxdist.runtime import profiler
 from jaxdist.state.position import bounds
 
 EMPTY: Payload = (pb.Empty(), b"")
@@ -181,6 +182,11 @@ class ParameterServer:
         shard.load_part(request.what, request.offset, request.total, data)
         return EMPTY
 
+    @property
+    def profiled(self) -> Sequence[Sequence[int]]:
+        """(from, to) of the updates that the run which is served profiles."""
+        return self._state.settings.profile if self._state.settings is not None else ()
+
     def _push(self, request: pb.PushRequest, data: memoryview) -> Payload:
         return self._stage_and_accept(request, data), b""
 
@@ -210,7 +216,8 @@ class ParameterServer:
             raise ValueError(f"the push does not fit: {difference or 'its header differs'}")
         if wire.checksum(data, request.claim) != request.checksum:
             raise ValueError("the push was damaged on its way (its checksum differs)")
-        shard.stage(request.claim, request.offset, request.total, data)
+        with profiler.span(profiler.SERVER_PUSH):
+            shard.stage(request.claim, request.offset, request.total, data)
 
     def _pull(self, request: pb.PullRequest, data: memoryview) -> Payload:
         return self._pulls.answer(request.caller, request.pulling)

@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.errors import Ended, Fenced, NotNow
+from jaxdist.ps.run_settings import Settings
 from jaxdist.ps.sequencer import Sequencer
 from jaxdist.ps.shard import Shard, UpdateRule
 from jaxdist.ps.snapshots import Snapshots
@@ -60,6 +61,7 @@ class ServerState:
         self.run, self.incarnation = "", 0
         self.shard: Shard | None = None
         self.sequencer: Sequencer | None = None
+        self.settings: Settings | None = None
         self.begun = self.rolling = self.rollback_asked = False
         self.runs_forgotten = 0
         self.failure = ""

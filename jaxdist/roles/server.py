@@ -15,6 +15,7 @@ from jaxdist.cluster import Cluster
 from jaxdist.errors import PeerError, UsageError
 from jaxdist.optim import optimizers
 from jaxdist.ps import ParameterServer
+from jaxdist.roles.profiles import ServedProfile
 from jaxdist.runtime import compilation
 from jaxdist.runtime.fault_injection import Faults
 from jaxdist.runtime.stop_signal import StopSignal
@@ -58,6 +59,12 @@ def serve(
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     faults = Faults(cluster.server_index, role="server")
     rule = update_rule(config)
+    profiled = ServedProfile(config, workdir, cluster)
+
+    def updated(version: int) -> None:
+        faults.at("update", version)
+        profiled.at(version, server)
+
     try:
         server = ParameterServer(
             cluster.server_index,
@@ -68,7 +75,7 @@ def serve(
             folder=pathlib.Path(workdir) / "servers" / str(cluster.server_index),
             security=cluster.security,
             idle_seconds=config.cluster.connect_timeout_seconds,
-            on_update=lambda version: faults.at("update", version),
+            on_update=updated,
             drop_reply=lambda version: faults.asked("drop", version),
         )
     except OSError as e:
@@ -86,6 +93,7 @@ def serve(
         ended = server.wait()
     except TimeoutError as e:
         raise PeerError(f"server {cluster.server_index} gives up: {e}") from e
+    profiled.close()
     if ended.code == 0:
         milliseconds = [1000 * s for s in server.update_seconds()] or [0.0]
         logging.info(

@@ -22,6 +22,7 @@ from jaxdist.cluster.process_group import ProcessGroup
 from jaxdist.config.phases import schedule_of
 from jaxdist.errors import ConnectionLost, Preempted, Terminated, ending
 from jaxdist.ps.reservation import end_waiting_servers
+from jaxdist.roles.profiles import profile_of
 from jaxdist.runtime import compilation, devices
 from jaxdist.runtime.stop_signal import StopSignal, sigterm_as_stop_signal
 from jaxdist.train import callbacks as callbacks_lib
@@ -155,6 +156,7 @@ def _train(
         check_data(workdir, examples.digests)
         disk.check(workdir, disk.checkpoint_bytes(task.init().arrays()), config.checkpoint.keep)
     schedule, num_train = schedule_of(config.strategy), len(examples.train)
+    profile = profile_of(config, workdir, cluster, task, num_train)
     check_phases(
         config,
         task,
@@ -163,11 +165,12 @@ def _train(
         devices_here=len(found),
     )
     with contextlib.ExitStack() as stack:
+        stack.callback(profile.close)
         phases = Phases(
             schedule,
             task,
             config.strategy,
-            _context(config, cluster, group, identity | {"run": run}),
+            _context(config, cluster, group, identity | {"run": run}) | {"profile": profile.windows},
             group,
             run_examples=run_examples(config, num_train),
             epoch_examples=num_train,
@@ -178,7 +181,7 @@ def _train(
         stack.push(lambda kind, error, trace: phases.close(error))
         stop_signal.before_end(phases.close)
         loop = TrainingLoop(
-            config, workdir, cluster, group, examples, task, phases, stop_signal, callbacks, begin, stack
+            config, workdir, cluster, group, examples, task, phases, stop_signal, callbacks, profile, begin, stack
         )
         loop.train()
         return loop.finish()

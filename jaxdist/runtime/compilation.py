@@ -39,6 +39,12 @@ def enable_cache(folder: str) -> None:
     _write_whole_entries()
 
 
+def keep_names() -> None:
+    """Programs are looked up with the names of their operations, as a profile shows them. Without it, equal programs of
+    other names are one entry of the cache, and what is loaded may carry names of an older version or another model."""
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
+
+
 def counts() -> dict[str, int]:
     """Programs this process needed so far: compiled here, and loaded from the cache."""
     asked, loaded = (_events[f"/jax/compilation_cache/{e}"] for e in ("compile_requests_use_cache", "cache_hits"))

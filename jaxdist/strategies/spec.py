@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.knobs import Knob, Values
+from jaxdist.profiling.windows import Window
 
 if TYPE_CHECKING:
     from jaxdist.strategies.base import Strategy
@@ -39,6 +40,7 @@ class BuildContext:
       phase: which phase of the run this is the strategy of.
       reservation: what the run has reserved the servers by.
       momentum_ramp: (examples_seen, examples) over which the momentum grows to its value; None: it has it at once.
+      profile: what of the run is profiled, for what profiles besides this process.
     """
 
     global_batch_size: int
@@ -52,6 +54,7 @@ class BuildContext:
     phase: int = 0
     reservation: str = ""
     momentum_ramp: tuple[int, int] | None = None
+    profile: Sequence[Window] = ()
 
     @property
     def is_chief(self) -> bool:

@@ -23,6 +23,8 @@ from jaxdist.cluster import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
 from jaxdist.cluster.watchdog import PHASE_BOUNDARY
 from jaxdist.errors import Preempted, Terminated
+from jaxdist.profiling.run_profile import RunProfile
+from jaxdist.runtime import profiler
 from jaxdist.runtime.fault_injection import Faults
 from jaxdist.runtime.stop_signal import StopSignal
 from jaxdist.state import Position, TrainState
@@ -58,11 +60,13 @@ class TrainingLoop:
         phases: Phases,
         stop_signal: StopSignal,
         callbacks: Sequence[Callback],
+        profile: RunProfile,
         begin: float,
         stack: contextlib.ExitStack,
     ) -> None:
         self.config, self.cluster, self.group, self.examples = config, cluster, group, examples
         self.task, self.phases, self.stop_signal, self.stack = task, phases, stop_signal, stack
+        self.profile = profile
         self.num_train = len(examples.train)
         self.total = total_examples(config, self.num_train)
         self.faults = Faults(cluster.process_id)
@@ -96,6 +100,7 @@ class TrainingLoop:
         self.before_step = self.looked_at = self.seen
         self.saved_at = (self.updates, self.seen) if before is not None else (-1, -1)
         self.recorder.start(self.here(), resumed=before is not None)
+        profile.tell(lambda event: self.recorder.event(self.here(), event))
 
     @property
     def updates(self) -> int:
@@ -135,7 +140,7 @@ class TrainingLoop:
     @contextlib.contextmanager
     def activity(self, name: str) -> Iterator[None]:
         """Times what this process is doing, and lets the other processes know of it."""
-        with self.measured.timer.phase(name), self.group.activity(name):
+        with self.measured.timer.phase(name), self.group.activity(name), profiler.span(profiler.ACTIVITIES.get(name)):
             yield
 
     @contextlib.contextmanager
@@ -181,8 +186,10 @@ class TrainingLoop:
         """
 
         def prepare(positions: np.ndarray) -> Any:
-            batch = self.examples.loader.train_batch(self.examples.train, self.examples.stream, positions)
-            return self.phases.strategy.place(batch)
+            self.profile.examples = len(positions)
+            with profiler.span(profiler.PREPROCESS):
+                batch = self.examples.loader.train_batch(self.examples.train, self.examples.stream, positions)
+                return self.phases.strategy.place(batch)
 
         positions = self.phases.strategy.positions(position, self.phases.end)
         batches = data.prefetch(prepare, positions, self.config.data.prefetch)
@@ -195,7 +202,8 @@ class TrainingLoop:
         while not stop:
             with self.activity("compile" if first else "train"):
                 asked = time.monotonic()
-                batch = next(batches, None)
+                with profiler.span(profiler.DATA_WAIT):
+                    batch = next(batches, None)
                 if batch is None:
                     break
                 if first:
@@ -205,6 +213,7 @@ class TrainingLoop:
             if first:
                 self.stop_signal.hold()
             first = False
+            self.profile_step()
             bar.update(max(self.seen - was, 0))
             self.faults.at("update", self.updates)
             if crossed(was_updates, self.updates, self.config.log_every_steps):
@@ -251,16 +260,24 @@ class TrainingLoop:
     def step(self, batch: Any, waited: float, first: bool) -> bool:
         """One training step; True when all processes are to stop."""
         was = self.before_step = self.seen
-        self.state, metrics = self.phases.strategy.train_step(self.state, batch, self.stop_signal.received)
-        stop = self.measured.add_step(metrics, was, self.seen, waited=waited, timed=not first)
+        with profiler.span(profiler.STEP):
+            self.state, metrics = self.phases.strategy.train_step(self.state, batch, self.stop_signal.received)
+        with profiler.span(profiler.DEVICE_WAIT):
+            stop = self.measured.add_step(metrics, was, self.seen, waited=waited, timed=not first)
         if first or self.seen >= self.total:
             stop = self.measured.take_late() or stop
         self.group.note_progress(self.updates)
         self.record_events()
         return stop
 
+    def profile_step(self) -> None:
+        if self.profile.waits:
+            with self.activity("profile"):
+                self.profile.at(self.updates, self.state)
+
     def drain(self) -> None:
         """Waits for what other processes still have under way."""
+        self.profile.end(self.updates, self.state)
         was = self.seen
         with self.activity("train"):
             self.state, metrics = self.phases.strategy.drain(self.state)
@@ -303,7 +320,8 @@ class TrainingLoop:
         with self.activity("train"):
             stop = self.measured.take_late()
         rate = self.task.learning_rate(self.before_step) * self.phases.strategy.learning_rate_scale
-        self.recorder.train_row(self.here(), rate, self.phases.row())
+        with profiler.span(profiler.LOGGING):
+            self.recorder.train_row(self.here(), rate, self.phases.row())
         return stop
 
     def evaluation_is_due(self) -> bool:
@@ -368,6 +386,8 @@ class TrainingLoop:
                 self.checkpoints.close()
             summary = self.summary()
             self.record_events()
+        if self.cluster.is_chief:
+            self.profile.merge()
         self.recorder.end(summary)
         return summary
 

@@ -48,6 +48,7 @@ def build(settings: Settings, task: Task, context: BuildContext) -> ParameterSer
         phase=context.phase,
         reserve=context.reservation,
         momentum_ramp=context.momentum_ramp,
+        profile=context.profile,
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from jaxdist.comm.security import OPEN, Security
 from jaxdist.errors import PeerError, Unhealthy
 from jaxdist.optim import momentum
+from jaxdist.profiling.windows import Window
 from jaxdist.ps import (
     Claim,
     Client,
@@ -32,6 +33,7 @@ from jaxdist.ps import (
     largest_staleness,
 )
 from jaxdist.ps.reservation import run_ending
+from jaxdist.runtime import profiler
 from jaxdist.state import Position, TrainState
 from jaxdist.state.position import indices
 from jaxdist.strategies.base import Strategy
@@ -68,6 +70,7 @@ class ParameterServer(Strategy):
       phase: of a run in phases; workers wait for the chief to begin it.
       reserve: what the run has reserved the servers by.
       momentum_ramp: (examples_seen, examples) over which the momentum grows to its value; the chief's counts.
+      profile: what the servers profile, too; the chief's counts.
     """
 
     collective = False
@@ -87,10 +90,11 @@ class ParameterServer(Strategy):
         phase: int = 0,
         reserve: str = "",
         momentum_ramp: tuple[int, int] | None = None,
+        profile: Sequence[Window] = (),
     ) -> None:
         self.task = task
         self._nonfinite = {"refuse": "skip"}.get(settings["nonfinite"], settings["nonfinite"] or task.nonfinite)
-        self._momentum_ramp = momentum_ramp
+        self._momentum_ramp, self._profile = momentum_ramp, profile
         self.is_chief = process_id == 0
         self._workers = num_processes
         self._bound = self._high = int(settings["max_staleness"])
@@ -133,6 +137,7 @@ class ParameterServer(Strategy):
         """The chief puts the state on the servers and lets the workers in; the others wait for that."""
         self._client.check_servers()
         if self.is_chief:
+            place = canonical.updates, canonical.examples_seen
             self._client.begin(
                 {
                     "max_staleness": self._bound,
@@ -148,6 +153,7 @@ class ParameterServer(Strategy):
                     "snapshot_seconds": self._settings["snapshot_seconds"],
                     "connect_seconds": self._timeouts["connect_timeout_seconds"],
                     "momentum_ramp": self._momentum_ramp,
+                    "profile": [w.in_updates(*place, self.examples_per_update)[:2] for w in self._profile],
                 },
                 to_vectors(canonical, self._layout),
             )
@@ -200,17 +206,18 @@ class ParameterServer(Strategy):
             return state, self._since(begun, begun) | {"stop": stop}
         if self._refresh or state.caller != claim.caller:
             self._wait_for_network()
-            state = self._pull_to_start(claim)
+            with profiler.span(profiler.SERVER_WAIT):
+                state = self._pull_to_start(claim)
             elsewhere = max(state.progress.examples_seen - self._away_since.examples_seen, 0)
             self._refresh, self._job = False, None
         dispatched = time.perf_counter()
         parts, metrics = self._model.gradient(state.buffers, batch)
         job = self._network.submit(self._exchange, state, claim, parts, metrics, dispatched)
         before, self._job = self._job, job
-        if not self._overlap:
-            state = job.result()
-        elif before is not None:
-            state = before.result()
+        awaited = before if self._overlap else job
+        if awaited is not None:
+            with profiler.span(profiler.SERVER_WAIT):
+                state = awaited.result()
         self.report.window.steps += 1
         now = self._since(begun, state.progress) | {"stop": stop, "elsewhere": elsewhere}
         return state, now

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdist.errors import ConnectionLost
 from jaxdist.parallel.schedules import Action
+from jaxdist.runtime import profiler
 from jaxdist.state import Tree
 from jaxdist.strategies.pipeline.links import Link
 from jaxdist.task import Batch, Metrics
@@ -70,6 +71,7 @@ class StageWorker:
         self._incoming, self._outgoing = incoming, outgoing
         self._one = jax.device_put(np.ones((), stage.metrics_dtype), device)
 
+    @profiler.named(profiler.STEP)
     def train(self, arrays: Tree, microbatches: Sequence[Batch], step: int, stop: bool) -> Step:
         """Forward and backward passes of one step. Blocks.
 
@@ -159,7 +161,8 @@ class StageWorker:
         self, link: Link, action: Action, step: int, examples: int, kind: tuple[tuple[int, ...], Any] | None
     ) -> tuple[Mapping[str, Any], jax.Array]:
         shape, dtype = kind or ((), np.uint8)
-        header, array = link.receive((examples, *shape), dtype)
+        with profiler.span(profiler.PIPELINE_WAIT):
+            header, array = link.receive((examples, *shape), dtype)
         came, expected = (header["kind"], header["microbatch"], header["step"]), (*action, step)
         if came != expected:
             raise ConnectionLost(f"a neighbouring stage sent {came} where {expected} was due")
