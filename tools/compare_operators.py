@@ -2,7 +2,7 @@
 
     python tools/compare_runs.py --operators A B [--process=worker-0] [--window=updates_10-30] [--out=DIR]
 
-A and B are run directories: profiled ones (`profile/updates_*/PROCESS.json`), or such with an `operators.json`, as
+A and B are run directories: profiled ones (`profile/*/PROCESS.json`), or such with an `operators.json`, as
 tools that train the same model in another system write: {"rows": [{"kind", "calls", "self_ms", "share"}, ...]}.
 --out also writes operators.md and operators.csv. Profiles of different models, data or batches are refused.
 """
@@ -24,7 +24,7 @@ from run_reader import path_of
 from jaxdist.errors import UsageError
 from jaxdist.profiling.files import by_kind
 from jaxdist.profiling.naming import COLLECTIVES
-from jaxdist.profiling.parts import different, read_parts
+from jaxdist.profiling.parts import different, read_parts, windows_of
 
 OTHER_SYSTEM = "operators.json"
 _OF_THE_MODEL = ("model.", "data.name", "global_batch_size")
@@ -64,12 +64,9 @@ def read(folder: pathlib.Path, process: str = "worker-0", window: str = "") -> O
         step = float(found.get("step_ms", 0.0) if isinstance(found, dict) else 0.0) or sum(r["self_ms"] for r in rows)
         about = found.get("config") if isinstance(found, dict) else None
         return Operators(str(folder), by_kind(rows), step, _of_the_model(about or _config(folder)), [])
-    windows = sorted(
-        (path for path in (folder / "profile").glob("updates_*") if any(path.glob("*-*.json"))),
-        key=lambda path: int(path.name.partition("_")[2].partition("-")[0]),
-    )
+    windows = windows_of(folder)
     if not windows:
-        raise UsageError(f"{folder} has neither profile/updates_*/PROCESS.json nor {OTHER_SYSTEM}: profile the run.")
+        raise UsageError(f"{folder} has neither profile/*/PROCESS.json nor {OTHER_SYSTEM}: profile the run.")
     chosen = [path for path in windows if not window or path.name == window]
     if not chosen:
         raise UsageError(f"{folder} has no window {window}; it has {', '.join(path.name for path in windows)}.")
@@ -77,13 +74,7 @@ def read(folder: pathlib.Path, process: str = "worker-0", window: str = "") -> O
     if process not in parts:
         raise UsageError(f"{chosen[0]} has no profile of {process}; it has {', '.join(parts)}.")
     about = parts[process].about
-    notes = []
-    if about.get("cut"):
-        (start, end), (first, last) = about["asked"], about["updates"]
-        notes.append(
-            f"The profile of {process} in {folder} was cut: of the updates {start + 1} to {end} it has {first + 1} to "
-            f"{last}."
-        )
+    notes = [parts[process].cut.replace(process, f"{process} in {folder}", 1)] if parts[process].cut else []
     config = _of_the_model(about.get("config") or _config(folder))
     return Operators(str(folder), by_kind(about["rows"]), about["step_ms"], config, notes)
 

@@ -19,6 +19,7 @@ from run_reader import path_of
 
 from jaxdist.errors import UsageError
 from jaxdist.profiling.merge import merge, write
+from jaxdist.profiling.parts import windows_of
 
 
 def windows(folders: Sequence[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
@@ -29,10 +30,10 @@ def windows(folders: Sequence[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
     """
     found: dict[str, list[pathlib.Path]] = {}
     for folder in folders:
-        own = [path for path in (folder / "profile").glob("updates_*") if any(path.glob("*-*.json"))]
+        own = windows_of(folder)
         if not own:
             raise UsageError(
-                f"{folder} has no profile (profile/updates_*/PROCESS.json): it is no run directory, or was not "
+                f"{folder} has no profile (profile/*/PROCESS.json): it is no run directory, or was not "
                 "profiled; set profile.updates or profile.at_epochs."
             )
         if found and not found.keys() & {path.name for path in own}:
@@ -42,7 +43,7 @@ def windows(folders: Sequence[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
             )
         for path in own:
             found.setdefault(path.name, []).append(path)
-    return dict(sorted(found.items(), key=lambda one: int(one[0].partition("_")[2].partition("-")[0])))
+    return found
 
 
 def _names(names: Iterable[str]) -> str:

@@ -133,7 +133,7 @@ def divided(rows: Sequence[Mapping[str, Any]], splits: Sequence[Split]) -> list[
 def as_dict(merged: Merged) -> dict[str, Any]:
     """What summary.json holds."""
     first = merged.parts[0].about
-    known = {key: first[key] for key in ("asked", "strategy", "num_processes", "config") if key in first}
+    known = {key: first[key] for key in ("window", "strategy", "num_processes", "config") if key in first}
     own = ("process", "host", "steps", "updates", "cut", "step_ms", "peak_gflops")
     return known | {
         "processes": [{key: part.about[key] for key in own if key in part.about} for part in merged.parts],
@@ -149,15 +149,7 @@ def as_dict(merged: Merged) -> dict[str, Any]:
 
 
 def _notes_on(parts: Sequence[Part]) -> list[str]:
-    notes = []
-    for part in parts:
-        start, end = part.about["asked"]
-        first, last = part.about["updates"]
-        if part.about.get("cut") or first > start:
-            notes.append(
-                f"The profile of {part.process} was cut: asked for the updates {start + 1} to {end}, it has "
-                f"{first + 1} to {last}."
-            )
+    notes = [part.cut for part in parts if part.cut]
     wanted = int(parts[0].about.get("num_processes", 0))
     there = {part.process for part in parts}
     missing = [name for name in (f"worker-{k}" for k in range(wanted)) if name not in there]

@@ -25,16 +25,15 @@ MOST_ROWS = 12_000  # of all processes
 MOST_EVENTS = 6_000
 STEPS_SHOWN = 2.0
 _DEEPEST = 5  # rows of a lane for events that contain each other
-_FACTS = ("process", "host", "steps", "asked", "updates", "cut", "step_ms", "peak_gflops")
+_FACTS = ("process", "host", "steps", "updates", "cut", "step_ms", "peak_gflops")
 
 
 def page(merged: Merged) -> str:
     """The page as text."""
     kept = importlib.resources.files("jaxdist.profiling")
     text, style, script = ((kept / f"page.{kind}").read_text() for kind in ("html", "css", "js"))
-    start, end = merged.parts[0].about["asked"]
     strategy = merged.parts[0].about.get("strategy", "")
-    what = f"Where a step's time goes: updates {start + 1} to {end}" + (f", {strategy}" if strategy else "")
+    what = f"Where a step's time goes: {merged.parts[0].window}" + (f", {strategy}" if strategy else "")
     values = json.dumps(numbers(merged), separators=(",", ":")).replace("<", "\\u003c")
     filled = {"TITLE": html.escape(what), "STYLE": style, "SCRIPT": script, "NUMBERS": values}
     for name, value in filled.items():

@@ -12,6 +12,7 @@ from jaxdist.errors import UsageError
 from jaxdist.profiling.files import read_profile
 
 _PART = re.compile(r"([a-z]+)-(\d+)\.json")
+_WINDOW = re.compile(r"([a-z]+)_(\d+)-(\d+)")
 _ROLES = ("worker", "server")  # the order on pages; others follow
 _GAP_SECONDS = 60.0  # windows of one host that lie further apart are of different runs
 
@@ -48,6 +49,34 @@ class Part:
     def steps(self) -> int:
         return max(self.about["steps"], 1)
 
+    @property
+    def window(self) -> str:
+        """'updates 4 to 6', of the window 'updates_3-6'."""
+        return in_words(self.about["window"])
+
+    @property
+    def cut(self) -> str:
+        """'' or a sentence that says what of its window it lacks."""
+        first, last = self.about["updates"]
+        unit, start, end = _WINDOW.fullmatch(self.about["window"]).groups()  # type: ignore[union-attr]
+        late = unit == "updates" and first > int(start) + max((int(end) - int(start)) // 10, 1)
+        if not (late or self.about.get("cut")):
+            return ""
+        return f"The profile of {self.process} was cut: of the {self.window} it has the updates {first + 1} to {last}."
+
+
+def in_words(window: str) -> str:
+    """'updates 4 to 6' for 'updates_3-6'."""
+    unit, start, end = _WINDOW.fullmatch(window).groups()  # type: ignore[union-attr]
+    return f"{unit} {int(start) + 1} to {end}"
+
+
+def windows_of(run: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of a run's profiles in which a process has written, in order."""
+    found = [(match, path) for path in (run / "profile").glob("*") if (match := _WINDOW.fullmatch(path.name))]
+    written = [(m[1], int(m[2]), path) for m, path in found if any(_PART.fullmatch(p.name) for p in path.iterdir())]
+    return [path for _, _, path in sorted(written)]
+
 
 def read_parts(folders: Sequence[pathlib.Path]) -> list[Part]:
     """The parts of one window, workers first.
@@ -80,11 +109,13 @@ def read_parts(folders: Sequence[pathlib.Path]) -> list[Part]:
 def _read(path: pathlib.Path) -> Part:
     try:
         about = read_profile(path)
-        missing = {"process", "asked", "updates", "steps", "began", "ended", "step_ms", "rows"} - about.keys()
+        missing = {"process", "window", "updates", "steps", "began", "ended", "step_ms", "rows"} - about.keys()
     except (ValueError, AttributeError) as e:
         raise UsageError(f"{path} cannot be read, it is damaged: {e}.") from e
     if missing:
         raise UsageError(f"{path} is no profile of a process: it lacks {', '.join(sorted(missing))}.")
+    if not _WINDOW.fullmatch(str(about["window"])):
+        raise UsageError(f"{path} is no profile of a process: its window is {about['window']!r}.")
     return Part(about, path.with_suffix(".trace.json.gz"))
 
 
@@ -105,7 +136,7 @@ def _belong_together(parts: Sequence[Part]) -> None:
     first = parts[0]
     for part in parts[1:]:
         names = first.process, part.process
-        window = different({"window": _window(first)}, {"window": _window(part)}, names)
+        window = different({"window": first.window}, {"window": part.window}, names)
         if window:
             raise UsageError(f"These profiles are of different windows: {window[0]}.")
         differ = different(_of_run(first), _of_run(part), names)
@@ -118,11 +149,6 @@ def _belong_together(parts: Sequence[Part]) -> None:
                 f"These profiles are of different runs: {gap:.0f} s lie between {names[0]}'s and {names[1]}'s; "
                 "remove the older one."
             )
-
-
-def _window(part: Part) -> str:
-    start, end = part.about["asked"]
-    return f"updates {start} to {end}"
 
 
 def _of_run(part: Part) -> dict[str, Any]:

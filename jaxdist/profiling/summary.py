@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdist.profiling.files import by_kind
-from jaxdist.profiling.parts import Part
+from jaxdist.profiling.parts import Part, in_words
 
 COLUMNS = ("role", "kind", "calls", "min_ms", "mean_ms", "max_ms", "slowest", "share", "gflop", "megabytes")
 
@@ -46,8 +46,8 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def as_markdown(found: Mapping[str, Any]) -> str:
     """What summary.json holds, as tables."""
-    start, end = found["asked"]
-    lines = [f"# Updates {start + 1} to {end}, processes: {len(found['processes'])}", ""]
+    window = in_words(found["window"])
+    lines = [f"# {window[0].upper()}{window[1:]}, processes: {len(found['processes'])}", ""]
     lines += [*(f"- {note}" for note in found["notes"]), ""] if found["notes"] else []
     lines += ["| process | host | steps | ms a step |", "|---|---|---:|---:|"]
     lines += [

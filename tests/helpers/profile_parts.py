@@ -39,7 +39,7 @@ def write_part(
       clock: seconds by which this process's clock is ahead.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    usual = {"process": process, "host": "h0", "asked": [3, 6], "updates": [3, 6], "steps": 3, "cut": False,
+    usual = {"process": process, "host": "h0", "window": "updates_3-6", "updates": [3, 6], "steps": 3, "cut": False,
              "step_ms": 100.0, "peak_gflops": 50.0, "began": BEGAN + clock, "ended": BEGAN + clock + 0.3,
              "strategy": "allreduce", "num_processes": 2, "config": {"model.name": "cnn", "data.name": "digits"},
              "rows": list(rows)}  # fmt: skip

@@ -23,7 +23,7 @@ def test_two_runs_of_ours(tmp_path, capsys):
     a, b = tmp_path / "a", tmp_path / "b"
     rows = [row("convolution forward", 10.0, "x", calls=2.0), row("convolution forward", 30.0, "y"), row("copy", 8.0)]
     write_part(a / WINDOW, "worker-0", rows, step_ms=50.0)
-    write_part(a / "profile/updates_20-22", "worker-0", rows, asked=[20, 22], updates=[20, 22])
+    write_part(a / "profile/updates_20-22", "worker-0", rows, window="updates_20-22", updates=[20, 22])
     write_part(b / WINDOW, "worker-0", [row("convolution forward", 20.0, "z"), row("data wait", 5.0)], step_ms=25.0,
                strategy="parameter_server", num_processes=4, cut=True, updates=[3, 5])  # fmt: skip
     assert compare_runs.main(["--operators", str(a), str(b), f"--out={tmp_path / 'out'}"]) == 0
@@ -35,7 +35,7 @@ def test_two_runs_of_ours(tmp_path, capsys):
         "| data wait | - | - | - | 1 | 5.000 | 5.0% | - |",
         "| whole step | - | 50.000 | 100.0% | - | 25.000 | 100.0% | 0.50 |",
     ]
-    assert f"The profile of worker-0 in {b} was cut: of the updates 4 to 6 it has 4 to 5." in said
+    assert f"The profile of worker-0 in {b} was cut: of the updates 4 to 6 it has the updates 4 to 5." in said
     assert (tmp_path / "out" / "operators.md").read_text() == said
     with open(tmp_path / "out" / "operators.csv") as file:
         first = next(csv.DictReader(file))
@@ -85,7 +85,7 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys, b, more, words):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "neither profile/updates_*/PROCESS.json nor operators.json"), ([{"kind": "copy"}], "no rows with kind")],
+    [(None, "neither profile/*/PROCESS.json nor operators.json"), ([{"kind": "copy"}], "no rows with kind")],
 )  # fmt: skip
 def test_a_folder_without_a_table_is_said(tmp_path, capsys, content, words):
     write_part(tmp_path / "A" / WINDOW, "worker-0")

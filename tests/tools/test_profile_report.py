@@ -12,8 +12,8 @@ from helpers.profile_parts import row, write_part
 
 def test_a_run_that_was_killed_is_reported(tmp_path, capsys):
     """Hosts with run directories of their own, of which one has come further; there is no summary yet."""
-    for window, asked in (("updates_3-6", [3, 6]), ("updates_10-12", [10, 12])):
-        write_part(tmp_path / "a" / "profile" / window, "worker-0", [row("copy", 1.0)], asked=asked, updates=asked)
+    for window, updates in (("updates_10-12", [10, 12]), ("updates_3-6", [3, 6])):
+        write_part(tmp_path / "a" / "profile" / window, "worker-0", [row("copy", 1.0)], window=window, updates=updates)
     write_part(tmp_path / "b" / "profile" / "updates_3-6", "worker-1", [row("copy", 3.0)])
     assert profile_report.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -31,9 +31,9 @@ def test_a_run_that_was_killed_is_reported(tmp_path, capsys):
     ("second", "window", "words"),
     [
         ({"config": {"model.name": "resnet"}}, "updates_3-6", "model.name is cnn in worker-0 and resnet in worker-1."),
-        ({"asked": [4, 6]}, "updates_3-6", "of different windows: window is updates 3 to 6 in worker-0"),
+        ({"window": "updates_4-6"}, "updates_3-6", "of different windows: window is updates 4 to 6 in worker-0"),
         ({}, "updates_4-6", "b has profiles of other windows (updates_4-6) than the directories before"),
-        (None, "", "b has no profile (profile/updates_*/PROCESS.json)"),
+        (None, "", "b has no profile (profile/*/PROCESS.json)"),
     ],
 )  # fmt: skip
 def test_what_does_not_belong_together_is_refused(tmp_path, capsys, second, window, words):

@@ -109,7 +109,7 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(timeline.within_limit, "__defaults__", (4,))
     merge_folder(tmp_path)
     notes = json.loads((tmp_path / "summary.json").read_text())["notes"]
-    assert [note for note in notes if "was cut: asked for the updates 4 to 6, it has 4 to 4." in note]
+    assert [note for note in notes if "of worker-1 was cut: of the updates 4 to 6 it has the updates 4 to 4." in note]
     assert [note for note in notes if "worker-1 has no timeline: worker-1.trace.json.gz cannot be read" in note]
     assert [note for note in notes if "2 of 3 collectives of worker-0 were not found on all processes" in note]
     assert [note for note in notes if "in the middle alone: 4 events" in note]

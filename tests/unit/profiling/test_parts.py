@@ -26,8 +26,8 @@ def test_workers_come_first_and_in_the_order_of_their_numbers(tmp_path):
          "different runs: data.name is digits in worker-0 and mnist in worker-1"),
         ({"strategy": "pipeline"}, "different runs: strategy is allreduce in worker-0 and pipeline in worker-1"),
         ({"num_processes": 3}, "different runs: num_processes is 2 in worker-0 and 3 in worker-1"),
-        ({"asked": [9, 12]},
-         "different windows: window is updates 3 to 6 in worker-0 and updates 9 to 12 in worker-1"),
+        ({"window": "updates_9-12"},
+         "different windows: window is updates 4 to 6 in worker-0 and updates 10 to 12 in worker-1"),
         ({"began": BEGAN + 3600, "ended": BEGAN + 3601},
          "3600 s lie between worker-0's and worker-1's; remove the older one"),
     ],
@@ -56,5 +56,5 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"worker-0.json cannot be read, it is damaged"):
         read_parts([tmp_path / "a"])
     (tmp_path / "a" / "worker-0.json").write_text('{"process": "worker-0"}')
-    with pytest.raises(UsageError, match=r"worker-0.json is no profile of a process: it lacks asked, began"):
+    with pytest.raises(UsageError, match=r"worker-0.json is no profile of a process: it lacks began, ended"):
         read_parts([tmp_path / "a"])
