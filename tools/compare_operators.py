@@ -24,7 +24,7 @@ from run_reader import path_of
 from jaxdist.errors import UsageError
 from jaxdist.profiling.files import by_kind
 from jaxdist.profiling.naming import COLLECTIVES
-from jaxdist.profiling.parts import different, read_parts, windows_of
+from jaxdist.profiling.parts import different, read_part, windows_of
 
 OTHER_SYSTEM = "operators.json"
 _OF_THE_MODEL = ("model.", "data.name", "global_batch_size")
@@ -38,11 +38,13 @@ class Operators:
     """The table of one run.
 
     Attributes:
+      what: process and strategy, or the other system's file.
       about: what must be equal (model, data, batch), as far as it is known.
       notes: what a reader must know.
     """
 
     name: str
+    what: str
     rows: list[dict[str, Any]]
     step_ms: float
     about: dict[str, Any]
@@ -63,20 +65,23 @@ def read(folder: pathlib.Path, process: str = "worker-0", window: str = "") -> O
             raise UsageError(f"{other} has no rows with kind and self_ms.")
         step = float(found.get("step_ms", 0.0) if isinstance(found, dict) else 0.0) or sum(r["self_ms"] for r in rows)
         about = found.get("config") if isinstance(found, dict) else None
-        return Operators(str(folder), by_kind(rows), step, _of_the_model(about or _config(folder)), [])
+        return Operators(str(folder), OTHER_SYSTEM, by_kind(rows), step, _of_the_model(about or _config(folder)), [])
     windows = windows_of(folder)
     if not windows:
         raise UsageError(f"{folder} has neither profile/*/PROCESS.json nor {OTHER_SYSTEM}: profile the run.")
     chosen = [path for path in windows if not window or path.name == window]
     if not chosen:
         raise UsageError(f"{folder} has no window {window}; it has {', '.join(path.name for path in windows)}.")
-    parts = {part.process: part for part in read_parts([chosen[0]])}
-    if process not in parts:
-        raise UsageError(f"{chosen[0]} has no profile of {process}; it has {', '.join(parts)}.")
-    about = parts[process].about
-    notes = [parts[process].cut.replace(process, f"{process} in {folder}", 1)] if parts[process].cut else []
+    path = chosen[0] / f"{process}.json"
+    if not path.exists():
+        there = sorted(other.stem for other in chosen[0].glob("*-*.json"))
+        raise UsageError(f"{chosen[0]} has no profile of {process}; it has {', '.join(there)}.")
+    part = read_part(path)
+    about = part.about
+    notes = [part.cut.replace(process, f"{process} in {folder}", 1)] if part.cut else []
     config = _of_the_model(about.get("config") or _config(folder))
-    return Operators(str(folder), by_kind(about["rows"]), about["step_ms"], config, notes)
+    what = f"{process} of {about['strategy']}" if "strategy" in about else process
+    return Operators(str(folder), what, by_kind(about["rows"]), about["step_ms"], config, notes)
 
 
 def _json(path: pathlib.Path) -> Any:
@@ -160,7 +165,7 @@ def main(argv: Sequence[str]) -> int:
     except UsageError as e:
         print(e, file=sys.stderr)
         return 2
-    text = as_markdown((a.name, b.name), rows, notes)
+    text = as_markdown((f"{a.name} ({a.what})", f"{b.name} ({b.what})"), rows, notes)
     print(text, end="")
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

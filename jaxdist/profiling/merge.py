@@ -150,14 +150,13 @@ def as_dict(merged: Merged) -> dict[str, Any]:
 
 def _notes_on(parts: Sequence[Part]) -> list[str]:
     notes = [part.cut for part in parts if part.cut]
-    wanted = int(parts[0].about.get("num_processes", 0))
+    wanted = int(parts[0].about.get("num_processes", 0)) if parts[0].role == "worker" else 0
     there = {part.process for part in parts}
     missing = [name for name in (f"worker-{k}" for k in range(wanted)) if name not in there]
     if missing:
-        notes.append(
-            f"{len(missing)} of {wanted} workers are missing here ({', '.join(missing[:8])}): waiting for them counts "
-            "as exchange. tools/profile_report.py takes several run directories."
-        )
+        of_those = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        effect = ": waiting for them counts as exchange" if any(p.about.get("collectives") for p in parts) else ""
+        notes.append(f"{len(missing)} of {wanted} workers are missing here ({of_those}){effect}.")
     return notes
 
 

@@ -97,8 +97,8 @@ const FORMS = {
   megabytes: (v) => v ? v.toFixed(2) : "", min_ms: (v) => v.toFixed(3), mean_ms: (v) => v.toFixed(3), max_ms: (v) => v.toFixed(3),
 };
 const KIND_COLUMNS = ["kind", "calls", "self_ms", "share", "gflop", "megabytes"];
-const ALL_COLUMNS = ["role", "kind", "calls", "min_ms", "mean_ms", "max_ms", "slowest", "share", "gflop", "megabytes"];
-const TITLES = { ...numbers.titles, role: "role", min_ms: "least self ms", mean_ms: "mean self ms", max_ms: "most self ms", slowest: "slowest" };
+const ALL_COLUMNS = ["role", "kind", "calls", "min_ms", "mean_ms", "max_ms", "most_in", "share", "gflop", "megabytes"];
+const TITLES = { ...numbers.titles, role: "role", min_ms: "least self ms", mean_ms: "mean self ms", max_ms: "most self ms", most_in: "most in" };
 const ALL = "all processes";
 for (const name of [...(numbers.processes.length > 1 ? [ALL] : []), ...numbers.processes.map((p) => p.process)]) at("process").append(new Option(name));
 const sorting = { column: "", down: true };
@@ -178,7 +178,7 @@ const ms = (us) => Math.abs(us) < 1000 ? us.toFixed(1) + " µs" : (us / 1000).to
 const value = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const left = line.left_out[0] ? ` ${line.left_out[0]} events of at most ${ms(line.left_out[1])} are left out.` : "";
 at("when").textContent = line.events.length
-  ? `About two steps in the middle, ${(line.length / 1000).toFixed(1)} ms from ${(line.begin_ms / 1000).toFixed(3)} s after the beginning, on one clock; hatched: waiting for the slowest.${left} all.trace.json.gz has the whole, for ui.perfetto.dev or chrome://tracing.`
+  ? `About two steps in the middle, ${(line.length / 1000).toFixed(1)} ms from ${(line.begin_ms / 1000).toFixed(3)} s after the beginning, on one clock; hatched: waiting for the slowest.${left} all.trace.json.gz has more, for ui.perfetto.dev or chrome://tracing.`
   : "There are no events in the middle of what was recorded.";
 canvas.setAttribute("aria-label", `Timeline of ${numbers.processes.length} processes, ${line.lanes.length} lanes, ${line.events.length} events`);
 

@@ -92,7 +92,7 @@ def read_parts(folders: Sequence[pathlib.Path]) -> list[Part]:
         for path in sorted(folder.glob("*.json")):
             if not _PART.fullmatch(path.name):
                 continue
-            part = _read(path)
+            part = read_part(path)
             if part.process in found:
                 other = found[part.process].trace.parent
                 raise UsageError(
@@ -106,7 +106,12 @@ def read_parts(folders: Sequence[pathlib.Path]) -> list[Part]:
     return parts
 
 
-def _read(path: pathlib.Path) -> Part:
+def read_part(path: pathlib.Path) -> Part:
+    """One PROCESS.json.
+
+    Raises:
+      UsageError: it is damaged, or something else.
+    """
     try:
         about = read_profile(path)
         missing = {"process", "window", "updates", "steps", "began", "ended", "step_ms", "rows"} - about.keys()
@@ -139,7 +144,9 @@ def _belong_together(parts: Sequence[Part]) -> None:
         window = different({"window": first.window}, {"window": part.window}, names)
         if window:
             raise UsageError(f"These profiles are of different windows: {window[0]}.")
+        like = next(one for one in parts if one.role == part.role)
         differ = different(_of_run(first), _of_run(part), names)
+        differ = differ or different(_of_run(like), _of_run(part), (like.process, part.process))
         if differ:
             raise UsageError(f"These profiles are of different runs: {'; '.join(differ)}.")
         gap = max(part.about["began"] - first.about["ended"], first.about["began"] - part.about["ended"])
@@ -153,5 +160,7 @@ def _belong_together(parts: Sequence[Part]) -> None:
 
 def _of_run(part: Part) -> dict[str, Any]:
     about = part.about
-    known = {key: about[key] for key in ("run_id", "strategy", "num_processes") if key in about}
+    known = {key: about[key] for key in ("run_id", "strategy") if key in about}
+    if "num_processes" in about:
+        known[f"number of {part.role}s"] = about["num_processes"]  # a server is told its own role's alone
     return dict(about.get("config", {})) | known

@@ -10,7 +10,7 @@ from typing import Any
 from jaxdist.profiling.files import by_kind
 from jaxdist.profiling.parts import Part, in_words
 
-COLUMNS = ("role", "kind", "calls", "min_ms", "mean_ms", "max_ms", "slowest", "share", "gflop", "megabytes")
+COLUMNS = ("role", "kind", "calls", "min_ms", "mean_ms", "max_ms", "most_in", "share", "gflop", "megabytes")
 
 
 def summarised(parts: Sequence[Part], rows: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -31,9 +31,10 @@ def summarised(parts: Sequence[Part], rows: Sequence[Sequence[Mapping[str, Any]]
                 for key in ("calls", "share", "gflop", "megabytes")
             }
             spread = {"min_ms": min(ms), "mean_ms": sum(ms) / len(ms), "max_ms": max(ms)}
-            slowest = names[ms.index(max(ms))] if max(ms) > min(ms) else ""
-            found.append({"role": role, "kind": kind, "slowest": slowest} | spread | means)
-    return sorted(found, key=lambda row: -row["mean_ms"])
+            most_in = names[ms.index(max(ms))] if max(ms) > min(ms) else ""
+            found.append({"role": role, "kind": kind, "most_in": most_in} | spread | means)
+    roles = list(dict.fromkeys(part.role for part in parts))
+    return sorted(found, key=lambda row: (roles.index(row["role"]), -row["mean_ms"]))
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -54,10 +55,10 @@ def as_markdown(found: Mapping[str, Any]) -> str:
         f"| {p['process']} | {p.get('host', '')} | {p['steps']} | {p['step_ms']:.2f} |" for p in found["processes"]
     ]
     lines += ["", "Self ms a step: least, mean and most over the processes of a role.", ""]
-    lines += ["| | operator | calls | min | mean | max | slowest | share % |", "|---|---|---:|---:|---:|---:|---|---:|"]
+    lines += ["| | operator | calls | min | mean | max | most in | share % |", "|---|---|---:|---:|---:|---:|---|---:|"]
     lines += [
         f"| {r['role']} | {r['kind']} | {r['calls']:.4g} | {r['min_ms']:.3f} | {r['mean_ms']:.3f} | "
-        f"{r['max_ms']:.3f} | {r['slowest']} | {100 * r['share']:.1f} |"
+        f"{r['max_ms']:.3f} | {r['most_in']} | {100 * r['share']:.1f} |"
         for r in found["rows"]
     ]
     if found["collectives"]:

@@ -28,6 +28,9 @@ def test_two_runs_of_ours(tmp_path, capsys):
                strategy="parameter_server", num_processes=4, cut=True, updates=[3, 5])  # fmt: skip
     assert compare_runs.main(["--operators", str(a), str(b), f"--out={tmp_path / 'out'}"]) == 0
     said = capsys.readouterr().out
+    assert said.startswith(
+        f"Self ms of one step. A: {a} (worker-0 of allreduce). B: {b} (worker-0 of parameter_server)."
+    )
     lines = [line for line in said.splitlines() if line.startswith("| ")]
     assert lines[1:] == [
         "| convolution forward | 3 | 40.000 | 40.0% | 1 | 20.000 | 20.0% | 0.50 |",

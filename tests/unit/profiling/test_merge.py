@@ -60,7 +60,7 @@ def test_the_rows_of_a_process_still_add_up(folder):
 def test_the_summary_has_least_mean_and_most_of_each_role(summary, folder):
     by = {(r["role"], r["kind"]): r for r in summary["rows"]}
     forward = by["worker", "convolution forward"]
-    assert (forward["min_ms"], forward["mean_ms"], forward["max_ms"], forward["slowest"]) == (
+    assert (forward["min_ms"], forward["mean_ms"], forward["max_ms"], forward["most_in"]) == (
         30.0,
         45.0,
         60.0,

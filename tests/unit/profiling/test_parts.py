@@ -11,7 +11,7 @@ from jaxdist.profiling.parts import read_parts
 
 def test_workers_come_first_and_in_the_order_of_their_numbers(tmp_path):
     for process in ("server-0", "worker-10", "worker-2"):
-        write_part(tmp_path / "h0", process)
+        write_part(tmp_path / "h0", process, num_processes=1 if process == "server-0" else 2)  # of its role
     write_part(tmp_path / "h1", "worker-0", host="h1")
     (tmp_path / "h0" / "summary.json").write_text("{}")  # what a merge before has written is no part
     parts = read_parts([tmp_path / "h0", tmp_path / "h1"])
@@ -25,7 +25,7 @@ def test_workers_come_first_and_in_the_order_of_their_numbers(tmp_path):
         ({"config": {"model.name": "cnn", "data.name": "mnist"}},
          "different runs: data.name is digits in worker-0 and mnist in worker-1"),
         ({"strategy": "pipeline"}, "different runs: strategy is allreduce in worker-0 and pipeline in worker-1"),
-        ({"num_processes": 3}, "different runs: num_processes is 2 in worker-0 and 3 in worker-1"),
+        ({"num_processes": 3}, "different runs: number of workers is 2 in worker-0 and 3 in worker-1"),
         ({"window": "updates_9-12"},
          "different windows: window is updates 4 to 6 in worker-0 and updates 10 to 12 in worker-1"),
         ({"began": BEGAN + 3600, "ended": BEGAN + 3601},
