@@ -44,6 +44,7 @@ class Calls:
     """[n] calls of one process, with times on the common clock in Unix seconds.
 
     Attributes:
+      device: which of the process's own, from 0.
       waiting: seconds at the beginning of each that belong to the slowest; nan where it is not known.
     """
 
@@ -133,11 +134,12 @@ def split(part: Part, calls: Calls) -> list[Split]:
 def _calls_of(part: Part, known: Mapping[str, str]) -> Calls:
     rows = sorted(part.about.get("collectives", ()), key=lambda row: row[2])
     names = [str(row[0]) for row in rows]
+    places = {device: place for place, device in enumerate(sorted({row[1] for row in rows}))}  # ids are the cluster's
     times = np.array([row[2:4] for row in rows], np.float64).reshape(-1, 2)
     return Calls(
         [known.get(name) or _by_name(name) for name in names],
         names,
-        np.array([row[1] for row in rows], int),
+        np.array([places[row[1]] for row in rows], int),
         times[:, 0],
         times[:, 1],
         np.full(len(rows), np.nan),

@@ -132,14 +132,10 @@ function draw() {
     head.append(cell);
   }
   table("table", head, kept, columns);
-  const of = columns.indexOf(usual), sum = kept.reduce((s, row) => s + row[of], 0);
-  const foot = make("tr");
-  for (const c of columns) {
-    const text = c === "kind" ? left + `${kept.length} rows` : c === usual ? sum.toFixed(3) : c === "share" && !all ? percent(kept.reduce((s, row) => s + row[columns.indexOf(c)], 0)) : "";
-    foot.append(make("td", text, c in FORMS ? "" : "text"));
-  }
-  document.querySelector("#table tfoot").replaceChildren(foot);
-  at("count").textContent = kept.length < rows.length ? `${kept.length} of ${rows.length} rows` : `${rows.length} rows`;
+  const sum = (c) => kept.reduce((s, row) => s + row[columns.indexOf(c)], 0);
+  const rowsText = kept.length < rows.length ? `${kept.length} of ${rows.length} rows` : `${rows.length} rows`;
+  const sums = all ? "" : `: ${sum("self_ms").toFixed(3)} ms, ${percent(sum("share")) || 0} % of the step`;
+  at("count").textContent = `${rowsText}${sums}. ${left}`;
 }
 function table(id, head, rows, columns) {
   document.querySelector(`#${id} thead`).replaceChildren(head);

@@ -70,10 +70,12 @@ def test_a_process_alone_waits_for_nobody_known(tmp_path):
 def test_all_devices_of_a_process_are_looked_at(tmp_path):
     """Four devices in two processes: the slowest is device 1 of worker 1; times are of one device, on average."""
     write_part(tmp_path, "worker-0", collectives=[("psum.2", 0, 0.0, 0.05), ("psum.2", 1, 0.01, 0.05)], steps=1)
-    write_part(tmp_path, "worker-1", collectives=[("psum.2", 0, 0.02, 0.05), ("psum.2", 1, 0.04, 0.05)], steps=1)
+    second = [("psum.2", 2048, 0.02, 0.05), ("psum.2", 2049, 0.04, 0.05)]  # as JAX numbers devices of other processes
+    write_part(tmp_path, "worker-1", collectives=second, steps=1)
     parts, calls, _ = compared(tmp_path, [{"psum.2": "all-reduce"}] * 2)
     np.testing.assert_allclose(calls[0].waiting, [0.04, 0.03], atol=1e-6)
     np.testing.assert_allclose(calls[1].waiting, [0.02, 0.0], atol=1e-6)
+    assert calls[1].device.tolist() == [0, 1]
     (first,) = split(parts[0], calls[0])
     assert (first.kind, first.calls) == ("all-reduce", 1.0)
     assert first.waiting_ms == pytest.approx(35, abs=1e-3) and first.exchange_ms == pytest.approx(10, abs=1e-3)
@@ -83,8 +85,8 @@ def test_devices_of_different_groups_do_not_wait_for_each_other(tmp_path):
     groups = {"all-reduce.1": [[0, 2], [1, 3]]}
     write_part(tmp_path, "worker-0", collectives=[("all-reduce.1", 0, 0.00, 0.05), ("all-reduce.1", 1, 0.01, 0.05)],
                groups=groups)  # fmt: skip
-    write_part(tmp_path, "worker-1", collectives=[("all-reduce.1", 0, 0.02, 0.05), ("all-reduce.1", 1, 0.04, 0.05)],
-               groups=groups)  # fmt: skip
+    second = [("all-reduce.1", 2048, 0.02, 0.05), ("all-reduce.1", 2049, 0.04, 0.05)]
+    write_part(tmp_path, "worker-1", collectives=second, groups=groups)
     _, calls, _ = compared(tmp_path)
     np.testing.assert_allclose(calls[0].waiting, [0.02, 0.03], atol=1e-6)
     np.testing.assert_allclose(calls[1].waiting, [0.0, 0.0], atol=1e-6)
