@@ -18,8 +18,9 @@ from ml_collections import config_flags
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
 from jaxdist.errors import NotSaved, PeerError, Preempted, Terminated, Unhealthy, UsageError, ending
-from jaxdist.runtime import last_words, monitor, standard_streams, stop_signal
+from jaxdist.runtime import last_words, monitor, prometheus, standard_streams, stop_signal
 from jaxdist.runtime.allocator import keep_freed_memory
+from jaxdist.train.shown_rows import ShownRows
 
 _SERVER_SECONDS = 30.0
 
@@ -75,24 +76,31 @@ def _run(argv: Sequence[str], stop: stop_signal.StopSignal) -> int:
             from jaxdist.roles import check
 
             return _end(0, check.run(_CONFIG.value, workdir, cluster))
-        number = {"worker": f"-{cluster.process_id}", "server": f"-{cluster.server_index}"}.get(cluster.role, "")
-        _start_logging(workdir, f"{cluster.role}{number}")
-        with monitor.sampling(workdir, f"{cluster.role}{number}", _CONFIG.value.monitor.interval_seconds):
+        name = cluster.role if cluster.role == "evaluator" else f"{cluster.role}-{cluster.number}"
+        _start_logging(workdir, name)
+        settings = _CONFIG.value.monitor
+        with (
+            prometheus.serving(settings, cluster.role, cluster.number) as shown,
+            monitor.sampling(workdir, name, settings.interval_seconds, shown.show_sample if shown else None),
+        ):
             if cluster.role == "server":
                 from jaxdist.roles import server
 
-                code, text = server.serve(_CONFIG.value, workdir, cluster, stop_signal=stop)
+                code, text = server.serve(
+                    _CONFIG.value, workdir, cluster, stop_signal=stop, show=shown.show if shown else None
+                )
                 return _end(code, text or f"server {cluster.server_index} has served its run to the end.")
+            callbacks = [ShownRows(shown.show)] if shown else []
             if cluster.role == "evaluator":
                 from jaxdist.roles import evaluator
 
                 stop.end_at_once(Terminated("SIGTERM came to the evaluator, which has nothing to save."))
-                done = evaluator.run(_CONFIG.value, workdir, cluster)
+                done = evaluator.run(_CONFIG.value, workdir, cluster, callbacks)
                 return _end(0, f"the evaluator has evaluated {done} versions.")
             from jaxdist.roles import worker  # after the flags: a typing error need not wait for JAX
 
             with _server_beside(argv) if _WITH_SERVER.value else contextlib.nullcontext():
-                summary = worker.run(_CONFIG.value, workdir, cluster, stop_signal=stop)
+                summary = worker.run(_CONFIG.value, workdir, cluster, callbacks, stop)
     except (UsageError, PeerError, Unhealthy, NotSaved, Preempted, Terminated, KeyboardInterrupt) as e:
         return _end(*ending(e))
     except Exception as e:

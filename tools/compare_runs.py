@@ -21,12 +21,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from run_reader import Run, cluster_samples, groups, keep_small, path_of, read_run, staleness_mean
+from system_table import system_table
 
 MUST_BE_EQUAL = ("model.", "data.")
 MAY_DIFFER = (
     "seed", "strategy.", "cluster.", "monitor.", "checkpoint.", "compilation_cache", "data.data_dir", "data.cache",
     "data.prefetch", "log_every_steps", "eval_every_epochs", "eval_batch_size",
 )  # fmt: skip
+
+HOSTS = "What the hosts spent, mean [least, most]"
 
 Value = Callable[[Run], float | None]
 
@@ -135,11 +138,22 @@ def common_accuracy(grouped: Mapping[str, Sequence[Run]]) -> float:
     return int(200 * min(best, default=0.0)) / 200
 
 
-def page(rows: Sequence[Sequence[str]], notes: Sequence[str], svg: str, png: bytes) -> str:
-    """The report as one HTML file that needs nothing else."""
+def _html(rows: Sequence[Sequence[str]]) -> str:
     cells = ["".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for tag, row in
              (("th" if k == 0 else "td", row) for k, row in enumerate(rows))]  # fmt: skip
     body = "".join(f"<tr>{row}</tr>\n" for row in cells)
+    return f'<div class="scroll"><table>\n{body}</table></div>\n'
+
+
+def page(
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    svg: str,
+    png: bytes,
+    hosts: Sequence[Sequence[str]] = (),
+) -> str:
+    """The report as one HTML file that needs nothing else; `hosts`: what they spent, a table of its own."""
+    spent = f"<h2>{HOSTS}</h2>\n{_html(hosts)}" if hosts else ""
     remarks = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
     picture = svg[svg.index("<svg") :] if svg else ""
     fallback = f'<p><a download="comparison.png" href="data:image/png;base64,{base64.b64encode(png).decode()}">'
@@ -156,11 +170,9 @@ th:first-child, td:first-child {{ text-align: left; }}
 svg {{ max-width: 100%; height: auto; }}
 </style></head><body>
 <h1>Comparison of runs</h1>
-<div class="scroll"><table>
-{body}</table></div>
-{remarks}{picture}
+{_html(rows)}{remarks}{picture}
 {fallback + "the picture as PNG</a></p>" if png else ""}
-</body></html>
+{spent}</body></html>
 """
 
 
@@ -190,7 +202,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     grouped = groups(runs)
     accuracy = options.accuracy or common_accuracy(grouped)
-    rows = table(grouped, accuracy)
+    rows, hosts = table(grouped, accuracy), system_table(grouped)
     notes = ["Means over seeds [least, most]. Network: bytes that left the hosts, and those of their loopback.",
              *(f"Differs: {text}." for text in [*fatal, *notable])]  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
@@ -205,9 +217,10 @@ def main(argv: Sequence[str]) -> int:
         print(f"No plots: they need the extra 'report' ({e}).", file=sys.stderr)
         code = 1
     text = markdown(rows) + "\n" + "\n\n".join(notes) + "\n"
-    (options.out / "comparison.md").write_text(text + ("\n![Plots](comparison.png)\n" if png else ""))
-    (options.out / "comparison.html").write_text(page(rows, notes, svg, png))
-    print(text, end="")
+    spent = f"\n{HOSTS}:\n\n{markdown(hosts)}" if hosts else ""
+    (options.out / "comparison.md").write_text(text + ("\n![Plots](comparison.png)\n" if png else "") + spent)
+    (options.out / "comparison.html").write_text(page(rows, notes, svg, png, hosts))
+    print(text + spent, end="")
     return code
 
 

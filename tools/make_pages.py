@@ -23,7 +23,9 @@ from jaxdist.strategies import registry
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- keys -->", "<!-- end of keys -->"
-_ROOMS = {"data": "jaxdist/data", "model": "jaxdist/models", "optim": "jaxdist/optim"}  # by the key's first word
+_ROOMS = {  # by the key's first word
+    "data": "jaxdist/data", "model": "jaxdist/models", "optim": "jaxdist/optim", "monitor": "jaxdist/runtime",
+}  # fmt: skip
 
 
 def room_of(knob: Knob) -> str:

@@ -16,8 +16,8 @@ MARKERS = "os^vDPX*"
 def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
     """A matplotlib figure. Needs the extra 'report'.
 
-    Thick lines are means over seeds, thin ones the seeds, bars the switch points; training loss and the samples of the
-    machines are of each group's first run.
+    Thick lines are means over seeds, thin ones the seeds, bars the switch points. Training accuracy (a running mean),
+    training loss and the samples of the machines are of each group's first run.
     """
     import matplotlib
 
@@ -27,15 +27,17 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
 
     measured = {name: cluster_samples(runs[0]) for name, runs in grouped.items()}
     sampled = any(measured.values())
-    rows = 5 if sampled else 2
+    trained = any("accuracy" in row for runs in grouped.values() for row in runs[0].train)
+    first = 3 if trained else 2  # rows of accuracy and loss; what the machines spent comes below
+    rows = first + 3 if sampled else first
     figure = plt.figure(figsize=(11, 2.7 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, 2)
     left = [figure.add_subplot(grid[0, 0])]
-    left += [figure.add_subplot(grid[row, 0], sharex=left[0]) for row in range(1, 4 if sampled else 2)]
+    left += [figure.add_subplot(grid[row, 0], sharex=left[0]) for row in range(1, first + 2 if sampled else first)]
     right: list[Any] = []
     for row in range(rows):
         shared = {"sharex": right[0]} if right else {}
-        same_y = {"sharey": left[row]} if row < 2 else {}
+        same_y = {"sharey": left[row]} if row < first else {}
         right.append(figure.add_subplot(grid[row, 1], **shared, **same_y))
     for i, (name, runs) in enumerate(grouped.items()):
         look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
@@ -51,30 +53,35 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
                     where, height = _at(runs[0].evaluations, switch, x, key)
                     if height is not None:
                         axis.plot(where / scale, factor * height, marker="|", markersize=16, color=look["color"])
+        for axis, x, scale in ((left[2], "epoch", 1.0), (right[2], "time", 60.0)) if trained else ():
+            along, shares = _line([row for row in runs[0].train if "accuracy" in row], x, scale, "accuracy", 100.0)
+            axis.plot(along, _smooth(shares), **look, linewidth=1)
         if sampled:
-            left[2].plot(*_line(mean, "epoch", 1.0, "accuracy", 100.0), **look, marker=marker, markersize=3)
-            left[3].plot(*_line(runs[0].train, "epoch", 1.0, "loss", 1.0), **look, linewidth=0.8)
-        for row, (key, factor) in enumerate((("cpu", 100.0), ("memory", 2.0**-30), ("network", 1e-6)), 2):
+            left[first].plot(*_line(mean, "epoch", 1.0, "accuracy", 100.0), **look, marker=marker, markersize=3)
+            left[first + 1].plot(*_line(runs[0].train, "epoch", 1.0, "loss", 1.0), **look, linewidth=0.8)
+        for row, (key, factor) in enumerate((("cpu", 100.0), ("memory", 2.0**-30), ("network", 1e-6)), first):
             if measured[name]:
                 minutes = [t / 60 for t in measured[name]["time"]]
                 values = _smooth([factor * v for v in measured[name][key]])
                 right[row].plot(minutes, values, **look, linewidth=1)
     left[0].set_ylabel("validation accuracy, %")
     left[1].set_ylabel("validation loss")
+    if trained:
+        left[2].set_ylabel("training accuracy, %")
     left[-1].set_xlabel("epochs")
-    for axis, title in zip(right[2:], ("CPU, % of all cores", "memory, GiB", "network, MB/s"), strict=False):
+    for axis, title in zip(right[first:], ("CPU, % of all cores", "memory, GiB", "network, MB/s"), strict=False):
         axis.set_ylabel(title)
         axis.set_ylim(bottom=0)
     right[-1].set_xlabel("minutes")
     for axis in (*left, *right):
         axis.grid(alpha=0.3)
     if sampled:
-        left[2].set_ylabel("the same, where it ends, %")
+        left[first].set_ylabel("validation accuracy, where it ends, %", fontsize="small")
         ends = [100.0 * run.evaluations[-1]["accuracy"] for runs in grouped.values() for run in runs if run.evaluations]
         if ends:
-            left[2].set_ylim(min(ends) - 1.5, max(ends) + 0.5)
-        left[3].set_ylabel("training loss")
-        corner = figure.add_subplot(grid[4, 0])
+            left[first].set_ylim(min(ends) - 1.5, max(ends) + 0.5)
+        left[first + 1].set_ylabel("training loss")
+        corner = figure.add_subplot(grid[first + 2, 0])
         corner.axis("off")
         corner.legend(
             *left[0].get_legend_handles_labels(), loc="upper left", frameon=False, title="a bar: switch point"
@@ -85,7 +92,8 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
 
 
 def _line(rows: Sequence[Row], x: str, scale: float, key: str, factor: float) -> tuple[list[float], list[float]]:
-    return [r[x] / scale for r in rows], [factor * r[key] for r in rows]
+    known = [r for r in rows if r[key] is not None]  # a row of no step, or of numbers that are not finite, has none
+    return [r[x] / scale for r in known], [factor * r[key] for r in known]
 
 
 def _mean(evaluations: Sequence[Sequence[Row]]) -> list[Row]:

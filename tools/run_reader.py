@@ -5,10 +5,13 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import json
+import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from jaxdist.runtime.usage import Usage, of_cluster
 
 Row = dict[str, Any]
 
@@ -44,9 +47,14 @@ def path_of(text: str) -> pathlib.Path:
     return pathlib.Path(text).expanduser()
 
 
-def read_run(folder: pathlib.Path) -> Run:
-    """Reads a run, whether it has ended or not; damaged last lines of a run that was killed are passed over."""
-    rows = list(_lines(folder / "metrics.jsonl"))
+def read_run(folder: pathlib.Path, lines_of: Callable[[pathlib.Path], Iterable[Row]] | None = None) -> Run:
+    """Reads a run, whether it has ended or not; damaged last lines of a run that was killed are passed over.
+
+    Args:
+      lines_of: how a file of rows is read; `GrowingLines` for who reads the same run again and again.
+    """
+    lines_of = lines_of or _lines
+    rows = list(lines_of(folder / "metrics.jsonl"))
     last: dict[tuple[str, int], Row] = {}
     for row in rows:
         if row["kind"] != "event":
@@ -65,7 +73,7 @@ def read_run(folder: pathlib.Path) -> Run:
         [r for r in kept if r["kind"] == "train"],
         [r for r in kept if r["kind"] == "eval"],
         events,
-        {p.stem: _on_the_runs_clock(_lines(p), events) for p in sorted((folder / "system").glob("*.jsonl"))},
+        {p.stem: _on_the_runs_clock(lines_of(p), events) for p in sorted((folder / "system").glob("*.jsonl"))},
     )
 
 
@@ -82,11 +90,41 @@ def _json(path: pathlib.Path) -> Any:
 
 
 def _lines(path: pathlib.Path) -> Iterable[Row]:
-    for line in path.read_text().splitlines() if path.exists() else ():
+    return _parsed(path.read_text().splitlines() if path.exists() else ())
+
+
+def _parsed(lines: Iterable[str | bytes]) -> Iterable[Row]:
+    for line in lines:
         try:
             yield json.loads(line)
         except ValueError:
             continue
+
+
+class GrowingLines:
+    """Rows of files that others append to: each call reads what has been added since the one before.
+
+    `restarts` counts the files that have become shorter, and were read again from their beginning.
+    """
+
+    def __init__(self) -> None:
+        self.restarts = 0
+        self._known: dict[pathlib.Path, tuple[int, list[Row]]] = {}
+
+    def __call__(self, path: pathlib.Path) -> list[Row]:
+        """All rows of whole lines."""
+        if not path.exists():
+            return []
+        offset, rows = self._known.get(path, (0, []))
+        with open(path, "rb") as file:
+            if file.seek(0, os.SEEK_END) < offset:
+                offset, rows = 0, []
+                self.restarts += 1
+            file.seek(offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        rows.extend(_parsed(whole.splitlines()))
+        self._known[path] = (offset + len(whole) + len(newline), rows)
+        return rows
 
 
 def _on_the_runs_clock(samples: Iterable[Row], events: list[Row]) -> list[Row]:
@@ -106,45 +144,73 @@ def cluster_samples(run: Run, step: float = 2.0) -> dict[str, list[float]]:
     """What all processes and their hosts spent, on a grid of `step` seconds.
 
     Returns:
-      time (s), cpu (part of all hosts' cores), memory (bytes, sum over processes), network (bytes a second, sum over
-      hosts; loopback counts where processes share a host). Empty where there is no sample.
+      time (s), cpu, cpu_user, cpu_system, cpu_iowait (part of all hosts' cores), memory (bytes, sum over processes),
+      host_memory, host_cached (bytes, sum over hosts), network (bytes a second, sum over hosts; loopback counts where
+      processes share a host). What no sample has is 0. Empty where there is no sample.
     """
     end = max((s["time"] for samples in run.system.values() for s in samples), default=0.0)
     count = int(end / step) + 1
     if not any(run.system.values()):
         return {}
-    memory = [0.0] * count
     hosts: dict[str, str] = {}  # host -> the process whose samples stand for it
     for process, samples in run.system.items():
-        for cell, value in enumerate(_binned(samples, "memory_bytes", count, step)):
-            memory[cell] += value
         if samples:
             hosts.setdefault(samples[0]["host"], process)
     cores = sum(run.system[p][0]["host_cores"] for p in hosts.values())
-    cpu, network = [0.0] * count, [0.0] * count
-    for process in hosts.values():
-        for cell, value in enumerate(_binned(run.system[process], "host_cpu", count, step)):
-            cpu[cell] += value / cores
-        for key in ("host_sent_per_second", "loopback_per_second"):
-            for cell, value in enumerate(_binned(run.system[process], key, count, step)):
-                network[cell] += value
-    return {"time": [step * (k + 0.5) for k in range(count)], "cpu": cpu, "memory": memory, "network": network}
+
+    def added_up(processes: Iterable[str], *keys: str, of: float = 1.0) -> list[float]:
+        every = [_binned(run.system[process], key, count, step) for process in processes for key in keys]
+        return [sum(cell) / of for cell in zip(*every, strict=True)]
+
+    one_a_host = list(hosts.values())
+    return {
+        "time": [step * (k + 0.5) for k in range(count)],
+        **{name: added_up(one_a_host, f"host_{name}", of=cores) for name in ("cpu", *_CPU)},
+        "memory": added_up(run.system, "memory_bytes"),
+        "host_memory": added_up(one_a_host, "host_memory_bytes"),
+        "host_cached": added_up(one_a_host, "host_memory_cached_bytes"),
+        "network": added_up(one_a_host, "host_sent_per_second", "loopback_per_second"),
+    }
+
+
+_CPU = ("cpu_user", "cpu_system", "cpu_iowait")
 
 
 def _binned(samples: list[Row], key: str, count: int, step: float) -> list[float]:
-    """The mean of a key in each cell; a cell without a sample repeats the one before, up to the last sample."""
-    sums, numbers = [0.0] * count, [0] * count
+    """The mean of a key over the time in each cell; a cell without a sample repeats the one before, up to the last
+    sample."""
+    sums, covered = [0.0] * count, [0.0] * count
     for sample in samples:
         cell = int(sample["time"] / step)
         if 0 <= cell < count:
-            sums[cell] += sample[key]
-            numbers[cell] += 1
+            seconds = sample.get("seconds", step)
+            sums[cell] += sample.get(key, 0.0) * seconds
+            covered[cell] += seconds
     found, value = [], 0.0
-    last = max((k for k in range(count) if numbers[k]), default=-1)
+    last = max((k for k in range(count) if covered[k]), default=-1)
     for k in range(count):
-        value = sums[k] / numbers[k] if numbers[k] else value if k <= last else 0.0
+        value = sums[k] / covered[k] if covered[k] else value if k <= last else 0.0
         found.append(value)
     return found
+
+
+def system_usage(run: Run) -> Row | None:
+    """Least, mean and most of what each process, each host and the cluster spent: `jaxdist.runtime.usage.of_cluster` of
+    the samples. Hosts and processes whose samples are not here are taken from the summary, where it has them."""
+    reports = []
+    for process, samples in run.system.items():
+        whole = [{"seconds": 2.0} | sample for sample in samples]
+        interval = sorted(sample["seconds"] for sample in whole)[len(whole) // 2] if whole else 0.0
+        usage = Usage(process, interval)
+        for sample in whole:
+            usage.add(sample)
+        reports.append(usage.to_json())
+    sampled = of_cluster(reports)
+    told = (run.summary or {}).get("system")
+    if sampled is None or told is None or set(told["hosts"]) <= set(sampled["hosts"]):
+        return sampled or told
+    # The cluster's numbers are of the hosts that were added up: the summary's, as it knows more of them.
+    return {part: told[part] | sampled[part] for part in ("hosts", "processes")} | {"cluster": told["cluster"]}
 
 
 def staleness_mean(summary: Mapping[str, Any]) -> float | None:
@@ -177,3 +243,56 @@ def _thinned(rows: list[Row], most: int) -> list[Row]:
     if len(rows) <= most:
         return rows
     return [rows[round(k * (len(rows) - 1) / (most - 1))] for k in range(most)]
+
+
+OWN_KEYS = ("cpu", "cpu_user", "cpu_system", "memory_bytes")  # of a process; all others are of its host
+
+
+def cluster_columns(run: Run, step: float, first: int = 0) -> dict[str, list[float | None]]:
+    """Every number of the samples on a grid of `step` seconds, from cell `first` on.
+
+    Returns:
+      `time` (s), and one column for each key found: OWN_KEYS summed over the processes, others over the hosts;
+      `interface NAME sent_per_second` and so on for what is by interface. None: nobody has a sample there.
+    """
+    living = {process: samples for process, samples in run.system.items() if samples}
+    speaker: dict[str, str] = {}  # host -> the process whose samples stand for it: the one that lives longest
+    for process, samples in sorted(living.items(), key=lambda item: item[1][-1]["time"]):
+        speaker[samples[-1]["host"]] = process
+    end = max((samples[-1]["time"] for samples in living.values()), default=-1.0)
+    count = int(end / step) + 1 - first if end >= 0 else 0
+    if count <= 0:
+        return {}
+    columns: dict[str, list[float | None]] = {"time": [step * (first + k + 0.5) for k in range(count)]}
+    for process, samples in living.items():
+        speaks = process in speaker.values()
+        begin = bisect.bisect_left(samples, (first - _HELD_CELLS) * step, key=lambda s: s["time"])
+        cells: dict[str, dict[int, list[float]]] = {}  # key -> cell -> sum of value x seconds, sum of seconds
+        for sample in samples[begin:]:
+            cell, seconds = int(sample["time"] // step) - first, sample.get("seconds", 1.0)
+            for key, value in _numbers(sample):
+                if speaks or key in OWN_KEYS:
+                    sums = cells.setdefault(key, {}).setdefault(cell, [0.0, 0.0])
+                    sums[0] += value * seconds
+                    sums[1] += seconds
+        for key, found in cells.items():
+            column = columns.setdefault(key, [None] * count)
+            held, age = 0.0, _HELD_CELLS + 1
+            for cell in range(-_HELD_CELLS, count):
+                total, seconds = found.get(cell, (0.0, 0.0))
+                held, age = (total / seconds, 0) if seconds else (held, age + 1)
+                if cell >= 0 and age <= _HELD_CELLS:
+                    column[cell] = (column[cell] or 0.0) + held
+    return columns
+
+
+_HELD_CELLS = 3  # a process that is silent for more cells is taken for gone
+
+
+def _numbers(sample: Row) -> Iterable[tuple[str, float]]:
+    for key, value in sample.items():
+        if isinstance(value, int | float) and key not in ("time", "unix_time", "seconds", "pid"):
+            yield key, value
+    for name, rates in sample.get("interfaces", {}).items():
+        for key, value in rates.items():
+            yield f"interface {name} {key}", value

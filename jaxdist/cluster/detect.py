@@ -61,6 +61,11 @@ class Cluster:
                 raise UsageError(f"{flags}: the port of {address} is outside cluster.port_range={port_range}.")
 
     @property
+    def number(self) -> int:
+        """Among the processes of its role."""
+        return self.server_index if self.role == "server" else self.process_id
+
+    @property
     def is_chief(self) -> bool:
         return self.role == "worker" and self.process_id == 0
 

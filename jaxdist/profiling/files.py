@@ -14,10 +14,9 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxdist.profiling.program import Program
 from jaxdist.profiling.table import Row, Table
 from jaxdist.profiling.trace import Trace
 
@@ -141,42 +140,3 @@ def _event(title: str, pid: str, thread: Any, start: float, seconds: float, args
 def read_profile(path: pathlib.Path) -> dict[str, Any]:
     """What `write` has put into PROCESS.json."""
     return json.loads(path.read_text())
-
-
-def programs_by_id(modules: Sequence[Any], wanted: Collection[int]) -> dict[int, Program]:
-    """{program id: program} of HLO modules, those that a trace names alone."""
-    found = {}
-    for module in modules:
-        number = _module_id(module.as_serialized_hlo_module_proto())
-        if number in wanted and number not in found:
-            found[number] = Program(module.to_string())
-    return found
-
-
-def _module_id(proto: bytes) -> int:
-    """Field 5 of an HloModuleProto: the number by which a trace names the module, which the text does not say."""
-    place = 0
-    while place < len(proto):
-        key, place = _varint(proto, place)
-        field, kind = key >> 3, key & 7
-        if kind == 0:
-            value, place = _varint(proto, place)
-            if field == 5:
-                return value
-        elif kind == 2:
-            length, place = _varint(proto, place)
-            place += length
-        else:
-            place += 8 if kind == 1 else 4
-    return -1
-
-
-def _varint(proto: bytes, place: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
-        byte = proto[place]
-        place += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return value, place

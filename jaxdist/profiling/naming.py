@@ -56,8 +56,8 @@ def name_of(program: Program, instruction: str, blocks: frozenset[str]) -> Name:
     collective = [one.opcode for one in program.inside(instruction) if one.opcode.removesuffix("-start") in COLLECTIVES]
     if collective:
         return Name(collective[0].removesuffix("-start"), "", "")
-    telling = [_part(one, blocks) for one in _telling(program, instruction)]
-    telling = [part for part in telling if part.kind != NO_NAME] or [_part(whole, blocks)]
+    telling = [_part(program, one, blocks) for one in _telling(program, instruction)]
+    telling = [part for part in telling if part.kind != NO_NAME] or [_part(program, whole, blocks)]
     telling = [part for part in telling if part.kind not in (COPY, ELEMENTWISE)] or telling
     again = {_OF_BACKWARD[part.kind] for part in telling if part.kind in _OF_BACKWARD}
     telling = [part for part in telling if part.kind not in again]  # computed again on the way back
@@ -84,12 +84,15 @@ def _unique(names) -> list[str]:  # type: ignore[no-untyped-def]
     return list(dict.fromkeys(names))
 
 
-def _part(instruction: Instruction, blocks: frozenset[str]) -> Name:
+def _part(program: Program, instruction: Instruction, blocks: frozenset[str]) -> Name:
     """Of one instruction, by where it comes from."""
-    tokens = tokens_of(instruction.op_name)
+    op_name = program.origin_of(instruction.name)
+    tokens = tokens_of(op_name)
     named = [token for token in tokens if token in kinds.KINDS]
-    direction = BACKWARD if "transpose(" in instruction.op_name else FORWARD if "jvp(" in instruction.op_name else ""
+    direction = BACKWARD if "transpose(" in op_name else FORWARD if "jvp(" in op_name else ""
     layer = layer_of(tokens, blocks)
+    if not instruction.op_name and instruction.opcode in ("convolution", "dot"):  # what reads it, is of another kind
+        named = []
     kind = named[-1] if named else _by_opcode(instruction, direction, bool(tokens))
     direction = _SAY_THEIR_DIRECTION.get(kind, direction)
     if direction == BACKWARD and kind in _HAVE_BACKWARD:
@@ -116,8 +119,10 @@ def layer_of(tokens: list[str], blocks: frozenset[str]) -> str:
             continue
         path = [block["name"]]
         rest = tokens[place + 1 : -1]
+        kind = max((k for k, part in enumerate(rest) if part in kinds.KINDS), default=len(rest))
+        rest = rest[:kind]  # a layer may be called as a kind is
         for part in rest[1:] if rest and rest[0][:1].isupper() else rest:  # Flax says the block's class first
-            if _OF_NO_LAYER.search(part) or part in kinds.KINDS:
+            if _OF_NO_LAYER.search(part):
                 break
             path.append(part)
         return "/".join(path)

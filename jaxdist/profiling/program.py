@@ -27,6 +27,7 @@ _OPERAND = re.compile(r"%([\w.-]+)")
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _GROUPS = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_WINDOW = re.compile(r"window=\{size=([\dx]+)")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
@@ -65,7 +66,13 @@ class Program:
 
     def __init__(self, text: str) -> None:
         self.computations: dict[str, dict[str, Instruction]] = dict(_computations(text))
+        self._read_by: dict[str, dict[str, list[str]]] = {}
         self._where = {name: c for c, inside in self.computations.items() for name in inside}
+
+    @property
+    def size(self) -> int:
+        """Instructions in all."""
+        return len(self._where)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -85,6 +92,29 @@ class Program:
         for called in instruction.called:
             for inner in self.computations.get(called, {}):
                 yield from self.inside(inner)
+
+    def origin_of(self, name: str) -> str:
+        """Where an instruction comes from: its own op_name, or, where XLA has left none, that of the only one that
+        reads it, or of what it reads."""
+        instruction, siblings = self[name], self.siblings(name)
+        for _ in range(3):
+            if instruction.op_name:
+                return instruction.op_name
+            readers = self._readers(self._where[name]).get(instruction.name, ())
+            if len(readers) != 1:
+                break
+            instruction = siblings[readers[0]]
+        read = [siblings[o].op_name for o in self[name].operands if o in siblings]
+        return next((op_name for op_name in read if "/" in op_name), "")
+
+    def _readers(self, computation: str) -> dict[str, list[str]]:
+        if computation in self._read_by:
+            return self._read_by[computation]
+        found = self._read_by[computation] = {}
+        for one in self.computations[computation].values():
+            for operand in one.operands:
+                found.setdefault(operand, []).append(one.name)
+        return found
 
     def bytes_of(self, name: str) -> int:
         """What one run of it reads and writes, each operand and the result once."""
@@ -117,9 +147,16 @@ class Program:
 
 
 def is_kernel_gradient(instruction: Instruction) -> bool:
-    """Whether a convolution, as JAX derives it, is that by the kernel: the examples are what it sums over."""
-    labels = _LABELS.search(instruction.attributes)
-    return bool(labels) and labels[1].index("f") < labels[1].index("b")  # type: ignore[index]
+    """Whether a convolution of the way back is that by the kernel.
+
+    One image is convolved by the other: the window is as large as an image, and the result as small as a kernel.
+    """
+    window, labels = _WINDOW.search(instruction.attributes), _LABELS.search(instruction.attributes)
+    if window is None or labels is None:
+        return False
+    sizes = [int(size) for size in window[1].split("x")]
+    result = [instruction.dims[labels[3].index(str(d))] for d in range(len(sizes))]
+    return any(size > out for size, out in zip(sizes, result, strict=True))
 
 
 def replica_groups(instruction: Instruction) -> list[list[int]]:

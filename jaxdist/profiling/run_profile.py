@@ -22,6 +22,7 @@ import jax
 from jaxdist.profiling import files
 from jaxdist.profiling.merge import merge_folder
 from jaxdist.profiling.peak import matrix_flops
+from jaxdist.profiling.programs import programs_of
 from jaxdist.profiling.table import make_table
 from jaxdist.profiling.trace import count_events, read
 from jaxdist.profiling.windows import Window
@@ -201,13 +202,12 @@ class RunProfile:
             found = read(trace.path(), SPANS | {_MARK})
         finally:
             trace.close()
-        ids = {what.program for what in found.operations.what}
         peak = 0.0 if self._in_background else matrix_flops()
         marks = [thread for what, thread in zip(found.spans.what, found.spans.thread, strict=True) if what == _MARK]
         found.spans = found.spans.without(_MARK)
         table = make_table(
             found,
-            files.programs_by_id(programs, ids),
+            programs_of(programs, found.programs),
             begin=about["began"] - found.unix_time,
             end=end_time - found.unix_time,
             steps=max(about["steps"], 1),

@@ -6,6 +6,7 @@ which may be in another thread; both carry one number. An operation lasts from t
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import pathlib
 from typing import Any, NamedTuple
@@ -62,6 +63,7 @@ class Trace:
       dispatch: programs being started, from Python.
       runtime: XLA's executor at work, with what it runs.
       unix_time: seconds of this host's clock when it began.
+      programs: program id -> (its module's name, the instructions that ran).
     """
 
     operations: Intervals
@@ -70,6 +72,7 @@ class Trace:
     runtime: Intervals
     num_events: int
     unix_time: float
+    programs: dict[int, tuple[str, frozenset[str]]] = dataclasses.field(default_factory=dict)
 
 
 def count_events(path: pathlib.Path) -> int:
@@ -87,6 +90,7 @@ def read(path: pathlib.Path, spans: frozenset[str]) -> Trace:
     data = jax.profiler.ProfileData.from_file(str(path))
     collected: dict[str, list[tuple[float, float, Any, int]]] = {k: [] for k in ("op", "span", "dispatch", "runtime")}
     ends: dict[Any, float] = {}
+    modules: dict[int, str] = {}
     begun: list[tuple[float, float, Any, int, Any]] = []
     count = 0
     lines = [line for plane in data.planes for line in plane.lines]
@@ -107,11 +111,16 @@ def read(path: pathlib.Path, spans: frozenset[str]) -> Trace:
                 if "hlo_op" in stats:
                     device = int(stats.get("device_ordinal", 0))
                     what = Operation(int(stats.get("program_id", -1)), str(stats["hlo_op"]), device)
+                    modules[what.program] = str(stats.get("hlo_module", ""))
                     begun.append((event.start_ns, event.end_ns, what, number, stats.get("_p")))
     for start, end, what, thread, number in begun:
         collected["op"].append((start, max(end, ends.get(number, end)), what, thread))
+    ran: dict[int, set[str]] = collections.defaultdict(set)
+    for _, _, what, _, _ in begun:
+        ran[what.program].add(what.instruction)
+    programs = {number: (modules[number], frozenset(names)) for number, names in ran.items()}
     made = {kind: _intervals(rows) for kind, rows in collected.items()}
-    return Trace(made["op"], made["span"], made["dispatch"], made["runtime"], count, _unix_time(data))
+    return Trace(made["op"], made["span"], made["dispatch"], made["runtime"], count, _unix_time(data), programs)
 
 
 def _unix_time(data: Any) -> float:

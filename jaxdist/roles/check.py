@@ -4,6 +4,7 @@ leaves the run directory as it is.
     data      read, cut, checked                         as every run does
     model     built, traced; optimizer and strategy      as every run does
     cluster   names, addresses, ports
+    metrics   the port for Prometheus, where it is asked for
     disk      place for checkpoints, and what is there: whether it is this run's, and can be read
 """
 
@@ -24,7 +25,7 @@ from jaxdist.checkpoint.checkpointer import Checkpointer
 from jaxdist.cluster import Cluster, reachable
 from jaxdist.errors import UsageError
 from jaxdist.roles import server
-from jaxdist.runtime import compilation, devices
+from jaxdist.runtime import compilation, devices, prometheus
 from jaxdist.task import Task
 from jaxdist.train.setup import Examples, check_phases, load_examples, make_task, num_params, run_examples
 
@@ -64,6 +65,8 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster) -> str:
             if task is not None and cluster.is_chief:
                 part("disk", lambda: (_disk(config, workdir, examples, task), None))
     part("cluster", lambda: (_cluster(config, cluster), None))
+    if config.monitor.prometheus_port:
+        part("metrics", lambda: (_metrics(config, cluster), None))
     if problems:
         raise UsageError(problems[0])
     return f"{', '.join(good)}: good ({time.monotonic() - begin:.1f} s); nothing was started."
@@ -104,6 +107,11 @@ def _disk(config: ConfigDict, workdir: str, examples: Examples, task: Task) -> s
     run_directory.check_same_data(workdir, examples.digests)
     found = Checkpointer(workdir, keep=config.checkpoint.keep).look()
     return f"{words}; " + (f"the run goes on from update {found}" if found is not None else "no checkpoint is whole")
+
+
+def _metrics(config: ConfigDict, cluster: Cluster) -> str:
+    with prometheus.serving(config.monitor, cluster.role, cluster.number):
+        return "they can be served"
 
 
 def _cluster(config: ConfigDict, cluster: Cluster) -> str:

@@ -6,6 +6,7 @@ import logging
 import pathlib
 import signal
 import threading
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -44,9 +45,11 @@ def serve(
     cluster: Cluster,
     *,
     stop_signal: StopSignal | None = None,
+    show: Callable[[Mapping[str, int]], None] | None = None,
 ) -> tuple[int, str]:
     """Serves until the chief ends the run. Returns (exit code, reason). `config` is known to be valid; `stop_signal` is
-    open while SIGTERM ends the process at once, until it serves.
+    open while SIGTERM ends the process at once, until it serves. `show` takes {'updates': N} at every update; it must
+    neither block nor fail.
 
     Raises:
       UsageError: the address is in use, not this host's, or open to others without a token; the update rule cannot be
@@ -62,6 +65,8 @@ def serve(
     profiled = ServedProfile(config, workdir, cluster)
 
     def updated(version: int) -> None:
+        if show is not None:
+            show({"updates": version})
         faults.at("update", version)
         profiled.at(version, server)
 

@@ -1,6 +1,12 @@
 """The knobs of the process itself."""
 
 from jaxdist.knobs import Knob, at_least_zero
+from jaxdist.runtime.prometheus import PORTS
+
+
+def _leaves_ports(port: int) -> str:
+    return "" if 0 <= port <= 65535 - PORTS else f"0, or a port up to {65535 - PORTS}: processes have ports above it"
+
 
 KNOBS = (
     Knob(
@@ -12,8 +18,21 @@ KNOBS = (
     Knob(
         "monitor.interval_seconds",
         2.0,
-        "Seconds between two samples of CPU, memory and network in system/. 0: off.",
+        "Seconds between two samples of CPU, memory, network and disk in system/. 0: off.",
         at_least_zero,
+        local=True,
+    ),
+    Knob(
+        "monitor.prometheus_port",
+        0,
+        "Metrics for Prometheus: worker I at this port + I, server J at + 1000 + J, an evaluator at + 999. 0: off.",
+        _leaves_ports,
+        local=True,
+    ),
+    Knob(
+        "monitor.prometheus_address",
+        "127.0.0.1",
+        "Where they are served, to anybody who asks: this host's address; 0.0.0.0 for all of them.",
         local=True,
     ),
 )

@@ -62,6 +62,11 @@ REFUSED = {
         (0,),
         {"data__name": "helpers.faulty_data:ignored_labels", "strategy__name": "single"},
     ),
+    "metrics at another host's address": (  # one for documentation
+        "monitor.prometheus_port=9100: worker-0 cannot serve its metrics at 192.0.2.1:9100",
+        (0,),
+        {"monitor__prometheus_port": 9100, "monitor__prometheus_address": "192.0.2.1"},
+    ),
 }
 
 

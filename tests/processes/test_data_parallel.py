@@ -64,6 +64,7 @@ def test_a_warm_start_compiles_nothing_on_any_process(tmp_path):
     cold = finish(tmp_path / "cold", 2, max_updates=3, env=cache)
     warm = finish(tmp_path / "warm", 2, max_updates=3, env=cache)
     assert min(cold["programs_compiled"]) > 0
+    assert cold["system"]["processes"].keys() == {"worker-0", "worker-1"}
     assert warm["programs_compiled"] == [0, 0]
 
 

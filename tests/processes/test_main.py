@@ -51,6 +51,8 @@ def test_it_trains_and_evaluates_and_the_forked_process_does_the_same(tmp_path, 
     assert [untimed(line) for line in logs[0]] == [untimed(line) for line in logs[1]] != []
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("fresh", "forked")]
     assert summaries[0].keys() == summaries[1].keys()
+    spent = summaries[0]["system"]["processes"]["worker-0"]["cpu"]
+    assert 0.0 < spent["mean"] <= spent["max"] and (tmp_path / "fresh" / "system" / "worker-0.jsonl").exists()
     for key in ("updates", "examples_seen", "train_loss", "validation_loss", "validation_accuracy"):
         assert summaries[0][key] == summaries[1][key]
     a, b = (flatten(final_state(tmp_path / name).arrays()) for name in ("fresh", "forked"))

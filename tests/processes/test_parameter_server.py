@@ -24,6 +24,10 @@ def test_at_staleness_0_workers_equal_replicas(x64, tmp_path, workers, servers, 
     assert_same(final_state(tmp_path), reference_state(20, replicas=workers * devices, batch=batch), 1e-9)
     assert summary["staleness_histogram"] == [{"0": 20}] * workers
     assert summary["pushes_per_worker"] == [20] * workers and summary["updates"] == 20
+    spent = summary["system"]  # of the workers; servers keep theirs in system/
+    assert spent["processes"].keys() == {f"worker-{i}" for i in range(workers)} and len(spent["hosts"]) == 1
+    assert spent["cluster"]["memory_bytes"]["max"] > 1e8 * workers
+    assert {path.stem for path in (tmp_path / "system").iterdir()} >= {f"server-{j}" for j in range(servers)}
 
 
 @pytest.mark.long

@@ -1,10 +1,11 @@
-"""`tools/run_reader.py`: run directories, whole or not, with several starts."""
+"""`tools/run_reader.py` (and `system_table.py`): run directories, whole or not, with several starts."""
 
 from __future__ import annotations
 
 import json
 
-from run_reader import cluster_samples, groups, keep_small, read_run, staleness_mean
+from run_reader import GrowingLines, cluster_samples, groups, keep_small, read_run, staleness_mean, system_usage
+from system_table import system_table
 
 
 def write_run(folder, *, starts, samples):
@@ -34,6 +35,34 @@ def test_samples_of_all_processes_are_on_the_run_s_clock(tmp_path):
     assert kept.system["worker-0"][-1]["time"] == run.system["worker-0"][-1]["time"]
 
 
+def test_what_hosts_spent_is_read_of_samples_and_of_the_summary_for_hosts_that_are_not_here(tmp_path):
+    write_run(tmp_path / "x", starts=[(0.0, 1000.0)], samples={"worker-0": range(1002, 1042, 2)})
+    path = tmp_path / "x" / "system" / "worker-0.jsonl"
+    split = {"seconds": 2.0, "host_cpu_user": 0.5, "host_cpu_system": 0.25, "host_memory_bytes": 2**30}
+    samples = [json.loads(line) | split for line in path.read_text().splitlines()]
+    samples[-1] |= {"seconds": 0.5, "host_cpu_user": 2.0}  # a short one counts for its time, and is not the most
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    run = read_run(tmp_path / "x")
+    mean = (19 * 2.0 * 0.5 + 0.5 * 2.0) / 38.5
+    found = system_usage(run)
+    assert found["hosts"]["a"]["host_cpu_user"] == {"min": 0.5, "mean": round(mean, 4), "max": 0.5}
+    header, row = system_table({"x": [run]})
+    cells = dict(zip(header, row, strict=True))
+    assert cells["user"] == f"{50 * mean:.0f} [25, 25]" and cells["system"] == "12 [12, 12]" and cells["wait"] == "-"
+    assert cells["memory used, GiB"] == "1.00 [1.00, 1.00]" and (row[0], row[1]) == ("x", "a")
+    assert cluster_samples(run)["cpu_system"][5] == 0.125 and cluster_samples(run)["cpu_iowait"][5] == 0.0
+    # Another host's samples are on its own disk; the summary has what it told at the end.
+    told = {"hosts": {"a": {}, "b": {"cores": 4}}, "processes": {"worker-1": {"host": "b"}}, "cluster": {"cores": 6}}
+    (tmp_path / "x" / "summary.json").write_text(json.dumps({"system": told}))
+    both = system_usage(read_run(tmp_path / "x"))
+    assert both["hosts"] == {"a": found["hosts"]["a"], "b": {"cores": 4}} and both["cluster"] == {"cores": 6}
+    assert both["processes"].keys() == {"worker-0", "worker-1"}
+    assert [row[:2] for row in system_table({"x": [read_run(tmp_path / "x")]})[1:]] == [
+        ["x", "cluster"], ["x", "a"], ["x", "b"],
+    ]  # fmt: skip
+    assert system_table({"none": [read_run(tmp_path)]}) == []
+
+
 def test_runs_that_differ_by_their_seed_are_a_group(tmp_path):
     for name in ("a/seed0", "a/seed1", "b-seed2"):
         (tmp_path / name).mkdir(parents=True)
@@ -45,3 +74,14 @@ def test_staleness_is_that_of_all_pushes_of_all_phases():
     phases = [{}, {"staleness_histogram": [{"0": 2, "1": 1}, {"3": 1}]}]
     assert staleness_mean({"phases": phases}) == 1.0
     assert staleness_mean({}) is None
+
+
+def test_files_that_grow_are_read_on_from_where_they_ended(tmp_path):
+    path, growing = tmp_path / "rows.jsonl", GrowingLines()
+    assert growing(path) == []
+    path.write_text('{"a": 1}\n{"a": ')
+    assert growing(path) == [{"a": 1}]
+    path.write_text('{"a": 7}\n{"a": 2}\nbroken\n{"a": 3}\n')
+    assert growing(path) == [{"a": 1}, {"a": 2}, {"a": 3}]  # the first line is not read again
+    path.write_text('{"a": 9}\n')
+    assert growing(path) == [{"a": 9}] and growing.restarts == 1

@@ -36,6 +36,7 @@ FENCES = {
     "ml_collections": {"config", "roles", "main", "train/setup", "train/loop", "train/evaluate"},
     "optax": {"optim", "task"},
     "psutil": {"runtime"},
+    "prometheus_client": {"runtime"},
     "tensorflow": set(),
     "tensorflow_datasets": {"data"},
     "sklearn": {"data"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 
 import pytest
 from helpers.processes import finish
@@ -44,8 +45,14 @@ def test_every_part_is_looked_at_and_the_first_bad_one_is_said_last(tmp_path, ca
     assert lines["disk"].startswith("bad:") and "does not know no.invalid" in lines["cluster"]
     with pytest.raises(UsageError, match=r"^model: .*global_batch_size=13 is not divisible"):
         check.run(config_with(global_batch_size=13), str(tmp_path), Cluster())
-    with pytest.raises(UsageError, match=r"^data: .*has inf at"):
-        check.run(config_with(data__name="helpers.faulty_data:infinite_evaluation_pixel"), str(tmp_path), Cluster())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = config_with(data__name="helpers.faulty_data:infinite_evaluation_pixel", monitor__prometheus_port=port)
+        with caplog.at_level(logging.INFO), pytest.raises(UsageError, match=r"^data: .*has inf at"):
+            check.run(config, str(tmp_path), Cluster())
+    assert f"cannot serve its metrics at 127.0.0.1:{port}" in said(caplog)["metrics"]
 
 
 def test_servers_and_workers_that_are_not_the_chief(tmp_path):
