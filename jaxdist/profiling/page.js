@@ -59,7 +59,7 @@ for (const p of numbers.processes) {
   const name = make("b", `${p.process}, ${p.step_ms.toFixed(1)} ms${p.cut ? " (cut)" : ""}`);
   bar.append(name, stack);
   const by = new Map(p.kinds.map((row) => [row[0], row[2]]));
-  const left = [...by].filter(([kind]) => !listed.has(kind)).reduce((sum, [, ms]) => sum + ms, 0);
+  const left = [...by].filter(([kind]) => !listed.has(kind) && !numbers.away.includes(kind)).reduce((sum, [, ms]) => sum + ms, 0);
   for (const kind of [...listed, ...(others ? [""] : [])]) {
     const ms = kind ? by.get(kind) || 0 : left;
     if (ms <= 0) continue;
@@ -134,7 +134,7 @@ function draw() {
   table("table", head, kept, columns);
   const sum = (c) => kept.reduce((s, row) => s + row[columns.indexOf(c)], 0);
   const rowsText = kept.length < rows.length ? `${kept.length} of ${rows.length} rows` : `${rows.length} rows`;
-  const sums = all ? "" : `: ${sum("self_ms").toFixed(3)} ms, ${percent(sum("share")) || 0} % of the step`;
+  const sums = all ? "" : `: ${sum("share") ? percent(sum("share")) : 0} % of the step`;
   at("count").textContent = `${rowsText}${sums}. ${left}`;
 }
 function table(id, head, rows, columns) {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxdist.profiling import files
+from jaxdist.profiling.table import AWAY
 from jaxdist.profiling.timeline import lane_of, pieces
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def numbers(merged: Merged) -> dict[str, Any]:
         "titles": files.TITLES,
         "processes": processes,
         "order": _order(merged.rows),
+        "away": list(AWAY),  # beside the step
         "summary": [{key: _short(value) for key, value in row.items()} for row in merged.summary],
         "collectives": [
             {"process": part.process} | {key: _short(value) for key, value in dataclasses.asdict(split).items()}
@@ -74,9 +76,9 @@ def _short(value: Any) -> Any:
 
 
 def _order(tables: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
-    """All kinds, the longest over all processes first: this gives each its colour."""
+    """All kinds of the step, the longest over all processes first: this gives each its colour."""
     seconds: dict[str, float] = {}
-    for row in (row for rows in tables for row in rows):
+    for row in (row for rows in tables for row in rows if row["kind"] not in AWAY):
         seconds[row["kind"]] = seconds.get(row["kind"], 0.0) + row["self_ms"]
     return sorted(seconds, key=lambda kind: -seconds[kind])
 

@@ -18,6 +18,7 @@ def numbers_of(text):
 
 def profile(folder, events=(), **about):
     rows = [row("all-reduce", 20.0), row("copy", 70.0, "block/</script>"), row("not attributed", 10.0)]
+    rows.append(row("evaluation", 900.0, share=0.0))  # beside the step
     write_part(folder, "worker-0", rows, FIRST, events)
     write_part(folder, "worker-1", rows, SECOND, **about)
     return merge([folder])
@@ -41,10 +42,11 @@ def test_the_page_needs_nothing_else(text):
 def test_it_has_the_tables_of_all_processes(text):
     numbers = numbers_of(text)
     first, second = numbers["processes"]
-    assert [r[0] for r in first["rows"]][:2] == ["copy", "all-reduce: exchange"] and first["rows"][0][
+    assert [r[0] for r in first["rows"]][:3] == ["evaluation", "copy", "all-reduce: exchange"] and first["rows"][0][
         1
     ] == "block/</script>"
-    assert first["kinds"][0][:3] == ["copy", 1.0, 70.0] and sum(r[2] for r in first["kinds"]) == pytest.approx(100)
+    assert first["kinds"][1][:3] == ["copy", 1.0, 70.0] and sum(r[2] for r in first["kinds"]) == pytest.approx(1000)
+    assert numbers["order"][0] == "copy" and "evaluation" in numbers["away"] and "evaluation" not in numbers["order"]
     assert second["cut"] and any("worker-1 was cut" in note for note in numbers["notes"])
     assert {r["kind"] for r in numbers["summary"]} >= {"copy", "all-reduce: waiting for the slowest"}
     assert [c["process"] for c in numbers["collectives"]] == ["worker-0", "worker-1"]
