@@ -2,6 +2,7 @@
 
     pip install 'jaxdist[report]'
     python tools/compare_runs.py DIR [DIR ...] --out=DIR [--accuracy=0.84] [--keep=DIR]
+    python tools/compare_runs.py --operators A B    profiles of two runs (`compare_operators.py`)
 
 Runs that differ by their seed alone (DIR/NAME/seedN, or NAME_seedN) share a row: mean [least, most]. A run without
 `summary.json` is unfinished and shown as such. Runs of different models or data are refused, unless --anyway.
@@ -176,6 +177,10 @@ svg {{ max-width: 100%; height: auto; }}
 
 
 def main(argv: Sequence[str]) -> int:
+    if "--operators" in argv:
+        import compare_operators
+
+        return compare_operators.main(argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=path_of)
     parser.add_argument("--out", type=path_of, default=pathlib.Path("."))

@@ -37,6 +37,7 @@ def write(folder: pathlib.Path, process: str, about: Mapping[str, Any], table: T
     folder.mkdir(parents=True, exist_ok=True)
     rows = [dataclasses.asdict(row) for row in table.rows]
     found = dict(about) | {"step_ms": table.step_ms, "rows": rows, "collectives": table.collectives}
+    found["groups"] = table.groups
     _replace(folder / f"{process}.json", json.dumps(_rounded(found), indent=1).encode())
     _replace(folder / f"{process}.csv", as_csv(rows).encode())
     _replace(folder / f"{process}.md", as_markdown(found).encode())

@@ -14,6 +14,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 _HEADER = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(
     r"^\s+(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>\(.*?\)|\S+) (?P<opcode>[\w-]+)\((?P<rest>.*)$"
@@ -23,6 +25,8 @@ _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
 _SHAPE = re.compile(r"(pred|bf16|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 _OPERAND = re.compile(r"%([\w.-]+)")
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+_GROUPS = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
+_IOTA_GROUPS = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _WINDOW = re.compile(r"window=\{size=([\dx]+)")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
@@ -165,6 +169,18 @@ def is_kernel_gradient(instruction: Instruction) -> bool:
     sizes = [int(size) for size in window[1].split("x")]
     result = [instruction.dims[labels[3].index(str(d))] for d in range(len(sizes))]
     return any(size > out for size, out in zip(sizes, result, strict=True))
+
+
+def replica_groups(instruction: Instruction) -> list[list[int]]:
+    """Which devices exchange with each other in a collective, as '{{0,1},{2,3}}' or '[2,2]<=[2,2]T(1,0)' says; [] where
+    all do."""
+    if found := _GROUPS.search(instruction.attributes):
+        return [[int(d) for d in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", found[1])]
+    if found := _IOTA_GROUPS.search(instruction.attributes):
+        shape, dims, order = ([int(d) for d in text.split(",")] if text else [] for text in found.groups())
+        numbers = np.arange(math.prod(dims)).reshape(dims)
+        return (numbers.transpose(order) if order else numbers).reshape(shape).tolist()
+    return []
 
 
 def _computations(text: str) -> Iterator[tuple[str, dict[str, Instruction]]]:

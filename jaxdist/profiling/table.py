@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ import numpy as np
 from jaxdist.ops import kinds
 from jaxdist.profiling.attribution import self_times, wall_time
 from jaxdist.profiling.naming import COLLECTIVES, WRAPPERS, Name, name_of
-from jaxdist.profiling.program import Program
+from jaxdist.profiling.program import Program, replica_groups
 from jaxdist.profiling.trace import Intervals, Trace
 from jaxdist.runtime import profiler
 
@@ -78,6 +78,7 @@ class Table:
       step_ms: seconds of the window without evaluations and checkpoints, by its steps.
       collectives: (instruction, device, start, end), in Unix seconds.
       operations, named: those of the window's training, and the row of each.
+      groups: {instruction: which devices exchange with each other}; a collective of all has none.
     """
 
     rows: list[Row]
@@ -85,6 +86,7 @@ class Table:
     collectives: list[tuple[str, int, float, float]]
     operations: Intervals
     named: list[Name]
+    groups: dict[str, list[list[int]]] = dataclasses.field(default_factory=dict)
 
 
 def make_table(
@@ -162,7 +164,15 @@ def make_table(
         )
         if chosen
     ]
-    return Table(sorted(rows, key=lambda row: -row.self_ms), 1e3 * training / steps, collected, operations, named)
+    collecting = {what for what, chosen in zip(operations.what, is_collective, strict=True) if chosen}
+    return Table(
+        sorted(rows, key=lambda row: -row.self_ms),
+        1e3 * training / steps,
+        collected,
+        operations,
+        named,
+        names.groups_of(collecting),
+    )
 
 
 class _Names:
@@ -183,6 +193,13 @@ class _Names:
                 else Name(UNKNOWN, "", "")
             )
         return self._found[key]
+
+    def groups_of(self, collectives: Iterable[Any]) -> dict[str, list[list[int]]]:
+        found = {}
+        for what in collectives:
+            inside = self.programs[what.program].inside(what.instruction)
+            found[what.instruction] = next((groups for one in inside if (groups := replica_groups(one))), [])
+        return {instruction: groups for instruction, groups in found.items() if len(groups) > 1}
 
     def is_wrapper(self, what: Any) -> bool:
         program = self.programs.get(what.program)
