@@ -132,14 +132,19 @@ def difference(options: argparse.Namespace, more: Sequence[str]) -> str:
 
 
 def chosen(runs: Comparison, only: str, against: str) -> list[str]:
-    """The names to run, in the experiment's order; with words of `only` that fit none: ValueError."""
-    names = [name for name, run in runs.items() if run.get("against", against) == against or not run.get("against")]
-    if not only:
-        return names
-    wanted = only.split(",")
+    """The names to run, in the experiment's order: those of `only`, and of peers those of `against` alone.
+
+    Raises:
+      ValueError: there are none for a word of `only`, or for all of them.
+    """
+    wanted = only.split(",") if only else ["*"]
     if unknown := sorted(word for word in wanted if not fnmatch.filter(runs, word)):
         raise ValueError(f"has no run {', '.join(unknown)}; it has {', '.join(runs)}")
-    return [name for name in names if any(fnmatch.fnmatchcase(name, word) for word in wanted)]
+    names = [name for name in runs if any(fnmatch.fnmatchcase(name, word) for word in wanted)]
+    found = [name for name in names if runs[name].get("against") in (None, against)]
+    if not found:
+        raise ValueError(f"has {only} only with --against={runs[names[0]]['against']}")
+    return found
 
 
 def main(argv: Sequence[str]) -> int:
@@ -204,7 +209,7 @@ def _run(name: str, command: Sequence[str], folder: pathlib.Path, environ: Mappi
     if code == 0:
         accuracy = json.loads((folder / "summary.json").read_text())["validation_accuracy"]
         print(f"{where}: {accuracy:.2%} after {time.monotonic() - begin:.0f} s", flush=True)
-    return code, asked and code != 0
+    return code, asked
 
 
 def _report(out: pathlib.Path, folders: Sequence[pathlib.Path], sweep: bool) -> int:
