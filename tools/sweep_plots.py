@@ -12,7 +12,7 @@ from sweep_tables import Sweep
 
 # Of one system, so that they are told apart beside each other in a bar.
 _PHASE_COLOURS = dict(zip(sweep_tables.PHASES, ("#999999", "#E69F00", "#F0E442", "#56B4E9", "#0072B2", "#009E73",
-                                                "#CC79A7"), strict=True))  # fmt: skip
+                                                "#CC79A7", "#000000"), strict=True))  # fmt: skip
 
 
 def draw(sweep: Sweep) -> Any:

@@ -16,7 +16,7 @@ Cells = dict[tuple[str, str], list[Run]]  # (point, system) -> the runs that hav
 Table = list[list[str]]
 
 # In the order of a run; whatever else a run names comes after them.
-PHASES = ("startup", "read", "preprocess", "compile", "train", "evaluate", "checkpoint")
+PHASES = ("startup", "read", "preprocess", "compile", "train", "evaluate", "checkpoint", "other")
 _CPU = {"host_cpu_user": "user", "host_cpu_system": "system", "host_cpu_iowait": "iowait", "host_cpu_steal": "steal"}
 
 
@@ -115,7 +115,7 @@ def training(sweep: Sweep) -> Table:
         [
             ("images/s", _of(("images_per_second",)), lambda v: f"{v:.0f}"),
             ("ms a global batch", step_ms, _one_digit),
-            ("wait for data, ms a step", data_wait_ms, lambda v: f"{v:.2f}"),
+            *((f"wait for {name}, ms a step", _wait_ms(name), lambda v: f"{v:.2f}") for name in _waits(sweep)),
             ("loss that all reached", lambda run: reached[run.name.split("/")[0]], lambda v: f"{v:.3f}"),
             ("epochs to it", lambda run: epochs_to(run, reached), lambda v: f"{v:.1f}"),
             ("validation loss", _of(("validation_loss",)), lambda v: f"{v:.4f}"),
@@ -189,10 +189,20 @@ def step_ms(run: Run) -> float | None:
     return 1e3 * run.config["global_batch_size"] / rate if rate else None
 
 
-def data_wait_ms(run: Run) -> float | None:
+def _waits(sweep: Sweep) -> list[str]:
+    """What steps waited for, as train rows name it: data, network, server."""
+    rows = (row for runs in sweep.cells.values() for run in runs for row in run.train)
+    return sorted({key.removesuffix("_wait_ms") for row in rows for key in row if key.endswith("_wait_ms")})
+
+
+def _wait_ms(name: str) -> Callable[[Run], float | None]:
     """The median over the train rows."""
-    waits = sorted(row["data_wait_ms"] for row in run.train if "data_wait_ms" in row)
-    return waits[len(waits) // 2] if waits else None
+
+    def value(run: Run) -> float | None:
+        waits = sorted(row[f"{name}_wait_ms"] for row in run.train if f"{name}_wait_ms" in row)
+        return waits[len(waits) // 2] if waits else None
+
+    return value
 
 
 def cpu(run: Run) -> float | None:

@@ -126,7 +126,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, begin: 
         if operators is not None:
             (workdir / "operators.json").write_text(json.dumps(operators, indent=1) + "\n")
         summary = {"strategy": STRATEGY, "num_workers": processes, "num_servers": 0, "num_params": ours["parameters"]}
-        summary |= trained | {"elapsed_seconds": round(elapsed, 3)} | timer.summary(trainer.made_seconds)
+        summary |= trained | {"elapsed_seconds": round(elapsed, 3)} | timer.summary(elapsed, trainer.made_seconds)
         summary |= {"peak_memory_bytes": peaks, "torch_version": torch.__version__, "threads": threads}
         summary |= {"layout": str(layout).removeprefix("torch."), "losses_of_ours": ours, "losses_of_torch": theirs}
         part = workdir / "summary.json.tmp"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import pathlib
 import time
@@ -76,7 +77,7 @@ class Timer:
     """Seconds of each phase, as the rows and the summary have them."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("startup", "read", "compile", "train", "evaluate"), 0.0)
+        self.seconds = dict.fromkeys(("startup", "read", "preprocess", "compile", "train", "evaluate"), 0.0)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -86,10 +87,12 @@ class Timer:
         finally:
             self.seconds[name] += time.monotonic() - begin
 
-    def summary(self, hidden: float) -> dict[str, Any]:
-        """`hidden`: seconds of making batches behind the training."""
-        phases = {name: round(value, 3) for name, value in self.seconds.items()}
-        return {"phase_seconds": phases, "hidden_seconds": {"preprocess": round(hidden, 3)}}
+    def summary(self, elapsed: float, made: float) -> dict[str, Any]:
+        """`made`: seconds of making batches, of which training and evaluations waited for 'preprocess' at most."""
+        other = max(elapsed - sum(self.seconds.values()), 0.0)
+        phases = {name: round(value, 3) for name, value in (*self.seconds.items(), ("other", other))}
+        hidden = {"preprocess": round(max(made - self.seconds["preprocess"], 0.0), 3)}
+        return {"phase_seconds": phases, "hidden_seconds": hidden}
 
 
 class Rows:
@@ -153,6 +156,20 @@ def quicker_layout(net: Any, config: ConfigDict, examples: Examples, processes: 
     return torch_side.LAYOUTS[torch_side.quicker(trials, processes, rounds=4, steps=1)]
 
 
+@dataclasses.dataclass
+class Sums:
+    """Of this process: loss, hits and examples; and the steps that were timed, with their seconds when it began."""
+
+    values: list[float] = dataclasses.field(default_factory=lambda: [0.0] * 3)
+    steps: int = 0
+    seconds_before: float = 0.0
+    waited_before: float = 0.0
+
+    def add(self, loss: float, hits: float, examples: int, timed: bool) -> None:
+        self.values = [a + b for a, b in zip(self.values, (loss, hits, examples), strict=True)]
+        self.steps += timed
+
+
 class Trainer:
     """Trains and evaluates; collective over the processes."""
 
@@ -163,10 +180,10 @@ class Trainer:
         self.plain = net.to(memory_format=layout)
         self.net = torch_side.distributed(self.plain, processes)
         self.rule = update_rule(self.plain, config)
-        self.sums = [0.0, 0.0, 0.0]  # since the last row, of this process: loss, hits, examples
-        self.epoch_sums, self.last_epoch = [0.0] * 3, [0.0] * 3
+        self.window, self.epoch, self.last_epoch = Sums(), Sums(), Sums()
         self.evaluation: dict[str, float] = {}
         self.made_seconds = 0.0  # in the DataLoader's process
+        self.waited = 0.0  # for batches, by the steps that are timed
 
     def step(self, batch: dict[str, Any]) -> tuple[float, float]:
         """One update; (sum of the losses, hits) of this process's examples."""
@@ -201,38 +218,24 @@ class Trainer:
             batches = loaded(make, items, config.data.prefetch)
         start = {"updates": 0, "examples_seen": 0, "epoch": 0.0}
         rows.write("event", event="clock", unix_time_of_0=round(time.time() - rows.elapsed(), 3), **start)
-        timed, window, waited, before = 0, 0, 0.0, 0.0
         for done in range(1, updates + 1):
-            with self.timer.phase("compile" if done == 1 else "train"):  # the first makes oneDNN's primitives
-                asked = time.monotonic()
-                batch = next(batches)
-                waited += (time.monotonic() - asked) * (done > 1)
-                self.made_seconds += batch["seconds"]
+            first = done == 1  # it makes oneDNN's primitives: ours compiles meanwhile, and is not timed either
+            batch = self.taken(batches, timed=not first)
+            with self.timer.phase("compile" if first else "train"):
                 loss, hits = self.step(batch)
-            for sums in (self.sums, self.epoch_sums):
-                for k, value in enumerate((loss, hits, float(share))):
-                    sums[k] += value
-            timed, window = timed + size * (done > 1), window + (done > 1)
+            for sums in (self.window, self.epoch):
+                sums.add(loss, hits, share, timed=not first)
             place = {"updates": done, "examples_seen": done * size, "epoch": done * size / train}
             if done % config.log_every_steps == 0 or done == updates:
-                with self.timer.phase("train"):
-                    total = self.over_all(self.sums)
-                seconds = self.timer.seconds["train"] - before
-                row = {"loss": total[0] / total[2], "accuracy": total[1] / total[2]}
-                if window:
-                    row["images_per_second"] = round(window * size / seconds, 2)
-                    row["step_ms"] = round(1e3 * seconds / window, 3)
-                    row["data_wait_ms"] = round(1e3 * waited / window, 3)
-                rows.write("train", **place, **row, learning_rate=config.optim.learning_rate)
-                self.sums, window, waited, before = [0.0] * 3, 0, 0.0, self.timer.seconds["train"]
-            if done * size // train > (done - 1) * size // train:
-                self.last_epoch, self.epoch_sums = self.epoch_sums, [0.0] * 3
+                self.train_row(rows, place)
+            if _crossed((done - 1) * size, done * size, train):
+                self.last_epoch, self.epoch = self.epoch, Sums()
             if _crossed((done - 1) * size, done * size, config.eval_every_epochs * train) or done == updates:
                 self.evaluate(rows, place)
-        if 2 * self.epoch_sums[2] >= self.last_epoch[2]:  # as our summaries choose the last epoch
-            self.last_epoch = self.epoch_sums
+        if 2 * self.epoch.values[2] >= self.last_epoch.values[2]:  # as our summaries choose the last epoch
+            self.last_epoch = self.epoch
         self.batch = batch
-        last = self.over_all(self.last_epoch)
+        last = self.over_all(self.last_epoch.values)
         return {
             "num_epochs": config.num_epochs,
             "updates": updates,
@@ -241,27 +244,58 @@ class Trainer:
             "train_accuracy": last[1] / last[2],
             "validation_loss": self.evaluation["loss"],
             "validation_accuracy": self.evaluation["accuracy"],
-            "images_per_second": round(timed / max(self.timer.seconds["train"], 1e-9), 2),
+            "images_per_second": round((updates - 1) * size / max(self.timed_seconds, 1e-9), 2),
+            "wait_seconds": {"data": round(self.waited, 3)},
         }
 
+    @property
+    def timed_seconds(self) -> float:
+        """Of all steps but the first, with what they waited for their batches."""
+        return self.timer.seconds["train"] + self.waited
+
+    def taken(self, batches: Any, timed: bool) -> Any:
+        """The next batch; what it is waited for is of the phase 'preprocess'."""
+        before = self.timer.seconds["preprocess"]
+        with self.timer.phase("preprocess"):
+            batch = next(batches, None)
+        self.made_seconds += batch["seconds"] if batch else 0.0
+        self.waited += (self.timer.seconds["preprocess"] - before) * timed
+        return batch
+
+    def train_row(self, rows: Rows, place: dict[str, Any]) -> None:
+        """Of the steps since the last one; collective."""
+        with self.timer.phase("train"):
+            total = self.over_all(self.window.values)
+        window, seconds = self.window, self.timed_seconds
+        row = {"loss": total[0] / total[2], "accuracy": total[1] / total[2]}
+        if window.steps:
+            taken = seconds - window.seconds_before
+            row["images_per_second"] = round(window.steps * self.config.global_batch_size / taken, 2)
+            row["step_ms"] = round(1e3 * taken / window.steps, 3)
+            row["data_wait_ms"] = round(1e3 * (self.waited - window.waited_before) / window.steps, 3)
+        rows.write("train", **place, **row, learning_rate=self.config.optim.learning_rate)
+        self.window = Sums(seconds_before=seconds, waited_before=self.waited)
+
     def evaluate(self, rows: Rows, place: dict[str, Any]) -> None:
-        """Over the evaluation split, each process its part of every batch."""
+        """Over the evaluation split, each process its part of every batch; collective."""
         size = self.config.eval_batch_size or self.config.global_batch_size
         size = -(-size // self.processes) * self.processes
-        with self.timer.phase("evaluate"), torch.no_grad():
+        totals = Sums()
+        with self.timer.phase("evaluate"):
             self.plain.eval()
-            totals = [0.0, 0.0, 0.0]
             made = self.examples.eval_batches(size, self.number, self.processes)
-            batches = Batches(lambda _: next(made), self.layout == torch.channels_last)
+            of_next = Batches(lambda _: next(made), self.layout == torch.channels_last)
             count = range(-(-len(self.examples.evaluation) // size))
-            for batch in loaded(batches, count, self.config.data.prefetch):
+            batches = loaded(of_next, count, self.config.data.prefetch)
+        while (batch := self.taken(batches, timed=False)) is not None:
+            with self.timer.phase("evaluate"), torch.no_grad():
                 logits, mask = self.plain(batch["image"]), batch["mask"]
                 losses = F.cross_entropy(logits, batch["label"], reduction="none")
                 hits = (logits.argmax(1) == batch["label"]).float()
-                for k, values in enumerate((losses * mask, hits * mask, mask)):
-                    totals[k] += float(values.sum())
+                totals.add(float((losses * mask).sum()), float((hits * mask).sum()), int(mask.sum()), timed=False)
+        with self.timer.phase("evaluate"):
             self.plain.train()
-            found = self.over_all(totals)
+            found = self.over_all(totals.values)
         self.evaluation = {"loss": found[0] / found[2], "accuracy": found[1] / found[2]}
         rows.write("eval", **place, **self.evaluation)
 
