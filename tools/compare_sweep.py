@@ -23,6 +23,7 @@ from compare_runs import differences, markdown
 from run_reader import keep_small, path_of
 from sweep_tables import Sweep, Table
 
+_NAMES = ("batch", "point", "system", "kind")  # columns of words, not of numbers
 _BY_DESIGN = ("global_batch_size is", "strategy.name is", "log_every_steps is")
 
 
@@ -51,13 +52,19 @@ def notes(sweep: Sweep, notable: Sequence[str]) -> list[str]:
     if peers := [run.summary for run in every if run.summary and "losses_of_torch" in run.summary]:
         ours, theirs = peers[0]["losses_of_ours"], peers[0]["losses_of_torch"]
         keys = [key for key in theirs if key.startswith("loss")]
-        pairs = ", ".join(f"{key.replace('_', ' ')} {ours[key]:.5f} and {theirs[key]:.5f}" for key in keys)
+        pairs = ", ".join(
+            f"{key.replace('_after_', ' after update ')} {ours[key]:.5f} and {theirs[key]:.5f}" for key in keys
+        )
         found.append(f"Equal weights and examples, ours and PyTorch {peers[0]['torch_version']}: {pairs}.")
         layouts = sorted({f"{peer['layout']} ({peer['num_workers']} processes)" for peer in peers})
         found.append(f"PyTorch's memory layout is the quicker of two in each run: {', '.join(layouts)}.")
     found += [f"Differs: {text}." for text in notable if not text.startswith(_BY_DESIGN)]
+    grid = ((point, system) for point in sweep.points for system in sweep.systems)
+    absent = [f"{p}/{s}" for p, s in grid if (p, s) not in sweep.cells]
+    if absent:
+        found.append(f"Not in the tables: {', '.join(absent)}.")
     if sweep.unfinished:
-        found.append(f"Unfinished, and not in the tables: {', '.join(sweep.unfinished)}.")
+        found.append(f"Begun, and not ended: {', '.join(sweep.unfinished)}.")
     return found
 
 
@@ -72,9 +79,11 @@ def as_html(parts: Sequence[tuple[str, Table]], remarks: Sequence[str], svg: str
         rows = ""
         for k, row in enumerate(table):
             tag = "td" if k else "th"
-            rows += "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row) + "</tr>\n"
+            left = [' class="name"' if title in _NAMES else "" for title in table[0]]
+            cells = (f"<{tag}{how}>{html.escape(text)}</{tag}>" for text, how in zip(row, left, strict=True))
+            rows += f"<tr>{''.join(cells)}</tr>\n"
         body += f"<h2>{html.escape(title)}</h2>\n<div class=scroll><table>\n{rows}</table></div>\n"
-    body += "".join(f"<p>{html.escape(remark)}</p>\n" for remark in remarks)
+    body += "".join(f"<p>{html.escape(remark.replace('`', ''))}</p>\n" for remark in remarks)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Sweep</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -84,7 +93,7 @@ body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 120
 table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
 th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: right; white-space: nowrap; }}
 th {{ white-space: normal; vertical-align: bottom; }}
-th:first-child, td:first-child, td:nth-child(2) {{ text-align: left; }}
+.name {{ text-align: left; }}
 svg {{ max-width: 100%; height: auto; }}
 </style></head><body>
 <h1>Sweep</h1>

@@ -63,7 +63,7 @@ def test_the_report_and_a_pages_tables_are_made_by_one_command(folder, tmp_path,
     text = page.read_text()
     assert "### Seconds by phase" in text and "old" not in text and text.endswith("\n\nlast words\n")
     html = (tmp_path / "report" / "sweep.html").read_text()
-    assert "<svg" in html and "<script" not in html and "Unfinished" in html
+    assert "<svg" in html and "<script" not in html and "Not in the tables: batch_1536/torch_2x1." in html
     again = sweep_tables.read_sweep(tmp_path / "kept")
     assert sweep_tables.operators(again, "batch_96") == sweep_tables.operators(
         sweep_tables.read_sweep(folder), "batch_96"
