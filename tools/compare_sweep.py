@@ -55,7 +55,7 @@ def notes(sweep: Sweep, notable: Sequence[str]) -> list[str]:
         pairs = ", ".join(
             f"{key.replace('_after_', ' after update ')} {ours[key]:.5f} and {theirs[key]:.5f}" for key in keys
         )
-        found.append(f"Equal weights and examples, ours and PyTorch {peers[0]['torch_version']}: {pairs}.")
+        found.append(f"Equal weights and examples, ours and PyTorch {peers[0]['torch_version']}: {', '.join(words)}.")
         layouts = sorted({f"{peer['layout']} ({peer['num_workers']} processes)" for peer in peers})
         found.append(f"PyTorch's memory layout is the quicker of two in each run: {', '.join(layouts)}.")
     found += [f"Differs: {text}." for text in notable if not text.startswith(_BY_DESIGN)]

@@ -166,6 +166,9 @@ def main(argv: Sequence[str]) -> int:
     if options.list:
         print("\n".join(" ".join(command) for command in commands.values()))
         return 0
+    if options.against and importlib.util.find_spec(options.against) is None:
+        print(f"--against={options.against} needs the package {options.against}: install it.", file=sys.stderr)
+        return 2
     if differs := difference(options, more):
         print(f"{options.out} holds a comparison with other values: {differs}. Name another --out.", file=sys.stderr)
         return 2
