@@ -52,9 +52,7 @@ def notes(sweep: Sweep, notable: Sequence[str]) -> list[str]:
     if peers := [run.summary for run in every if run.summary and "losses_of_torch" in run.summary]:
         ours, theirs = peers[0]["losses_of_ours"], peers[0]["losses_of_torch"]
         keys = [key for key in theirs if key.startswith("loss")]
-        pairs = ", ".join(
-            f"{key.replace('_after_', ' after update ')} {ours[key]:.5f} and {theirs[key]:.5f}" for key in keys
-        )
+        words = [f"{key.replace('_after_', ' after update ')} {ours[key]:.5f} and {theirs[key]:.5f}" for key in keys]
         found.append(f"Equal weights and examples, ours and PyTorch {peers[0]['torch_version']}: {', '.join(words)}.")
         layouts = sorted({f"{peer['layout']} ({peer['num_workers']} processes)" for peer in peers})
         found.append(f"PyTorch's memory layout is the quicker of two in each run: {', '.join(layouts)}.")
