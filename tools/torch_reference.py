@@ -4,7 +4,8 @@
 
 DIR/weights.npz has the weights by their paths; DIR/reference.json the configuration they are of, the loss and the norm
 of its gradient at these weights, without dropout, over the first examples of the stream, and the losses after one
-update and after two on the same examples.
+update and after two on the same examples. All that is in float64: in float32 a deep network's sums differ by 0.1 %
+between two right programs (measured: gradient of ResNet-56 v2), which would hide a wrong one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ def make(config: ConfigDict, out: pathlib.Path) -> None:
     from jaxdist.state import flatten
     from jaxdist.train.setup import load_examples, make_task
 
+    of = signature(config)
+    config = config.copy_and_resolve_references()
+    config.model.param_dtype = "float64"  # initial kernels are drawn in float32 all the same
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     examples = load_examples(config)
     task = make_task(config, examples)
@@ -62,13 +66,14 @@ def make(config: ConfigDict, out: pathlib.Path) -> None:
         losses.append(float(loss))
         norms.append(float(np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in jax.tree.leaves(grads)))))
         if number < UPDATES:
-            params, state = task.optimizer.update(grads, state, params, jax.numpy.float32(task.learning_rate(0)))
+            params, state = task.optimizer.update(grads, state, params, jax.numpy.asarray(task.learning_rate(0)))
     out.mkdir(parents=True, exist_ok=True)
-    np.savez(out / "writing.npz", allow_pickle=False, **weights)
+    single = {path: leaf.astype(np.float32) for path, leaf in weights.items()}
+    np.savez(out / "writing.npz", allow_pickle=False, **single)
     os.replace(out / "writing.npz", out / "weights.npz")
     facts = {"loss": losses[0], "gradient_norm": norms[0], "parameters": sum(leaf.size for leaf in weights.values())}
     facts |= {f"loss_after_{k}": losses[k] for k in range(1, UPDATES + 1)}
-    (out / "writing.json").write_text(json.dumps({"config": signature(config)} | facts, indent=2) + "\n")
+    (out / "writing.json").write_text(json.dumps({"config": of} | facts, indent=2) + "\n")
     os.replace(out / "writing.json", out / "reference.json")
 
 

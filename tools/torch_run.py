@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import torch_reference
 from absl import flags
-from bench_train import check_alike
 from ml_collections import ConfigDict, config_flags
 
 from jaxdist import config as config_lib
@@ -36,6 +35,7 @@ from jaxdist.runtime import last_words, monitor
 from jaxdist.runtime.allocator import keep_freed_memory
 
 STRATEGY = "torch_ddp"
+_TOLERANCE = 1e-9  # of losses and norms in float64, relative; 2e-13 was measured
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MODELS = {"cnn": (), "resnet": ("depth", "version"), "densenet": ("depth", "dropout")}  # and what each takes
 
@@ -139,10 +139,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, begin: 
 
 def _alike(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """`theirs`. Raises: UsageError: the two sides do not train the same model in the same way."""
-    try:
-        check_alike(ours, theirs, ("loss", "gradient_norm", *(key for key in theirs if key.startswith("loss_after"))))
-    except SystemExit as e:
-        raise UsageError(str(e)) from e
+    other = [key for key in theirs if abs(theirs[key] - ours[key]) > _TOLERANCE * abs(ours[key])]
+    if other:
+        words = ", ".join(f"{key} is {ours[key]!r} of ours and {theirs[key]!r} of PyTorch's" for key in other)
+        raise UsageError(f"at equal weights these are different models: {words} (they may differ by {_TOLERANCE:g}).")
     return theirs
 
 

@@ -38,13 +38,18 @@ class Examples:
         count = (d.train_examples or len(found.train)) - d.holdout_examples
         self.train = found.train.select(0, count)
         self.evaluation = found.evaluation.select(0, d.eval_examples or len(found.evaluation))
-        self._loader = data.Loader(
-            mean=data.mean_image(self.train), scale=found.scale, seed=config.seed, augment=d.augment
-        )
+        self._normalised = {"scale": found.scale, "seed": config.seed, "augment": d.augment}
+        self._mean = data.mean_image(self.train)
+        self._loader = data.Loader(mean=self._mean, **self._normalised)
         self._stream = data.ExampleStream(count, config.seed)
 
     def train_batch(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         return self._loader.train_batch(self.train, self._stream, positions)
+
+    def in_float64(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """The same, for comparisons."""
+        loader = data.Loader(mean=self._mean, dtype=np.float64, **self._normalised)
+        return loader.train_batch(self.train, self._stream, positions)
 
     def eval_batches(self, size: int, part: int, parts: int) -> Iterator[dict[str, np.ndarray]]:
         return self._loader.eval_batches(self.evaluation, size, part, parts)
@@ -121,8 +126,9 @@ def update_rule(net: Any, config: ConfigDict) -> Any:
 
 
 def first_losses(net: Any, config: ConfigDict, examples: Examples) -> dict[str, float]:
-    """What `torch_reference` has of our side, of this one; `net` has no dropout, and is trained a little."""
-    one = examples.train_batch(np.arange(torch_reference.EXAMPLES))
+    """What `torch_reference` has of our side, of this one; `net` has no dropout, and becomes float64."""
+    one = examples.in_float64(np.arange(torch_reference.EXAMPLES))
+    net = net.double()
     images = torch.from_numpy(one["image"].transpose(0, 3, 1, 2).copy())
     labels = torch.from_numpy(one["label"].astype(np.int64))
     rule = update_rule(net, config)

@@ -43,8 +43,10 @@ def test_what_pytorch_cannot_do_as_we_do_is_refused(config, monkeypatch):
 def test_unequal_losses_and_another_reference_are_refused(config, tmp_path):
     ours = {"loss": 2.3, "gradient_norm": 1.0, "parameters": 10, "loss_after_1": 2.0}
     assert torch_run._alike(ours, dict(ours)) == ours
-    with pytest.raises(UsageError, match="these are different models"):
-        torch_run._alike(ours, ours | {"loss_after_1": 2.01})
+    with pytest.raises(UsageError, match=r"models: loss_after_1 is 2\.0 of ours and 2\.00001 of PyTorch"):
+        torch_run._alike(ours, ours | {"loss_after_1": 2.00001})
+    with pytest.raises(UsageError, match="different models: parameters is 10 of ours and 11 of PyTorch's"):
+        torch_run._alike(ours, ours | {"parameters": 11})
     values = torch_run.torch_reference.signature(config) | {"seed": 7}
     (tmp_path / "reference.json").write_text(json.dumps({"config": values} | ours))
     with pytest.raises(UsageError, match="another configuration: seed is 7 there and 0 here"):
