@@ -282,34 +282,23 @@ def theirs(
     import copy
 
     import torch
-    import torch_models
+    import torch_side
     from torch.nn import functional as F
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    torch.set_flush_denormal(True)  # as XLA does
+    torch_side.prepare(int(os.environ["OMP_NUM_THREADS"]))
     spec = MODELS[model]
     one = make_batch(spec["shape"], batch, number)
     labels = torch.from_numpy(one["label"].astype(np.int64))
     images = torch.from_numpy(one["image"].transpose(0, 3, 1, 2).copy())
     with np.load(f"{folder}/weights.npz") as weights:
-        plain = torch_models.build(spec["name"], **(spec["settings"] | {"dropout": 0.0}))
-        torch_models.load(plain, weights)
-        net = torch_models.build(spec["name"], **spec["settings"])
-        torch_models.load(net, weights)
-    for module in plain.modules():
-        if isinstance(module, torch_models.ConvRelu | torch_models.DenseRelu):
-            module.dropout = 0.0
-    loss = F.cross_entropy(plain(images), labels)
-    loss.backward()
-    norm = float(sum((p.grad.double() ** 2).sum() for p in plain.parameters()) ** 0.5)
-    host, port = address.split(":")
-    os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
-    if processes > 1:
-        torch.distributed.init_process_group("gloo", rank=number, world_size=processes)
+        plain = torch_side.model_with(weights, spec["name"], dropout=False, **spec["settings"])
+        net = torch_side.model_with(weights, spec["name"], **spec["settings"])
+    loss, norm = torch_side.loss_and_norm(plain, images, labels)
+    torch_side.join(address, number, processes)
 
     def stepper(layout: Any) -> Callable[[int], None]:
         x, copied = images.to(memory_format=layout), copy.deepcopy(net).to(memory_format=layout)
-        spread = torch.nn.parallel.DistributedDataParallel(copied) if processes > 1 else copied
+        spread = torch_side.distributed(copied, processes)
         rule = torch.optim.SGD(spread.parameters(), 0.1, momentum=0.9)
 
         def run(steps: int) -> None:
@@ -320,23 +309,11 @@ def theirs(
 
         return run
 
-    # The memory layout that is quicker here, by the medians of alternating trials. The ranks must agree.
-    layouts = (torch.contiguous_format, torch.channels_last)
-    trials = [stepper(layout) for layout in layouts]
-    times: list[list[float]] = [[], []]
-    for number in range(6):
-        for run, into in zip(trials, times, strict=True):
-            begin = time.perf_counter()
-            run(2)
-            if number:
-                into.append(time.perf_counter() - begin)
-    chosen = torch.tensor([float(np.median(each)) for each in times])
-    if processes > 1:
-        torch.distributed.all_reduce(chosen)
-    best = int(chosen.argmin())
+    trials = [stepper(layout) for layout in torch_side.LAYOUTS]
+    best = torch_side.quicker(trials, processes)
     live(
-        trials[best], loss=loss.item(), gradient_norm=norm, parameters=sum(p.numel() for p in plain.parameters()),
-        layout=str(layouts[best]).removeprefix("torch."), version=torch.__version__,
+        trials[best], loss=loss, gradient_norm=norm, parameters=sum(p.numel() for p in plain.parameters()),
+        layout=str(torch_side.LAYOUTS[best]).removeprefix("torch."), version=torch.__version__,
     )  # fmt: skip
 
 

@@ -92,11 +92,11 @@ def table(grouped: Mapping[str, Sequence[Run]], accuracy: float) -> list[list[st
         if not ended:
             rows.append([name, *["unfinished"] * (len(wanted) + 1)])
             continue
-        rows.append([name, seeds, *(_cell([value(run) for run in ended], form) for _, value, form in wanted)])
+        rows.append([name, seeds, *(cell([value(run) for run in ended], form) for _, value, form in wanted)])
     return rows
 
 
-def _cell(values: Sequence[float | None], form: Callable[[float], str]) -> str:
+def cell(values: Sequence[float | None], form: Callable[[float], str]) -> str:
     found = [v for v in values if v is not None]
     if not found:
         return "-"

@@ -90,6 +90,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--keep_going", action="store_true", help="do not stop the others when one fails")
     parser.add_argument("--max_restarts", type=int, default=0, help="of servers that a signal ends, in all")
     parser.add_argument("--grace_seconds", type=float, default=60.0, help="between a forwarded signal and SIGKILL")
+    parser.add_argument("--program", default="", help="a script with the flags of jaxdist.main, to run instead of it")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- and what jaxdist.main gets")
     options = parser.parse_args(argv)
     rest = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
@@ -97,6 +98,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error("--num_workers must be at least 1")
     if options.num_servers < 0 or (options.evaluator and not options.num_servers):
         parser.error("--num_servers must be at least 0, and at least 1 for an --evaluator")
+    if options.program and (options.num_servers or not os.path.isfile(options.program)):
+        parser.error(f"--program={options.program} must be a file, and has workers alone")
     return options, rest
 
 
@@ -138,7 +141,8 @@ def start(options: argparse.Namespace, arguments: list[str]) -> Iterator[Child]:
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environ = os.environ | {"PYTHONUNBUFFERED": "1"}
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH", ""))))
-    command = [sys.executable, "-m", "jaxdist.main", *arguments]
+    program = [options.program] if options.program else ["-m", "jaxdist.main"]
+    command = [sys.executable, *program, *arguments]
     address = f"127.0.0.1:{free_port()}"
     servers = []
     if options.num_servers:

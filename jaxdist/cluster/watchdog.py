@@ -199,15 +199,18 @@ class Watchdog:
                 activity=self._activity,
                 limit=self._limits.get(self._activity, self._timeout),
             )
+            # One answer that is lost is no lost process: there is time to ask again.
+            patience = answered + self._timeout - time.monotonic()
             try:
-                failure = self._client.rpc.call("heartbeat", heartbeat, timeout=self._timeout)
+                wait = min(max(patience, HEARTBEAT_SECONDS), max(self._timeout / 3, HEARTBEAT_SECONDS))
+                failure = self._client.rpc.call("heartbeat", heartbeat, timeout=wait)
                 answered = time.monotonic()
                 if failure and not stopped.is_set():
                     self._end_process(**json.loads(failure))
             except CallError as e:
                 if stopped.is_set():
                     return
-                if e.late or time.monotonic() - answered > self._timeout:
+                if time.monotonic() - answered >= self._timeout:
                     self._end_process(
                         f"process 0 was lost: no answer from {self._client.address} for {self._timeout:g} s"
                     )

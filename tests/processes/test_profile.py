@@ -71,8 +71,19 @@ def test_every_process_has_its_rows_and_the_run_its_bits(x64, tmp_path, name, n,
         check(profile)
     if n > 1 and "servers" not in settings:
         assert any(kind.startswith("all-") for kind in every) or "pipeline idle" in every
+    (page,) = (tmp_path / "with" / "profile").glob("updates_*/index.html")
+    assert page.read_text().count("worker-0") and (page.parent / "all.trace.json.gz").exists()
     said = [event for event in events(tmp_path / "with") if event["event"] == "profiled"]
     assert [(event["after_update"], event["to_update"]) for event in said] == [(4, 10)]
+
+
+@pytest.mark.long
+def test_who_waits_for_a_slowed_worker_waits_as_long_as_it_is_slowed(tmp_path):
+    """40 ms a step: in worker 0's collective, of which the exchange itself is a small part."""
+    profiled(tmp_path, 2, fault="delay@process=1,seconds=0.04")
+    (summary,) = (tmp_path / "profile").glob("updates_*/summary.json")
+    waits = {one["process"]: one for one in json.loads(summary.read_text())["collectives"]}
+    assert waits["worker-0"]["waiting_ms"] > 30 > waits["worker-1"]["waiting_ms"]
 
 
 @pytest.mark.long
