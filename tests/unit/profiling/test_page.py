@@ -42,9 +42,8 @@ def test_the_page_needs_nothing_else(text):
 def test_it_has_the_tables_of_all_processes(text):
     numbers = numbers_of(text)
     first, second = numbers["processes"]
-    assert [r[0] for r in first["rows"]][:3] == ["evaluation", "copy", "all-reduce: exchange"] and first["rows"][0][
-        1
-    ] == "block/</script>"
+    assert [r[:2] for r in first["rows"]][:2] == [["evaluation", ""], ["copy", "block/</script>"]]
+    assert first["rows"][2][0] == "all-reduce: exchange"
     assert first["kinds"][1][:3] == ["copy", 1.0, 70.0] and sum(r[2] for r in first["kinds"]) == pytest.approx(1000)
     assert numbers["order"][0] == "copy" and "evaluation" in numbers["away"] and "evaluation" not in numbers["order"]
     assert second["cut"] and any("worker-1 was cut" in note for note in numbers["notes"])
