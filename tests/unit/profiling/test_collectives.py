@@ -117,6 +117,15 @@ def test_calls_of_which_one_ends_before_another_begins_are_not_the_same(tmp_path
     np.testing.assert_allclose(calls[0].waiting, [0.02, 0.0, np.nan], atol=1e-6)
 
 
+def test_nobody_waits_for_longer_than_the_call(tmp_path):
+    """Clocks of one host are read at moments that differ a little: here one ends 0.5 ms before the last begins."""
+    write_part(tmp_path, "worker-0", collectives=[("all-reduce.1", 0, 0.0100, 0.0195)])
+    write_part(tmp_path, "worker-1", collectives=[("all-reduce.1", 0, 0.0200, 0.0210)])
+    _, calls, _ = compared(tmp_path)
+    np.testing.assert_allclose(calls[0].waiting, [0.0095], atol=1e-6)
+    np.testing.assert_allclose(calls[1].waiting, [0.0], atol=1e-6)
+
+
 def test_a_permutation_is_not_divided(tmp_path):
     pairs = [("collective-permute.3", 0, 0.01, 0.02)]
     write_part(tmp_path, "worker-0", collectives=pairs)

@@ -10,7 +10,7 @@ import gzip
 import json
 
 import pytest
-from helpers.profile_parts import FIRST, SECOND, row, write_part
+from helpers.profile_parts import BEGAN, FIRST, SECOND, row, write_part
 
 from jaxdist.errors import UsageError
 from jaxdist.profiling import timeline
@@ -92,12 +92,14 @@ def test_nothing_is_said_of_a_whole_profile(summary):
 
 def test_several_folders_and_clocks(tmp_path):
     write_part(tmp_path / "a", "worker-0", [row("all-reduce", 20.0)], FIRST, num_processes=3)
-    write_part(tmp_path / "b", "worker-1", [row("all-reduce", 20.0)], SECOND, host="h1", clock=0.25, num_processes=3)
+    write_part(tmp_path / "b", "worker-1", [row("all-reduce", 20.0)], SECOND, [("copy", "1", 0.2, 0.1)], host="h1",
+               clock=0.25, num_processes=3)  # fmt: skip
     merged = merge([tmp_path / "a", tmp_path / "b"])
     missing, clocks = merged.notes
     assert missing.startswith("1 of 3 workers are missing here (worker-2): waiting for them counts as exchange.")
     assert clocks.startswith("The clock of h1 was moved by -250.000 ms to that of h0: 3 collectives ended at the same")
     assert merged.splits[0][0].waiting_ms == pytest.approx(20 / 3, abs=1e-2)
+    assert merged.timelines[1].start[0] - BEGAN == pytest.approx(0.2, abs=1e-5)
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):

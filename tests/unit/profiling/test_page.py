@@ -42,9 +42,8 @@ def test_the_page_needs_nothing_else(text):
 def test_it_has_the_tables_of_all_processes(text):
     numbers = numbers_of(text)
     first, second = numbers["processes"]
-    assert [r[0] for r in first["rows"]][:3] == ["evaluation", "copy", "all-reduce: exchange"] and first["rows"][0][
-        1
-    ] == "block/</script>"
+    assert [r[:2] for r in first["rows"]][:2] == [["evaluation", ""], ["copy", "block/</script>"]]
+    assert first["rows"][2][0] == "all-reduce: exchange"
     assert first["kinds"][1][:3] == ["copy", 1.0, 70.0] and sum(r[2] for r in first["kinds"]) == pytest.approx(1000)
     assert numbers["order"][0] == "copy" and "evaluation" in numbers["away"] and "evaluation" not in numbers["order"]
     assert second["cut"] and any("worker-1 was cut" in note for note in numbers["notes"])
@@ -81,7 +80,7 @@ def test_its_size_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MOST_EVENTS", 50)
     monkeypatch.setattr(page, "MOST_ROWS", 40)
     rows = [row("copy", 1.0, f"layer{k}") for k in range(100)]
-    events = [("copy layer1", "1", 0.001 * k, 1e-6 * (1 + k)) for k in range(300)]
+    events = [("copy layer1", "1", 0.001 * k, 0.04 + 1e-6 * k) for k in range(300)]
     write_part(tmp_path, "worker-0", rows, FIRST, events)
     write_part(tmp_path, "worker-1", rows, SECOND, events)
     numbers = page.numbers(merge([tmp_path]))
@@ -89,7 +88,7 @@ def test_its_size_is_bounded(tmp_path, monkeypatch):
     assert numbers["processes"][0]["left_out"] == [80, 80.0] and numbers["processes"][0]["kinds"][0][2] == 100.0
     line = numbers["timeline"]
     lanes = [line["lanes"][event[0]]["name"] for event in line["events"]]
-    assert len(lanes) == 50 and lanes.count("collectives, device 0") == 5  # those are never left out
+    assert len(lanes) == 50 and lanes.count("collectives, device 0") == 5  # shorter, and never left out
     shortest = min(e[4] for e, lane in zip(line["events"], lanes, strict=True) if lane == "thread 1")
     assert shortest >= round(line["left_out"][1], 1)
     assert line["left_out"][0] > 300
