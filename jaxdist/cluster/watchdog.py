@@ -207,7 +207,7 @@ class Watchdog:
                 answered = time.monotonic()
                 if failure and not stopped.is_set():
                     self._end_process(**json.loads(failure))
-            except CallError as e:
+            except CallError:
                 if stopped.is_set():
                     return
                 if time.monotonic() - answered >= self._timeout:
