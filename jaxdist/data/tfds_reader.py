@@ -14,38 +14,56 @@ import os
 import pathlib
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from jaxdist.data.dataset import Dataset, Split
+from jaxdist.data.decoding import DecoderLost, Decoders, decoders
+from jaxdist.data.tfds_source import SplitSource, open_builder, open_splits
 from jaxdist.errors import UsageError
 
 TFDS_NAMES = ("fashion_mnist", "cifar10", "mnist")
-_SPLITS = ("train", "test")
+_CHUNK = 1024  # examples decoded at a time, of a whole split
 
 
-def read_tfds(name: str, data_dir: pathlib.Path, cache: str) -> Dataset:
+def read_tfds(
+    name: str,
+    data_dir: pathlib.Path,
+    cache: str,
+    workers: int = 0,
+    decoding: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Dataset:
     """Reads the newest prepared version of a TFDS image classification data set.
+
+    Args:
+      workers: processes that decode, here and, with cache 'none', as long as the data set is open.
+      decoding: opened around what decodes the whole of a split.
 
     Raises:
       UsageError: the directory is missing, half prepared or damaged.
     """
     folder = _find_version(name, data_dir)
     _check_complete(name, folder)
-    import tensorflow_datasets as tfds  # half a second to import, and only these sources need it
+    num_classes = open_builder(str(folder)).info.features["label"].num_classes
+    sources = open_splits(str(folder))
 
-    logging.getLogger("absl").addFilter(lambda record: "OpenCV is not installed" not in record.getMessage())
-    builder = tfds.builder_from_directory(str(folder))
-    num_classes = builder.info.features["label"].num_classes
-    sources = {split: builder.as_data_source(split=split) for split in _SPLITS}
+    def decode(split: str) -> tuple[np.ndarray, np.ndarray]:
+        with decoding():
+            return _decode(folder, split, sources[split], workers)
+
     if cache == "none":
-        splits = {split: _undecoded(folder, split, source) for split, source in sources.items()}
-    elif cache == "file":
-        splits = _cached(folder, sources)
+        labels = {split: _labels(folder, split, source) for split, source in sources.items()}
+        pool = Decoders(str(folder), workers) if workers else None
+        splits = {split: _undecoded(folder, split, source, labels[split], pool) for split, source in sources.items()}
+        close = pool.close if pool is not None else lambda: None
+        return Dataset(name, splits["train"], splits["test"], num_classes, close=close)
+    if cache == "file":
+        splits = _cached(folder, sources, decode)
     else:
-        splits = {split: Split(*_decode(folder, split, source)) for split, source in sources.items()}
+        splits = {split: Split(*decode(split)) for split in sources}
     return Dataset(name, splits["train"], splits["test"], num_classes)
 
 
@@ -96,43 +114,66 @@ def _damaged(folder: pathlib.Path, split: str, error: Exception) -> UsageError:
     )
 
 
-def _decode(folder: pathlib.Path, split: str, source: Any) -> tuple[np.ndarray, np.ndarray]:
+def _decode(folder: pathlib.Path, split: str, source: SplitSource, workers: int) -> tuple[np.ndarray, np.ndarray]:
     """(images uint8 [n, h, w, c], labels int32 [n]) of a whole split."""
     try:
-        images = np.empty((len(source), *source[0]["image"].shape), np.uint8)
+        images = np.empty((len(source), *source.shape), np.uint8)
         labels = np.empty(len(source), np.int32)
-        for start in range(0, len(source), 1024):
-            rows = range(start, min(start + 1024, len(source)))
-            for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
-                images[row], labels[row] = example["image"], example["label"]
+        chunks = [range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)]
+        with decoders(str(folder), min(workers, len(chunks))) as pool:
+
+            def put(rows: range) -> None:
+                found = pool.decode(split, np.array(rows)) if pool is not None else source.decode(np.array(rows))
+                images[rows.start : rows.stop], labels[rows.start : rows.stop] = found
+
+            with ThreadPoolExecutor(max(workers, 1), "decode") as threads:
+                for done in [threads.submit(put, rows) for rows in chunks]:
+                    done.result()
+    except DecoderLost:
+        raise
     except Exception as e:  # array_record, Pillow and TFDS each raise their own kinds
         raise _damaged(folder, split, e) from e
     return images, labels
 
 
-def _undecoded(folder: pathlib.Path, split: str, source: Any) -> Split:
+def _labels(folder: pathlib.Path, split: str, source: SplitSource) -> np.ndarray:
     try:
-        labels = np.array([source[row]["label"] for row in range(len(source))], np.int32)
+        return source.labels()
     except Exception as e:
         raise _damaged(folder, split, e) from e
-    return Split(None, labels, lambda row: source[row]["image"])
 
 
-def _cached(folder: pathlib.Path, sources: dict[str, Any]) -> dict[str, Split]:
+def _undecoded(
+    folder: pathlib.Path, split: str, source: SplitSource, labels: np.ndarray, pool: Decoders | None
+) -> Split:
+    def read_many(rows: np.ndarray) -> np.ndarray:
+        try:
+            return (pool.decode(split, rows) if pool is not None else source.decode(rows))[0]
+        except DecoderLost:
+            raise
+        except Exception as e:
+            raise _damaged(folder, split, e) from e
+
+    return Split(None, labels, read_many=read_many)
+
+
+def _cached(
+    folder: pathlib.Path, sources: Iterable[str], decode: Callable[[str], tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Split]:
     """Splits mapped from the cache, which is written first where it is missing, out of date or damaged."""
     place = _cache_folder(folder)
     if place is None:
         logging.warning("No folder to cache %s in can be written; decoding into memory in every run.", folder)
-        return {split: Split(*_decode(folder, split, source)) for split, source in sources.items()}
+        return {split: Split(*decode(split)) for split in sources}
     splits = {}
-    for split, source in sources.items():
+    for split in sources:
         files = sorted(folder.glob(f"*-{split}.array_record-*"))
         stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
         with exclusive(place / f"{split}.lock"):  # several processes start at once: one decodes, the others wait
             found = _load_cached(place, split, stamp)
             if found is None:
-                logging.info("Decoding %d examples of %s once, into %s.", len(source), split, place)
-                _save_cached(place, split, stamp, *_decode(folder, split, source))
+                logging.info("Decoding the examples of %s once, into %s.", split, place)
+                _save_cached(place, split, stamp, *decode(split))
                 found = _load_cached(place, split, stamp)
         if found is None:
             raise UsageError(f"The cache in {place} cannot be read back; delete it, or set data.cache='memory'.")
