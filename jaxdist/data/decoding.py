@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing.connection
+import multiprocessing
 import os
 import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,8 +24,6 @@ import numpy as np
 from jaxdist.data.tfds_source import open_splits
 
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from jaxdist.data import decoding; decoding.serve()"
-
-_ENDING_SECONDS = 5.0  # between the end of a process's pipe and its own
 
 
 class DecoderLost(Exception):
@@ -37,64 +35,70 @@ class Decoders:
 
     Args:
       folder: of one version of a data set.
-      count: processes; they are started here, and used as soon as they are ready.
+      count: processes, started with the first request; 0: whoever asks decodes.
     """
 
     def __init__(self, folder: str, count: int) -> None:
-        self._idle: queue.SimpleQueue[tuple[subprocess.Popen[bytes], Connection]] = queue.SimpleQueue()
-        self._all: list[tuple[subprocess.Popen[bytes], Connection]] = []
-        for _ in range(count):
-            ours, theirs = multiprocessing.Pipe()
-            command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), folder, str(theirs.fileno())]
-            one = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL), ours
-            theirs.close()
-            self._all.append(one)
-            self._idle.put(one)
+        self._folder, self._count = folder, count
+        self.splits = open_splits(folder)
+        self._starting = threading.Lock()
+        self._all: list[_Process] = []
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
 
     def decode(self, split: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(images [n, ...], labels int32 [n]) of `rows`. Blocks until a process is free and has decoded them.
 
         Raises:
-          ValueError: they cannot be decoded.
+          ValueError: they cannot be decoded. (Without processes TFDS's own kinds of error.)
           DecoderLost: the process has ended.
         """
-        process, pipe = one = self._idle.get()
+        if not self._count:
+            return self.splits[split].decode(rows)
+        with self._starting:
+            if not self._all:
+                self._all = [_Process(self._folder) for _ in range(self._count)]
+                for process in self._all:
+                    self._idle.put(process)
+        process = self._idle.get()
         try:
-            pipe.send((split, rows))
-            good, found = pipe.recv()
+            good, found = process.ask(split, rows)
         except (EOFError, OSError):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_ENDING_SECONDS)
             raise DecoderLost(
-                f"a decoding process (pid {process.pid}) has ended with {process.poll()}: there may be too little "
-                f"memory for data.workers={len(self._all)}"
+                f"a decoding process (pid {process.pid}) has ended with {process.ended()}: there may be too little "
+                f"memory for data.workers={self._count}"
             ) from None
         finally:
-            self._idle.put(one)
+            self._idle.put(process)
         if not good:
             raise ValueError(found)
         return found
 
     def close(self) -> None:
         """Ends the processes; blocks until they have decoded what they are at. Idempotent."""
-        for _, pipe in self._all:
-            pipe.close()
-        for process, _ in self._all:
-            process.wait()
-        self._all = []
+        for process in self._all:
+            process.pipe.close()
+        for process in self._all:
+            process.ended()
 
 
-@contextlib.contextmanager
-def decoders(folder: str, count: int) -> Iterator[Decoders | None]:
-    """`Decoders` while open; None for none."""
-    if not count:
-        yield None
-        return
-    made = Decoders(folder, count)
-    try:
-        yield made
-    finally:
-        made.close()
+class _Process:
+    """One, and this end of the pipe to it."""
+
+    def __init__(self, folder: str) -> None:
+        self.pipe, theirs = multiprocessing.Pipe()
+        command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), folder, str(theirs.fileno())]
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        theirs.close()
+        self.pid = self._process.pid
+
+    def ask(self, split: str, rows: np.ndarray) -> tuple[bool, Any]:
+        """Its answer (`serve`). Blocks."""
+        self.pipe.send((split, rows))
+        return self.pipe.recv()
+
+    def ended(self) -> int:
+        """Its exit code; blocks until it has one. It ends with its pipe."""
+        return self._process.wait()
 
 
 def serve() -> None:

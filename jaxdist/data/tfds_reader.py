@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from jaxdist.data.dataset import Dataset, Split
-from jaxdist.data.decoding import DecoderLost, Decoders, decoders
-from jaxdist.data.tfds_source import SplitSource, open_builder, open_splits
+from jaxdist.data.decoding import DecoderLost, Decoders
 from jaxdist.errors import UsageError
 
 TFDS_NAMES = ("fashion_mnist", "cifar10", "mnist")
@@ -47,24 +46,23 @@ def read_tfds(
     """
     folder = _find_version(name, data_dir)
     _check_complete(name, folder)
-    num_classes = open_builder(str(folder)).info.features["label"].num_classes
-    sources = open_splits(str(folder))
+    with contextlib.ExitStack() as stack:
+        pool = Decoders(str(folder), workers)
+        stack.callback(pool.close)
 
-    def decode(split: str) -> tuple[np.ndarray, np.ndarray]:
-        with decoding():
-            return _decode(folder, split, sources[split], workers)
+        def decode(split: str) -> Split:
+            with decoding():
+                return Split(*_decode(folder, split, pool, workers))
 
-    if cache == "none":
-        labels = {split: _labels(folder, split, source) for split, source in sources.items()}
-        pool = Decoders(str(folder), workers) if workers else None
-        splits = {split: _undecoded(folder, split, source, labels[split], pool) for split, source in sources.items()}
-        close = pool.close if pool is not None else lambda: None
-        return Dataset(name, splits["train"], splits["test"], num_classes, close=close)
-    if cache == "file":
-        splits = _cached(folder, sources, decode)
-    else:
-        splits = {split: Split(*decode(split)) for split in sources}
-    return Dataset(name, splits["train"], splits["test"], num_classes)
+        num_classes = pool.splits["train"].num_classes
+        if cache == "none":
+            splits = {split: _undecoded(folder, split, pool) for split in pool.splits}
+            return Dataset(name, splits["train"], splits["test"], num_classes, close=stack.pop_all().close)
+        if cache == "file":
+            splits = _cached(folder, pool.splits, decode)
+        else:
+            splits = {split: decode(split) for split in pool.splits}
+        return Dataset(name, splits["train"], splits["test"], num_classes)
 
 
 def _remedy(name: str, data_dir: pathlib.Path) -> str:
@@ -114,66 +112,64 @@ def _damaged(folder: pathlib.Path, split: str, error: Exception) -> UsageError:
     )
 
 
-def _decode(folder: pathlib.Path, split: str, source: SplitSource, workers: int) -> tuple[np.ndarray, np.ndarray]:
+def _decode(folder: pathlib.Path, split: str, pool: Decoders, workers: int) -> tuple[np.ndarray, np.ndarray]:
     """(images uint8 [n, h, w, c], labels int32 [n]) of a whole split."""
-    try:
+    source = pool.splits[split]
+    with _naming_the_damaged(folder, split):
         images = np.empty((len(source), *source.shape), np.uint8)
         labels = np.empty(len(source), np.int32)
-        chunks = [range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)]
-        with decoders(str(folder), min(workers, len(chunks))) as pool:
 
-            def put(rows: range) -> None:
-                found = pool.decode(split, np.array(rows)) if pool is not None else source.decode(np.array(rows))
-                images[rows.start : rows.stop], labels[rows.start : rows.stop] = found
+        def put(rows: np.ndarray) -> None:
+            images[rows], labels[rows] = pool.decode(split, rows)
 
-            with ThreadPoolExecutor(max(workers, 1), "decode") as threads:
-                for done in [threads.submit(put, rows) for rows in chunks]:
-                    done.result()
+        with ThreadPoolExecutor(max(workers, 1), "decode") as threads:
+            every = np.arange(len(source))
+            parts = [threads.submit(put, every[start : start + _CHUNK]) for start in range(0, len(every), _CHUNK)]
+            try:
+                for part in parts:
+                    part.result()
+            finally:
+                threads.shutdown(cancel_futures=True)
+    return images, labels
+
+
+def _undecoded(folder: pathlib.Path, split: str, pool: Decoders) -> Split:
+    def read_many(rows: np.ndarray) -> np.ndarray:
+        with _naming_the_damaged(folder, split):
+            return pool.decode(split, rows)[0]
+
+    with _naming_the_damaged(folder, split):
+        labels = pool.splits[split].labels()
+    return Split(None, labels, read_many=read_many)
+
+
+@contextlib.contextmanager
+def _naming_the_damaged(folder: pathlib.Path, split: str) -> Iterator[None]:
+    try:
+        yield
     except DecoderLost:
         raise
     except Exception as e:  # array_record, Pillow and TFDS each raise their own kinds
         raise _damaged(folder, split, e) from e
-    return images, labels
 
 
-def _labels(folder: pathlib.Path, split: str, source: SplitSource) -> np.ndarray:
-    try:
-        return source.labels()
-    except Exception as e:
-        raise _damaged(folder, split, e) from e
-
-
-def _undecoded(
-    folder: pathlib.Path, split: str, source: SplitSource, labels: np.ndarray, pool: Decoders | None
-) -> Split:
-    def read_many(rows: np.ndarray) -> np.ndarray:
-        try:
-            return (pool.decode(split, rows) if pool is not None else source.decode(rows))[0]
-        except DecoderLost:
-            raise
-        except Exception as e:
-            raise _damaged(folder, split, e) from e
-
-    return Split(None, labels, read_many=read_many)
-
-
-def _cached(
-    folder: pathlib.Path, sources: Iterable[str], decode: Callable[[str], tuple[np.ndarray, np.ndarray]]
-) -> dict[str, Split]:
+def _cached(folder: pathlib.Path, names: Iterable[str], decode: Callable[[str], Split]) -> dict[str, Split]:
     """Splits mapped from the cache, which is written first where it is missing, out of date or damaged."""
     place = _cache_folder(folder)
     if place is None:
         logging.warning("No folder to cache %s in can be written; decoding into memory in every run.", folder)
-        return {split: Split(*decode(split)) for split in sources}
+        return {split: decode(split) for split in names}
     splits = {}
-    for split in sources:
+    for split in names:
         files = sorted(folder.glob(f"*-{split}.array_record-*"))
         stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
         with exclusive(place / f"{split}.lock"):  # several processes start at once: one decodes, the others wait
             found = _load_cached(place, split, stamp)
             if found is None:
                 logging.info("Decoding the examples of %s once, into %s.", split, place)
-                _save_cached(place, split, stamp, *decode(split))
+                decoded = decode(split)
+                assert decoded.images is not None
+                _save_cached(place, split, stamp, decoded.images, decoded.labels)
                 found = _load_cached(place, split, stamp)
         if found is None:
             raise UsageError(f"The cache in {place} cannot be read back; delete it, or set data.cache='memory'.")

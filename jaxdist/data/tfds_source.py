@@ -21,6 +21,10 @@ class SplitSource:
     def __len__(self) -> int:
         return len(self._examples)
 
+    @property
+    def num_classes(self) -> int:
+        return self._builder.info.features["label"].num_classes
+
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Of an image; decodes the first."""
@@ -46,13 +50,8 @@ class SplitSource:
 
 def open_splits(folder: str) -> dict[str, SplitSource]:
     """{name: split} of one version of a data set."""
-    builder = open_builder(folder)
-    return {split: SplitSource(builder, split) for split in SPLITS}
-
-
-def open_builder(folder: str) -> Any:
-    """TFDS's own, of one version of a data set."""
     import tensorflow_datasets as tfds  # half a second to import, and only these sources need it
 
     logging.getLogger("absl").addFilter(lambda record: "OpenCV is not installed" not in record.getMessage())
-    return tfds.builder_from_directory(folder)
+    builder = tfds.builder_from_directory(folder)
+    return {split: SplitSource(builder, split) for split in SPLITS}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+_OWN = "/proc/self/stat"
+
 
 def started() -> float:
     """`time.monotonic()` at the start of this process; of a command that a shell became by `exec`, of that shell's.
@@ -13,7 +15,7 @@ def started() -> float:
     """
     now = time.monotonic()
     try:
-        with open("/proc/self/stat") as f:
+        with open(_OWN) as f:
             ticks = int(f.read().rpartition(")")[2].split()[19])  # field 22, starttime: since the machine was started
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
