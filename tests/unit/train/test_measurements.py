@@ -143,6 +143,17 @@ def test_a_resumed_run_goes_on_where_its_checkpoint_was(clock):
     assert again.last_epoch.loss == 6.0 and again.window.loss == 4.0
 
 
+def test_a_checkpoint_of_an_earlier_version_goes_on(clock):
+    kept = begin(clock).to_json()
+    older = {k: v for k, v in kept.items() if k not in ("hidden_seconds", "wait_seconds")}
+    seconds = {"read": 1.0, "compile": 2.0, "train": 4.0, "evaluate": 0.0, "checkpoint": 0.5}
+    again = begin(clock, older | {"phase_seconds": seconds, "elapsed": 8.0})
+    clock.sleep(1.0)
+    found = again.timer.seconds
+    assert found["startup"] == 1.0 and found["other"] == 0.5 and sum(found.values()) == again.elapsed() == 9.0
+    assert again.wait_seconds == {} and again.training_seconds == 4.0
+
+
 def test_the_first_step_of_a_window_that_is_not_finite_is_kept():
     measured = Measurements(24, 0, None, PhaseTimer())
     for k, loss in enumerate((1.0, float("inf"), float("nan"), 2.0)):
