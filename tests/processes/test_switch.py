@@ -52,6 +52,7 @@ def switched(tmp_path_factory) -> tuple[pathlib.Path, dict]:
     folder = tmp_path_factory.mktemp("switched")
     schedule = "allreduce:0.25,parameter_server(max_staleness=0):0.2,allreduce:0.1,parameter_server:0.35,allreduce"
     settings = {"num_epochs": 3.0, "eval_every_epochs": 2.7, "env": {"JAXDIST_FAULT": "delay@process=0,seconds=0.03"}}
+    settings["data__workers"] = 2  # who prepares a batch changes nothing
     return folder, _finish_recorded(folder, schedule, **settings)
 
 
