@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxdist import data
 
-_SKIPPED, _TIMED = 3, 8  # steps of a case in one round: until what was ahead is used up, and those that count
+_SKIPPED, _TIMED = 3, 6  # steps of a case in one round: until what was ahead is used up, and those that count
 _DECODED = 4096  # examples, to compare ways of decoding
 
 # (data.cache, data.prefetch, data.workers)

@@ -54,15 +54,16 @@ def assert_times_add_up(workdir) -> dict:
     summary = json.loads((pathlib.Path(workdir) / "summary.json").read_text())
     elapsed, phases = summary["elapsed_seconds"], summary["phase_seconds"]
     assert sum(phases.values()) == pytest.approx(elapsed, rel=0.02), phases
-    assert min(phases.values()) >= 0 and phases["other"] < 0.1 * elapsed, phases
-    assert min(phases[name] for name in ("startup", "read", "preprocess", "compile", "train", "checkpoint")) > 0
-    assert min(summary["hidden_seconds"].values()) >= 0
-    assert min(summary["hidden_seconds"][name] for name in ("preprocess", "checkpoint")) > 0
+    assert min(phases.values()) >= 0 and phases["other"] < 0.2 * elapsed, phases
+    assert min(phases[name] for name in ("startup", "read", "compile", "train")) > 0
+    hidden = summary["hidden_seconds"]
+    assert {"preprocess", "checkpoint"} <= hidden.keys() and min(hidden.values()) >= 0
+    assert min(hidden[name] + phases[name] for name in ("preprocess", "checkpoint")) > 0  # slow machines hide nothing
     assert summary["wait_seconds"]["data"] <= phases["preprocess"] + 0.001
     waited = sum(seconds for name, seconds in summary["wait_seconds"].items() if name != "data")
     assert waited <= phases["train"] + 0.001
     last = json.loads((pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()[-1])
-    assert elapsed - 0.5 * elapsed <= last["time"] <= elapsed + 1.0  # rows count from the same moment
+    assert 0.5 * elapsed <= last["time"] <= elapsed + 10.0  # rows count from the same moment
     return summary
 
 
