@@ -8,6 +8,7 @@ threads that prepare; the real step takes them, as it does in a run.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -58,8 +59,23 @@ class Training:
         self._late = metrics
 
 
-def visible_wait(training: Training, batches: Iterator[Any], skipped: int, timed: int) -> tuple[float, float]:
-    """(wait, whole) of a step: milliseconds, means over `timed` steps after `skipped`."""
+@dataclasses.dataclass(frozen=True)
+class Waits:
+    """Milliseconds of the steps of a case in one round that count.
+
+    Attributes:
+      median, mean: of their waits. One moment in which the machine does something else is in the mean alone; waits that
+        come in turns, as of batches that are ready two at a time, in the mean above all.
+      step: mean of the whole step.
+    """
+
+    median: float
+    mean: float
+    step: float
+
+
+def visible_wait(training: Training, batches: Iterator[Any], skipped: int, timed: int) -> Waits:
+    """Of `timed` steps after `skipped`."""
     waits = []
     begin = 0.0
     for k in range(skipped + timed):
@@ -67,9 +83,10 @@ def visible_wait(training: Training, batches: Iterator[Any], skipped: int, timed
         if k == skipped:
             begin = asked
         batch = next(batches)
-        waits.append(time.perf_counter() - asked)
+        waits.append(1000 * (time.perf_counter() - asked))
         training.step(batch)
-    return 1000 * statistics.mean(waits[skipped:]), 1000 * (time.perf_counter() - begin) / timed
+    whole = 1000 * (time.perf_counter() - begin) / timed
+    return Waits(statistics.median(waits[skipped:]), statistics.mean(waits[skipped:]), whole)
 
 
 def measure(name: str, batches: list[int], rounds: int) -> Iterator[dict[str, Any]]:
@@ -101,7 +118,7 @@ def measure(name: str, batches: list[int], rounds: int) -> Iterator[dict[str, An
 def _line(
     name: str, batch: int, rounds: int, training: Training, examples: Any, opened: dict[str, Any]
 ) -> dict[str, Any]:
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[Waits]] = {}
     steps = itertools.count()
     grain = _grain(examples, batch)
     for _ in range(rounds):  # the cases take turns
@@ -117,19 +134,20 @@ def _line(
             found.setdefault(case_name(cache, depth, workers), []).append(one)
         if grain is not None:
             found.setdefault("grain", []).append(visible_wait(training, map(training.place, grain()), _SKIPPED, _TIMED))
-    wait = {case: round(statistics.median(w for w, _ in pairs), 3) for case, pairs in found.items()}
-    ratio = {
-        cache: round(statistics.median(a / b for (a, _), (b, _) in zip(found[off], found[on], strict=True)), 1)
-        for cache in ("none", "memory", "file")
-        for off, on in [(f"{cache}/0", f"{cache}/2")]
-    }
-    ratio["none/0 over file/2"] = round(
-        statistics.median(a / b for (a, _), (b, _) in zip(found["none/0"], found["file/2"], strict=True)), 1
-    )
+
+    def of_rounds(what: str, digits: int) -> dict[str, float]:
+        return {case: round(statistics.median(getattr(w, what) for w in ws), digits) for case, ws in found.items()}
+
+    def ratio(off: str, on: str) -> float:
+        pairs = zip(found[off], found[on], strict=True)
+        return round(statistics.median(a.median / b.median for a, b in pairs), 1)
+
+    ratios = {cache: ratio(f"{cache}/0", f"{cache}/2") for cache in ("none", "memory", "file")}
     return {
-        "bench": "input", "data": name, "batch": batch, "rounds": rounds,
-        "step_ms": {case: round(statistics.median(s for _, s in pairs), 1) for case, pairs in found.items()},
-        "wait_ms": wait, "ratio": ratio, "grain": "measured" if grain is not None else "not installed",
+        "bench": "input", "data": name, "batch": batch, "rounds": rounds, "step_ms": of_rounds("step", 1),
+        "wait_ms": of_rounds("median", 3), "wait_mean_ms": of_rounds("mean", 3),
+        "ratio": ratios | {"none/0 over file/2": ratio("none/0", "file/2")},
+        "grain": "measured" if grain is not None else "not installed",
     }  # fmt: skip
 
 
@@ -208,7 +226,11 @@ def table(lines: list[dict[str, Any]]) -> str:
     started = ", ".join(f"{cache} {s}" for cache, s in opened["open_s"].items())
     text = [f"Decoding, microseconds an example: {decoded}. Opening {opened['examples']} examples, s: {started}.", ""]
     names = list(rest[0]["wait_ms"])
-    text += ["Visible wait of a step, ms (cache/prefetch):", "", f"| batch | step, ms | {' | '.join(names)} |"]
+    text += [
+        "Visible wait of a step, ms (cache/prefetch), median of the steps:",
+        "",
+        f"| batch | step, ms | {' | '.join(names)} |",
+    ]
     text += ["|---" * (len(names) + 2) + "|"]
     for line in rest:
         waits = " | ".join(f"{line['wait_ms'][name]:.3f}" for name in names)

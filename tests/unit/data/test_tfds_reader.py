@@ -5,6 +5,7 @@ What holds `data/tfds_source.py` and `data/decoding.py` too.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pathlib
@@ -90,6 +91,20 @@ def test_reads_what_was_written(prepared, cache, workers):
         np.testing.assert_array_equal(dataset.train.take(np.array([3, 0, 29])), [image(3), image(0), image(29)])
         assert dataset.evaluation.labels.tolist() == list(range(10))
         assert dataset.train.select(10, 20).take(np.array([1])).tolist() == [image(11).tolist()]
+
+
+@pytest.mark.parametrize(("cache", "splits"), [("memory", 2), ("none", 0), ("file", 0)])
+def test_decoding_whole_splits_is_told(prepared, cache, splits):
+    data.load("mnist", data_dir=str(prepared), cache="file")  # is there by then
+    opened = []
+
+    @contextlib.contextmanager
+    def decoding():
+        opened.append("")
+        yield
+
+    data.load("mnist", data_dir=str(prepared), cache=cache, decoding=decoding)
+    assert len(opened) == splits
 
 
 def children() -> list[psutil.Process]:
