@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
 from jaxdist.errors import NotSaved, PeerError, Preempted, Terminated, Unhealthy, UsageError, ending
-from jaxdist.runtime import last_words, monitor, prometheus, standard_streams, stop_signal
+from jaxdist.runtime import last_words, monitor, process_start, prometheus, standard_streams, stop_signal
 from jaxdist.runtime.allocator import keep_freed_memory
 from jaxdist.train.shown_rows import ShownRows
 
@@ -100,7 +100,8 @@ def _run(argv: Sequence[str], stop: stop_signal.StopSignal) -> int:
             from jaxdist.roles import worker  # after the flags: a typing error need not wait for JAX
 
             with _server_beside(argv) if _WITH_SERVER.value else contextlib.nullcontext():
-                summary = worker.run(_CONFIG.value, workdir, cluster, callbacks, stop)
+                begin = process_start.started()
+                summary = worker.run(_CONFIG.value, workdir, cluster, callbacks, stop, begin=begin)
     except (UsageError, PeerError, Unhealthy, NotSaved, Preempted, Terminated, KeyboardInterrupt) as e:
         return _end(*ending(e))
     except Exception as e:

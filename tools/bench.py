@@ -17,7 +17,8 @@
     python tools/bench.py wire [--megabytes=0.7,3.4] [--pairs=10]       an array between devices of two processes, there
         and back, by four wires
     python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by layer and direction
-    python tools/bench.py input                                                cache and prefetch on against off; Grain
+    python tools/bench.py input [--data=mnist] [--batches=96,192,384,768,1536] [--pairs=3]     how long a step of a CNN
+        waits for its batch, by cache and prefetch; ways of decoding; Grain; then tables in Markdown
 
 Timings on shared machines drift: the variants alternate in one run, and the ratio is taken pair by pair.
 """
@@ -353,45 +354,18 @@ def _images_per_second(workdir: str) -> float:
 
 
 def input_(options: argparse.Namespace) -> None:
-    """Milliseconds to prepare one batch: decoded at each use, from the cache, and by Grain if it is installed."""
-    from jaxdist import data
+    """The visible wait of a step by cache, prefetch and batch size; a line for each batch, then the table of them."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import bench_input
 
-    lots = {cache: data.load(options.data, cache=cache) for cache in ("none", "file")}
-    stream = data.ExampleStream(len(lots["file"].train), 0)
-    mean = data.mean_image(lots["file"].train)
-    loader = data.Loader(mean=mean, scale=255.0, seed=0, augment=False)
-
-    def make(cache: str) -> Callable[[], Any]:
-        return lambda: [
-            loader.train_batch(lots[cache].train, stream, range(k * options.batch, (k + 1) * options.batch))
-            for k in range(20)
-        ]
-
-    on, off = alternate(make("file"), make("none"), options.pairs)
-    line = {"bench": "input", "data": options.data, "batch": options.batch}
-    line |= {"cached_ms": summary([50 * t for t in on]), "decoded_ms": summary([50 * t for t in off])}
-    line |= {"decoded_over_cached": summary([b / a for a, b in zip(on, off, strict=True)])}
-    try:
-        import grain
-    except ImportError:
-        say(**line, grain="not installed")
-        return
-    images, labels = lots["file"].train.images, lots["file"].train.labels
-    assert images is not None
-
-    def example(k: int) -> dict[str, Any]:
-        return {"image": (images[k].astype(np.float32) - mean) / 255.0, "label": labels[k]}
-
-    made = grain.MapDataset.range(len(labels)).shuffle(seed=0).map(example).batch(options.batch).repeat()
-
-    def run() -> None:
-        iterator = iter(made.to_iter_dataset())
-        for _ in range(20):
-            next(iterator)
-
-    own, grains = alternate(make("file"), run, options.pairs)
-    line |= {"grain_ms": summary([50 * t for t in grains])}
-    say(**line, grain_over_cached=summary([b / a for a, b in zip(own, grains, strict=True)]))
+    batches = [int(size) for size in options.batches.split(",") if size.isdigit() and int(size)]
+    if len(batches) != len(options.batches.split(",")):
+        raise SystemExit(f"--batches={options.batches}: a list of sizes, as 96,192, is needed.")
+    lines = []
+    for line in bench_input.measure(options.data, batches, options.pairs):
+        lines.append(line)
+        say(**line)
+    print(f"\n{bench_input.table(lines)}")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -413,7 +387,7 @@ def main(argv: Sequence[str]) -> int:
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(benches))
-    parser.add_argument("--pairs", type=int, help="rounds; default 10, over links 3")
+    parser.add_argument("--pairs", type=int, help="rounds; default 10, over links and of `input` 3")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--model", choices=sorted({*MODELS, "resnet50", "resnet56v2", "cnn"}), default="densenet")
     parser.add_argument("--strategy", default="", help="of `train`; over links a list, or all")
@@ -436,12 +410,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workers", default="1,2,4")
     parser.add_argument("--config", action="append", default=[], help="of `independent`: more of --config.KEY=VALUE")
     parser.add_argument("--bounds", default="0,1,3,10,-1", help="LOW..HIGH is DSSP")
-    parser.add_argument("--data", default="fashion_mnist")
+    parser.add_argument("--data", default="", help="default fashion_mnist; of `input` mnist")
+    parser.add_argument("--batches", default="96,192,384,768,1536", help="of `input`")
     parser.add_argument("--id", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--address", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.pairs is None:
-        options.pairs = 3 if options.link or options.hosts is not None else 10
+        options.pairs = 3 if options.link or options.hosts is not None or options.name == "input" else 10
+    options.data = options.data or ("mnist" if options.name == "input" else "fashion_mnist")
     options.batch = options.batch or (64 if options.name in ("pipeline", "sharding") else 26)
     benches[options.name](options)
     return 0

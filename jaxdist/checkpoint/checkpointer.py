@@ -26,6 +26,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -59,6 +60,8 @@ class Checkpointer:
       keep: how many of the newest to keep.
       look_at: called with every array's path and value before it is written; what it raises, `save` or `wait` raises.
       before_commit: called before a finished checkpoint gets its name (faults are injected here in tests).
+      note_seconds: called with the seconds that writing took, and with those that `save` or `wait` blocked for it, less
+        than 0: what is left is what was hidden. Called from any thread.
     """
 
     def __init__(
@@ -68,10 +71,11 @@ class Checkpointer:
         keep: int,
         look_at: Callable[[str, np.ndarray], None] = lambda name, array: None,
         before_commit: Callable[[], None] = lambda: None,
+        note_seconds: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._folder = pathlib.Path(workdir).resolve() / "checkpoints"
         self._keep = keep
-        self._look_at, self._before_commit = look_at, before_commit
+        self._look_at, self._before_commit, self._note_seconds = look_at, before_commit, note_seconds
         self._orbax = _orbax()
         self._writer = ThreadPoolExecutor(1, _WRITER)
         self._pending: Future[None] | None = None
@@ -92,13 +96,18 @@ class Checkpointer:
         """Blocks until what was saved is on disk; raises what went wrong there."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            pending.result()
+            begin = time.monotonic()
+            try:
+                pending.result()
+            finally:
+                self._note_seconds(begin - time.monotonic())
 
     def close(self) -> None:
         self.wait()
         self._writer.shutdown()
 
     def _write_or_say_why(self, *what: Any) -> None:
+        begin = time.monotonic()
         try:
             self._write(*what)
         except (Unhealthy, PeerError, NotSaved):  # its leaves may come from other processes
@@ -111,6 +120,8 @@ class Checkpointer:
                 f"The checkpoint of update {what[0].updates} could not be written to {self._folder} ({words}): see to "
                 f"the disk; {then}."
             ) from e
+        finally:
+            self._note_seconds(time.monotonic() - begin)
 
     def _write(self, state: TrainState, progress: dict[str, Any], done: Callable[[], None]) -> None:
         target = self._folder / str(state.updates)

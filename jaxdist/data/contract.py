@@ -77,7 +77,7 @@ def _checked_split(dataset: Dataset, what: str, check_labels: CheckLabels) -> Sp
     labels = _array(dataset, what, "labels", split.labels)
     if not labels.ndim or not len(labels):
         raise _refusal(dataset, what, "has no examples: give it at least one")
-    if split.images is None and not callable(split.read):
+    if split.images is None and not callable(split.read) and not callable(split.read_many):
         raise _refusal(dataset, what, "has neither images nor a function read(row)")
     images = split.images
     if images is not None:
@@ -85,7 +85,7 @@ def _checked_split(dataset: Dataset, what: str, check_labels: CheckLabels) -> Sp
         if images.ndim < 1 or len(images) != len(labels):
             raise _refusal(dataset, what, f"has {len(images) if images.ndim else 0} images and {len(labels)} labels")
     labels = check_labels(f"The labels of {what} of the data set {dataset.name!r}", labels, dataset.num_classes)
-    split = Split(images, labels, split.read)
+    split = dataclasses.replace(split, images=images, labels=labels)
     example = _example(dataset, what, split)
     if not example.shape or 0 in example.shape:
         raise _refusal(

@@ -16,12 +16,14 @@ class Split:
     Attributes:
       images: [n, ...], any numeric dtype; `None` where examples are decoded one at a time by `read`.
       labels: int32 [n].
-      read: row -> image; for sources that keep nothing (data.cache = 'none').
+      read: row -> image; for sources that keep nothing (data.cache = 'none'). Called from `data.workers` threads.
+      read_many: rows int64 [n] -> images [n, ...], in place of `read` where several at once cost less.
     """
 
     images: np.ndarray | None
     labels: np.ndarray
     read: Callable[[int], np.ndarray] | None = None
+    read_many: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -30,14 +32,18 @@ class Split:
         """Images of `rows`, stacked: a fresh array."""
         if self.images is not None:
             return self.images[rows]
+        if self.read_many is not None:
+            return self.read_many(rows)
         assert self.read is not None
         return np.stack([self.read(int(row)) for row in rows])
 
     def select(self, start: int, stop: int) -> Split:
         """Rows [start, stop) as a split of its own, without copying the images."""
         images = None if self.images is None else self.images[start:stop]
-        read = self.read
-        return Split(images, self.labels[start:stop], None if read is None else lambda row: read(start + row))
+        read, many = self.read, self.read_many
+        one = None if read is None else lambda row: read(start + row)
+        several = None if many is None else lambda rows: many(start + np.asarray(rows))
+        return Split(images, self.labels[start:stop], one, several)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Dataset:
 
     Attributes:
       scale: images are divided by this after the training set's mean was subtracted (255 for 8-bit images).
+      close: ends what its splits read with; nothing can be read of them after it.
     """
 
     name: str
@@ -53,6 +60,7 @@ class Dataset:
     evaluation: Split
     num_classes: int
     scale: float = 255.0
+    close: Callable[[], None] = lambda: None
 
     @property
     def example_shape(self) -> tuple[int, ...]:

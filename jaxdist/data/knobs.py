@@ -27,5 +27,12 @@ KNOBS = (
         local=True,
     ),
     Knob("data.prefetch", 2, "Batches that a thread prepares ahead. 0: none.", at_least_zero, local=True),
+    Knob(
+        "data.workers",
+        0,
+        "Batches prepared at the same time, by so many threads, and processes that decode. 0: one thread decodes too.",
+        at_least_zero,
+        local=True,
+    ),
     Knob("data.options", {}, "Arguments of 'synthetic' or of your own function."),
 )

@@ -49,15 +49,19 @@ class Loader:
 
         Every part yields the same number of batches; `batch_size` is a multiple of `parts`.
         """
-        share = batch_size // parts
         for start in range(0, len(split), batch_size):
-            wanted = np.arange(start + part * share, start + (part + 1) * share)
-            rows = np.minimum(wanted, len(split) - 1)
-            yield {
-                "image": self._normalise(split.take(rows)),
-                "label": split.labels[rows],
-                "mask": (wanted < len(split)).astype(self._dtype),
-            }
+            yield self.eval_batch(split, start, batch_size, part, parts)
+
+    def eval_batch(self, split: Split, start: int, batch_size: int, part: int, parts: int) -> HostBatch:
+        """The one of `eval_batches` that begins at row `start`; called from any thread."""
+        share = batch_size // parts
+        wanted = np.arange(start + part * share, start + (part + 1) * share)
+        rows = np.minimum(wanted, len(split) - 1)
+        return {
+            "image": self._normalise(split.take(rows)),
+            "label": split.labels[rows],
+            "mask": (wanted < len(split)).astype(self._dtype),
+        }
 
     def _normalise(self, images: np.ndarray) -> np.ndarray:
         return (images.astype(self._dtype) - self._mean) * self._factor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -16,7 +17,14 @@ from jaxdist.errors import UsageError, nearest
 
 
 def load(
-    name: str, *, data_dir: str = "", cache: str = "file", seed: int = 0, options: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    data_dir: str = "",
+    cache: str = "file",
+    workers: int = 0,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    decoding: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Dataset:
     """Loads a data set.
 
@@ -24,8 +32,10 @@ def load(
       name: one of `NAMES`, or 'package.module:function' for a function `f(**options) -> Dataset` of the user's.
       data_dir: TFDS directory; default $TFDS_DATA_DIR, then ~/tensorflow_datasets.
       cache: for TFDS: 'memory', 'file' (decoded once, mapped from a file beside the data) or 'none'.
+      workers: for TFDS: processes that decode beside this one.
       seed: for `synthetic` alone.
       options: keyword arguments of `synthetic` and of a user's function.
+      decoding: opened around what decodes the whole of a split.
 
     Raises:
       UsageError: unknown name, or data that are missing, incomplete or damaged (with the remedy).
@@ -47,7 +57,7 @@ def load(
             raise UsageError(f"data.options does not fit data.name={name!r}: {e}.") from e
     if name in TFDS_NAMES:
         root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-        return read_tfds(name, pathlib.Path(root).expanduser(), cache)
+        return read_tfds(name, pathlib.Path(root).expanduser(), cache, workers, decoding)
     raise UsageError(f"data.name={name!r} is not known{nearest(name, NAMES)}; one of {', '.join(NAMES)}.")
 
 

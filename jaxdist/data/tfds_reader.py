@@ -14,39 +14,55 @@ import os
 import pathlib
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from jaxdist.data.dataset import Dataset, Split
+from jaxdist.data.decoding import DecoderLost, Decoders
 from jaxdist.errors import UsageError
 
 TFDS_NAMES = ("fashion_mnist", "cifar10", "mnist")
-_SPLITS = ("train", "test")
+_CHUNK = 1024  # examples decoded at a time, of a whole split
 
 
-def read_tfds(name: str, data_dir: pathlib.Path, cache: str) -> Dataset:
+def read_tfds(
+    name: str,
+    data_dir: pathlib.Path,
+    cache: str,
+    workers: int = 0,
+    decoding: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Dataset:
     """Reads the newest prepared version of a TFDS image classification data set.
+
+    Args:
+      workers: processes that decode, here and, with cache 'none', as long as the data set is open.
+      decoding: opened around what decodes the whole of a split.
 
     Raises:
       UsageError: the directory is missing, half prepared or damaged.
     """
     folder = _find_version(name, data_dir)
     _check_complete(name, folder)
-    import tensorflow_datasets as tfds  # half a second to import, and only these sources need it
+    with contextlib.ExitStack() as stack:
+        pool = Decoders(str(folder), workers)
+        stack.callback(pool.close)
 
-    logging.getLogger("absl").addFilter(lambda record: "OpenCV is not installed" not in record.getMessage())
-    builder = tfds.builder_from_directory(str(folder))
-    num_classes = builder.info.features["label"].num_classes
-    sources = {split: builder.as_data_source(split=split) for split in _SPLITS}
-    if cache == "none":
-        splits = {split: _undecoded(folder, split, source) for split, source in sources.items()}
-    elif cache == "file":
-        splits = _cached(folder, sources)
-    else:
-        splits = {split: Split(*_decode(folder, split, source)) for split, source in sources.items()}
-    return Dataset(name, splits["train"], splits["test"], num_classes)
+        def decode(split: str) -> Split:
+            with decoding():
+                return Split(*_decode(folder, split, pool, workers))
+
+        num_classes = pool.splits["train"].num_classes
+        if cache == "none":
+            splits = {split: _undecoded(folder, split, pool) for split in pool.splits}
+            return Dataset(name, splits["train"], splits["test"], num_classes, close=stack.pop_all().close)
+        if cache == "file":
+            splits = _cached(folder, pool.splits, decode)
+        else:
+            splits = {split: decode(split) for split in pool.splits}
+        return Dataset(name, splits["train"], splits["test"], num_classes)
 
 
 def _remedy(name: str, data_dir: pathlib.Path) -> str:
@@ -96,43 +112,64 @@ def _damaged(folder: pathlib.Path, split: str, error: Exception) -> UsageError:
     )
 
 
-def _decode(folder: pathlib.Path, split: str, source: Any) -> tuple[np.ndarray, np.ndarray]:
+def _decode(folder: pathlib.Path, split: str, pool: Decoders, workers: int) -> tuple[np.ndarray, np.ndarray]:
     """(images uint8 [n, h, w, c], labels int32 [n]) of a whole split."""
-    try:
-        images = np.empty((len(source), *source[0]["image"].shape), np.uint8)
+    source = pool.splits[split]
+    with _naming_the_damaged(folder, split):
+        images = np.empty((len(source), *source.shape), np.uint8)
         labels = np.empty(len(source), np.int32)
-        for start in range(0, len(source), 1024):
-            rows = range(start, min(start + 1024, len(source)))
-            for row, example in zip(rows, source.__getitems__(list(rows)), strict=True):
-                images[row], labels[row] = example["image"], example["label"]
-    except Exception as e:  # array_record, Pillow and TFDS each raise their own kinds
-        raise _damaged(folder, split, e) from e
+
+        def put(rows: np.ndarray) -> None:
+            images[rows], labels[rows] = pool.decode(split, rows)
+
+        with ThreadPoolExecutor(max(workers, 1), "decode") as threads:
+            every = np.arange(len(source))
+            parts = [threads.submit(put, every[start : start + _CHUNK]) for start in range(0, len(every), _CHUNK)]
+            try:
+                for part in parts:
+                    part.result()
+            finally:
+                threads.shutdown(cancel_futures=True)
     return images, labels
 
 
-def _undecoded(folder: pathlib.Path, split: str, source: Any) -> Split:
+def _undecoded(folder: pathlib.Path, split: str, pool: Decoders) -> Split:
+    def read_many(rows: np.ndarray) -> np.ndarray:
+        with _naming_the_damaged(folder, split):
+            return pool.decode(split, rows)[0]
+
+    with _naming_the_damaged(folder, split):
+        labels = pool.splits[split].labels()
+    return Split(None, labels, read_many=read_many)
+
+
+@contextlib.contextmanager
+def _naming_the_damaged(folder: pathlib.Path, split: str) -> Iterator[None]:
     try:
-        labels = np.array([source[row]["label"] for row in range(len(source))], np.int32)
-    except Exception as e:
+        yield
+    except DecoderLost:
+        raise
+    except Exception as e:  # array_record, Pillow and TFDS each raise their own kinds
         raise _damaged(folder, split, e) from e
-    return Split(None, labels, lambda row: source[row]["image"])
 
 
-def _cached(folder: pathlib.Path, sources: dict[str, Any]) -> dict[str, Split]:
+def _cached(folder: pathlib.Path, names: Iterable[str], decode: Callable[[str], Split]) -> dict[str, Split]:
     """Splits mapped from the cache, which is written first where it is missing, out of date or damaged."""
     place = _cache_folder(folder)
     if place is None:
         logging.warning("No folder to cache %s in can be written; decoding into memory in every run.", folder)
-        return {split: Split(*_decode(folder, split, source)) for split, source in sources.items()}
+        return {split: decode(split) for split in names}
     splits = {}
-    for split, source in sources.items():
+    for split in names:
         files = sorted(folder.glob(f"*-{split}.array_record-*"))
         stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
         with exclusive(place / f"{split}.lock"):  # several processes start at once: one decodes, the others wait
             found = _load_cached(place, split, stamp)
             if found is None:
-                logging.info("Decoding %d examples of %s once, into %s.", len(source), split, place)
-                _save_cached(place, split, stamp, *_decode(folder, split, source))
+                logging.info("Decoding the examples of %s once, into %s.", split, place)
+                decoded = decode(split)
+                assert decoded.images is not None
+                _save_cached(place, split, stamp, decoded.images, decoded.labels)
                 found = _load_cached(place, split, stamp)
         if found is None:
             raise UsageError(f"The cache in {place} cannot be read back; delete it, or set data.cache='memory'.")

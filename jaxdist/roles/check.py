@@ -64,6 +64,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster) -> str:
             task = part("model", lambda: _model(config, examples, cluster))
             if task is not None and cluster.is_chief:
                 part("disk", lambda: (_disk(config, workdir, examples, task), None))
+            examples.close()
     part("cluster", lambda: (_cluster(config, cluster), None))
     if config.monitor.prometheus_port:
         part("metrics", lambda: (_metrics(config, cluster), None))

@@ -112,5 +112,6 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
         logging.info("The run has ended: %s", e)
     finally:
         observer.close()
+        examples.close()
     listeners.call("end", {"evaluations": done, "last_evaluation": row})
     return done

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import pathlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ from jaxdist.train import callbacks as callbacks_lib
 from jaxdist.train import phase_needs, phase_triggers
 from jaxdist.train.callbacks import Callback
 from jaxdist.train.loop import TrainingLoop
+from jaxdist.train.metrics import PhaseTimer
 from jaxdist.train.phases import Phases
 from jaxdist.train.setup import check_phases, fingerprints, load_examples, make_task, run_examples
 
@@ -61,8 +61,15 @@ def run(
     cluster: Cluster,
     callbacks: Sequence[Callback] = (),
     stop_signal: StopSignal | None = None,
+    begin: float | None = None,
 ) -> dict[str, Any]:
-    """`train_and_evaluate` with a configuration that is known to be valid; `stop_signal`: where it is open already."""
+    """`train_and_evaluate` with a configuration that is known to be valid.
+
+    Args:
+      stop_signal: where it is open already.
+      begin: `time.monotonic()` at the run's time 0 on this process; default now.
+    """
+    timer = PhaseTimer(begin)
     callbacks_lib.check(callbacks)
     devices.check_settings()
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
@@ -91,7 +98,7 @@ def run(
             group = ProcessGroup.alone(cluster, config.cluster)
         with _failures_reach_the_others(group):
             with _held_run_directory(workdir, config, cluster):
-                summary = _train(config, workdir, run, cluster, group, stop_signal, callbacks)
+                summary = _train(config, workdir, run, cluster, group, stop_signal, callbacks, timer)
         group.disconnect()
         return summary
 
@@ -144,11 +151,12 @@ def _train(
     group: ProcessGroup,
     stop_signal: StopSignal,
     callbacks: Sequence[Callback],
+    timer: PhaseTimer,
 ) -> dict[str, Any]:
-    begin = time.monotonic()
     found = devices.local()
     group.agree("devices", {"number of devices": len(found), "kind of devices": found[0].device_kind})
-    examples = load_examples(config)
+    with timer.phase("read"):
+        examples = load_examples(config, decoding=lambda: timer.phase("preprocess"))
     task = make_task(config, examples)
     identity = fingerprints(examples, task)
     group.agree("data and model", identity)
@@ -166,6 +174,7 @@ def _train(
     )
     with contextlib.ExitStack() as stack:
         stack.callback(profile.close)
+        stack.callback(examples.close)
         phases = Phases(
             schedule,
             task,
@@ -181,7 +190,7 @@ def _train(
         stack.push(lambda kind, error, trace: phases.close(error))
         stop_signal.before_end(phases.close)
         loop = TrainingLoop(
-            config, workdir, cluster, group, examples, task, phases, stop_signal, callbacks, profile, begin, stack
+            config, workdir, cluster, group, examples, task, phases, stop_signal, callbacks, profile, timer, stack
         )
         loop.train()
         return loop.finish()

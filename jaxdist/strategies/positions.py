@@ -11,7 +11,13 @@ from jaxdist.state.position import Position, indices
 
 
 class Positions(abc.ABC):
-    """Iterated by the prefetching thread, ahead of the steps; closed by the training thread."""
+    """Iterated by the prefetching threads, one at a time, ahead of the steps; closed by the training thread.
+
+    Attributes:
+      waits_for: what an iteration may block for: 'server'; '' where it never blocks.
+    """
+
+    waits_for: str = ""
 
     @abc.abstractmethod
     def __iter__(self) -> Iterator[np.ndarray]:

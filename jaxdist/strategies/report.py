@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """Seconds that others took.
+
+    Attributes:
+      visible: the training thread was blocked for them.
+      hidden: it went on meanwhile.
+    """
+
+    visible: float = 0.0
+    hidden: float = 0.0
 
 
 class Report:
@@ -13,6 +28,11 @@ class Report:
 
     def row(self) -> dict[str, Any]:
         """What is added to a train row; measured since the last call."""
+        return {}
+
+    def waits(self) -> Mapping[str, Wait]:
+        """What steps have waited for since the last call: 'server', 'network'. Left out is what this process cannot
+        see, as the waiting inside a compiled program."""
         return {}
 
     def events(self) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ phase 1: step step log evaluate step save ... | drain, save, next phase | phase 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -34,9 +34,10 @@ from jaxdist.train.due import crossed
 from jaxdist.train.evaluate import evaluation_row
 from jaxdist.train.health import Health
 from jaxdist.train.measurements import Measurements
+from jaxdist.train.metrics import PhaseTimer
 from jaxdist.train.phases import Phases
 from jaxdist.train.progress_bar import progress_bar
-from jaxdist.train.recorder import Recorder, own_numbers
+from jaxdist.train.recorder import Recorder, facts, own_numbers
 from jaxdist.train.setup import Examples, num_params, total_examples
 from jaxdist.train.writer import Writer
 
@@ -45,7 +46,7 @@ class TrainingLoop:
     """One process's part of a run, from the restored or initial state to the summary.
 
     Args:
-      begin: `time.monotonic()` when this process began on the run.
+      timer: counts since this process began on the run.
       stack: closes what is opened here.
     """
 
@@ -61,7 +62,7 @@ class TrainingLoop:
         stop_signal: StopSignal,
         callbacks: Sequence[Callback],
         profile: RunProfile,
-        begin: float,
+        timer: PhaseTimer,
         stack: contextlib.ExitStack,
     ) -> None:
         self.config, self.cluster, self.group, self.examples = config, cluster, group, examples
@@ -78,9 +79,10 @@ class TrainingLoop:
                 keep=config.checkpoint.keep,
                 look_at=health.array,
                 before_commit=lambda: self.faults.at("checkpoint", -1),
+                note_seconds=functools.partial(timer.hide, "checkpoint"),
             )
         restored, before = restore(self.checkpoints, task, group)
-        self.measured = Measurements(self.num_train, config.early_stopping_patience, before, begin)
+        self.measured = Measurements(self.num_train, config.early_stopping_patience, before, timer)
         self.stops_early = False
         if before is not None:
             phases.load_state_dict(before.get("strategy", {}))
@@ -92,13 +94,13 @@ class TrainingLoop:
             begun = Terminated(f"SIGTERM came before training went on from update {restored.updates}; start again.", 75)
         self.end_at_once(begun, restored.updates)
         self.state: Any = phases.start(restored, self.total)
-        self.measured.timer.seconds["read"] += time.monotonic() - begin
         writer = Writer(workdir, cluster.is_chief, self.measured.started)
         stack.callback(writer.close)
         self.recorder = Recorder(self.measured, writer, Callbacks(callbacks, self.view), health, self.num_train)
         self.start = restored.position
         self.before_step = self.looked_at = self.seen
         self.saved_at = (self.updates, self.seen) if before is not None else (-1, -1)
+        timer.enter("other")
         self.recorder.start(self.here(), resumed=before is not None)
         profile.tell(lambda event: self.recorder.event(self.here(), event))
 
@@ -192,8 +194,8 @@ class TrainingLoop:
                 return self.phases.strategy.place(batch)
 
         positions = self.phases.strategy.positions(position, self.phases.end)
-        batches = data.prefetch(prepare, positions, self.config.data.prefetch)
-        phase.callback(batches.close)  # type: ignore[attr-defined]
+        batches = data.prefetch(prepare, positions, self.config.data.prefetch, self.config.data.workers)
+        phase.callback(batches.close)
         phase.callback(positions.close)
         if self.seen < self.total:
             count = num_params(self.task)
@@ -201,15 +203,14 @@ class TrainingLoop:
         first, stop = True, False
         while not stop:
             with self.activity("compile" if first else "train"):
-                asked = time.monotonic()
                 with profiler.span(profiler.DATA_WAIT):
-                    batch = next(batches, None)
+                    batch = self.measured.next_batch(batches, positions.waits_for, timed=not first)
                 if batch is None:
                     break
                 if first:
                     self.faults.at("compile", self.updates)
                 was_updates, was = self.updates, self.seen
-                stop = self.step(batch, time.monotonic() - asked, first)
+                stop = self.step(batch, first)
             if first:
                 self.stop_signal.hold()
             first = False
@@ -257,13 +258,14 @@ class TrainingLoop:
         self.record_events()
         return position
 
-    def step(self, batch: Any, waited: float, first: bool) -> bool:
+    def step(self, batch: Any, first: bool) -> bool:
         """One training step; True when all processes are to stop."""
         was = self.before_step = self.seen
         with profiler.span(profiler.STEP):
             self.state, metrics = self.phases.strategy.train_step(self.state, batch, self.stop_signal.received)
+        waits = self.phases.strategy.report.waits()
         with profiler.span(profiler.DEVICE_WAIT):
-            stop = self.measured.add_step(metrics, was, self.seen, waited=waited, timed=not first)
+            stop = self.measured.add_step(metrics, was, self.seen, waits=waits, timed=not first)
         if first or self.seen >= self.total:
             stop = self.measured.take_late() or stop
         self.group.note_progress(self.updates)
@@ -282,7 +284,7 @@ class TrainingLoop:
         with self.activity("train"):
             self.state, metrics = self.phases.strategy.drain(self.state)
             if metrics is not None:
-                self.measured.add_step(metrics, was, self.seen, waited=0.0, timed=True)
+                self.measured.add_step(metrics, was, self.seen, waits={}, timed=True)
         self.record_events()
         if self.measured.window.count or self.measured.has_late:
             self.log_row()
@@ -339,14 +341,13 @@ class TrainingLoop:
     def evaluated(self) -> dict[str, Any]:
         """An evaluation's row, of one consistent state. Collective where the strategy is."""
         with self.away("evaluate") as state:
-            place = self.recorder.where(state.updates, state.examples_seen)
-            return place | evaluation_row(self.phases.strategy, state, self.examples, self.config)
+            row = evaluation_row(self.phases.strategy, state, self.examples, self.config, self.measured.timer)
+            return self.recorder.where(state.updates, state.examples_seen) | row
 
     def checkpoint_is_due(self, was: int, was_updates: int) -> bool:
         every = self.config.checkpoint
-        return crossed(was, self.seen, every.every_epochs * self.num_train) or crossed(
-            was_updates, self.updates, every.every_updates
-        )
+        by_examples = crossed(was, self.seen, every.every_epochs * self.num_train)
+        return by_examples or crossed(was_updates, self.updates, every.every_updates)
 
     def save(self) -> TrainState | None:
         """Exports the state and has it written in the background; returns it where this process takes part."""
@@ -399,16 +400,9 @@ class TrainingLoop:
             per_worker: Sequence[Sequence[Any] | None] = self.group.gather("memory", own, timeout=timeout)
         else:
             per_worker = self.phases.strategy.report.gather(own)
-        run = {
-            "strategy": self.config.strategy.name,
-            "num_workers": self.cluster.num_processes,
-            "num_servers": len(self.cluster.server_addresses),
-            "num_params": num_params(self.task),
-            "num_epochs": self.config.num_epochs,
-            "updates": self.updates,
-            "examples_seen": self.seen,
-            "stopped_early": self.measured.early_stopping.stopped,
-        }
+        run = facts(self.config, self.cluster, self.task)
+        run |= {"updates": self.updates, "examples_seen": self.seen}
+        run |= {"stopped_early": self.measured.early_stopping.stopped}
         return run | self.recorder.summary(per_worker) | self.phases.summary(self.state)
 
 

@@ -6,10 +6,13 @@ import collections
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from jaxdist.data.prefetch import Prefetched
+from jaxdist.strategies.report import Wait
 from jaxdist.train.early_stopping import EarlyStopping
-from jaxdist.train.metrics import PhaseTimer, Sums
+from jaxdist.train.metrics import PhaseTimer, Sums, waited_for_batch
 
 
 class Measurements:
@@ -19,7 +22,7 @@ class Measurements:
     numbers of the last one.
     """
 
-    def __init__(self, num_train: int, patience: int, before: dict[str, Any] | None, begin: float) -> None:
+    def __init__(self, num_train: int, patience: int, before: dict[str, Any] | None, timer: PhaseTimer) -> None:
         before = before or {}
         self._num_train = num_train
         self.epoch = Sums(**before.get("epoch", {}))
@@ -27,10 +30,13 @@ class Measurements:
         self.last_epoch = Sums(**before.get("last_epoch", {}))
         self.last_evaluation: dict[str, float] = before.get("last_evaluation", {})
         self.early_stopping = EarlyStopping(patience, **before.get("early_stopping", {}))
-        self.timer = PhaseTimer(before.get("phase_seconds"))
+        self.timer = timer
+        earlier = before.get("elapsed", 0.0)
+        timer.go_on(before.get("phase_seconds", {}), before.get("hidden_seconds", {}), earlier)
+        self.wait_seconds: dict[str, float] = before.get("wait_seconds", {})  # visible, of the timed steps
         self.timed_examples = before.get("timed_examples", 0)
         self.skipped = before.get("skipped", 0)  # updates that were left out, because they were not finite
-        self.started = begin - before.get("elapsed", 0.0)
+        self.started = timer.begin - earlier
         self._late: collections.deque[tuple[dict[str, Any], int, int]] = collections.deque()
         self._mark()
 
@@ -43,11 +49,47 @@ class Measurements:
         self.not_finite: tuple[float, int] | None = None  # of the window's first such step: its loss and examples seen
         self._window_steps = 0
         self._window_examples = 0
-        self._window_wait = 0.0
-        self._window_train = self.timer.seconds["train"]
+        self._window_waits: dict[str, float] = {}
+        self._window_train = self.training_seconds
 
-    def add_step(self, metrics: dict[str, Any], before: int, after: int, *, waited: float, timed: bool) -> bool:
-        """Notes a step that took examples_seen from `before` to `after`; True when all processes are to stop."""
+    @property
+    def training_seconds(self) -> float:
+        """Of the steps but those that compiled, with what they waited for their data."""
+        return self.timer.seconds["train"] + self.wait_seconds.get("data", 0.0)
+
+    def next_batch(self, batches: Prefetched, waits_for: str, *, timed: bool) -> Any:
+        """The next batch, None at the end; blocks for it, and notes for what.
+
+        Args:
+          waits_for: what an item of `batches` may wait for ('server'); '': nothing.
+          timed: not before a step that compiles.
+        """
+        batch = next(batches, None)
+        hidden = waited_for_batch(self.timer, batches, whole=not waits_for)
+        data = batches.waited.making
+        if waits_for:
+            self._add_wait(waits_for, Wait(batches.waited.items, hidden.items), timed=timed)
+        else:
+            data += batches.waited.items
+        self._add_wait("data", Wait(data), timed=timed)
+        return batch
+
+    def _add_wait(self, name: str, wait: Wait, *, timed: bool) -> None:
+        if wait.hidden:
+            self.timer.hide(name, wait.hidden)
+        if timed:
+            for waits in (self.wait_seconds, self._window_waits):
+                waits[name] = waits.get(name, 0.0) + wait.visible
+
+    def add_step(
+        self, metrics: dict[str, Any], before: int, after: int, *, waits: Mapping[str, Wait], timed: bool
+    ) -> bool:
+        """Notes a step that took examples_seen from `before` to `after`; True when all processes are to stop.
+
+        `waits`: what it waited for besides its batch (`Report.waits`).
+        """
+        for name, wait in waits.items():
+            self._add_wait(name, wait, timed=timed)
         self._late.append((metrics, before, after))
         if timed:
             # What others trained on while this process was evaluating or saving is not of its training time.
@@ -55,7 +97,6 @@ class Measurements:
             self.timed_examples += examples
             self._window_steps += 1
             self._window_examples += examples
-            self._window_wait += waited
         return self.take_late(leave=1)
 
     def take_late(self, leave: int = 0) -> bool:
@@ -75,7 +116,7 @@ class Measurements:
 
     def window_row(self) -> dict[str, float]:
         """The numbers of a train row, and the start of the next window."""
-        seconds = self.timer.seconds["train"] - self._window_train
+        seconds = self.training_seconds - self._window_train
         steps = self._window_steps
         row: dict[str, float] = {"loss": self.window.loss, "accuracy": self.window.accuracy}
         if self.skipped > self._window_skipped:
@@ -83,7 +124,7 @@ class Measurements:
         if steps:
             row["images_per_second"] = round(self._window_examples / max(seconds, 1e-9), 2)
             row["step_ms"] = round(1000 * seconds / steps, 3)
-            row["data_wait_ms"] = round(1000 * self._window_wait / steps, 3)
+            row |= {f"{name}_wait_ms": round(1000 * s / steps, 3) for name, s in self._window_waits.items()}
         self.window = Sums()
         self._mark()
         return row
@@ -102,6 +143,8 @@ class Measurements:
             "last_evaluation": self.last_evaluation,
             "early_stopping": early,
             "phase_seconds": self.timer.seconds,
+            "hidden_seconds": self.timer.hidden_seconds,
+            "wait_seconds": dict(self.wait_seconds),
             "timed_examples": self.timed_examples,
             "skipped": self.skipped,
             "elapsed": self.elapsed(),

@@ -8,11 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdist.cluster import Cluster
 from jaxdist.runtime import compilation, memory_use, monitor
 from jaxdist.runtime import usage as usage_lib
+from jaxdist.task import Task
 from jaxdist.train.callbacks import Callbacks
 from jaxdist.train.health import Health
 from jaxdist.train.measurements import Measurements
+from jaxdist.train.setup import num_params
 from jaxdist.train.writer import Writer
 
 _PHASE_EVENT = "switched"
@@ -106,9 +109,11 @@ class Recorder:
             "validation_loss": measured.last_evaluation.get("loss"),
             "validation_accuracy": measured.last_evaluation.get("accuracy"),
             "elapsed_seconds": round(measured.elapsed(), 3),
-            "images_per_second": round(measured.timed_examples / max(measured.timer.seconds["train"], 1e-9), 2),
+            "images_per_second": round(measured.timed_examples / max(measured.training_seconds, 1e-9), 2),
             "updates_skipped": measured.skipped,
             "phase_seconds": {k: round(v, 3) for k, v in measured.timer.seconds.items()},
+            "hidden_seconds": {k: round(v, 3) for k, v in measured.timer.hidden_seconds.items()},
+            "wait_seconds": {k: round(v, 3) for k, v in measured.wait_seconds.items()},
             "peak_memory_bytes": [w[0] for w in every],
             "param_bytes_per_process": [w[2] for w in every],
             "optimizer_bytes_per_process": [w[3] for w in every],
@@ -122,3 +127,14 @@ def own_numbers(arrays: Mapping[str, Any]) -> list[Any]:
     what it and its host have spent (`Usage.to_json`), where the monitor is on."""
     held = [memory_use.bytes_here(arrays.get(tree, {})) for tree in ("params", "opt_state")]
     return [memory_use.peak_bytes(), compilation.counts()["compiled"], *held, monitor.usage()]
+
+
+def facts(config: Any, cluster: Cluster, task: Task) -> dict[str, Any]:
+    """What the summary says first: of what was trained, by how many."""
+    return {
+        "strategy": config.strategy.name,
+        "num_workers": cluster.num_processes,
+        "num_servers": len(cluster.server_addresses),
+        "num_params": num_params(task),
+        "num_epochs": config.num_epochs,
+    }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -37,17 +38,40 @@ class Examples:
     stream: data.ExampleStream
     loader: data.Loader
     digests: Mapping[str, str]  # of each of the three that there are
+    close: Callable[[], None] = lambda: None  # ends what the examples are read with
 
 
-def load_examples(config: ConfigDict) -> Examples:
+def load_examples(
+    config: ConfigDict, decoding: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+) -> Examples:
     """Reads the data set and cuts it as `config.data` says.
+
+    `decoding`: opened around what decodes the whole of a split.
 
     Raises:
       UsageError: the data are not there, damaged, too few, or not what can be trained on (`data.checked`).
     """
     d = config.data
-    found = data.load(d.name, data_dir=d.data_dir, cache=d.cache, seed=config.seed, options=d.options.to_dict())
-    dataset = data.checked(found)
+    found = data.load(
+        d.name,
+        data_dir=d.data_dir,
+        cache=d.cache,
+        workers=d.workers,
+        seed=config.seed,
+        options=d.options.to_dict(),
+        decoding=decoding,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(found.close)
+        examples = _cut(config, data.checked(found), decoding)
+        stack.pop_all()
+    return examples
+
+
+def _cut(
+    config: ConfigDict, dataset: data.Dataset, decoding: Callable[[], contextlib.AbstractContextManager[None]]
+) -> Examples:
+    d = config.data
     available = len(dataset.train)
     wanted = d.train_examples or available
     for key, asked, there in (
@@ -70,10 +94,11 @@ def load_examples(config: ConfigDict) -> Examples:
         )
     evaluation = dataset.evaluation.select(0, d.eval_examples or len(dataset.evaluation))
     try:
-        mean, digest = data.scan(train)
-        digests = {"train": digest, "evaluation": data.scan(evaluation)[1]}
-        if holdout is not None:
-            digests["holdout"] = data.scan(holdout)[1]
+        with decoding() if train.images is None else contextlib.nullcontext():
+            mean, digest = data.scan(train)
+            digests = {"train": digest, "evaluation": data.scan(evaluation)[1]}
+            if holdout is not None:
+                digests["holdout"] = data.scan(holdout)[1]
     except ValueError as e:  # of a function of the user's that gives images of several shapes
         raise UsageError(f"The images of {dataset.name!r} cannot be put together: {' '.join(str(e).split())}.") from e
     loader = data.Loader(
@@ -84,7 +109,9 @@ def load_examples(config: ConfigDict) -> Examples:
         dtype=np.dtype(config.model.param_dtype),
     )
     stream = data.ExampleStream(num_train, config.seed)
-    return Examples(dataset.name, dataset.num_classes, train, holdout, evaluation, stream, loader, digests)
+    return Examples(
+        dataset.name, dataset.num_classes, train, holdout, evaluation, stream, loader, digests, dataset.close
+    )
 
 
 def make_task(config: ConfigDict, examples: Examples) -> Task:

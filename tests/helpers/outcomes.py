@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
+import pathlib
 import random
 import signal
 
 import numpy as np
+import pytest
 from helpers import tiny_config
 from helpers.processes import Run, finish, rows, wait_for_checkpoint, wait_for_update
 from helpers.reference import train_reference
@@ -43,6 +46,25 @@ def reference_state(updates: int, *, replicas: int, batch: int = 12, **model) ->
     """What the tiny configuration, with this model, must have come to."""
     task, _ = tiny_task(**model)
     return train_reference(task, [_batch(k, batch, **model) for k in range(updates)], replicas=replicas)
+
+
+def assert_times_add_up(workdir) -> dict:
+    """The visible phases of a finished run make up its time, and what is hidden or waited for has its place; returns
+    the summary."""
+    summary = json.loads((pathlib.Path(workdir) / "summary.json").read_text())
+    elapsed, phases = summary["elapsed_seconds"], summary["phase_seconds"]
+    assert sum(phases.values()) == pytest.approx(elapsed, rel=0.02), phases
+    assert min(phases.values()) >= 0 and phases["other"] < 0.2 * elapsed, phases
+    assert min(phases[name] for name in ("startup", "read", "compile", "train")) > 0
+    hidden = summary["hidden_seconds"]
+    assert {"preprocess", "checkpoint"} <= hidden.keys() and min(hidden.values()) >= 0
+    assert min(hidden[name] + phases[name] for name in ("preprocess", "checkpoint")) > 0  # slow machines hide nothing
+    assert summary["wait_seconds"]["data"] <= phases["preprocess"] + 0.001
+    waited = sum(seconds for name, seconds in summary["wait_seconds"].items() if name != "data")
+    assert waited <= phases["train"] + 0.001
+    last = json.loads((pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0.5 * elapsed <= last["time"] <= elapsed + 10.0  # rows count from the same moment
+    return summary
 
 
 def assert_resumes_exactly(folder, n: int, *, sigterm: bool = False, **settings) -> TrainState:
@@ -83,6 +105,8 @@ def assert_resumes_exactly(folder, n: int, *, sigterm: bool = False, **settings)
     for name in wanted:
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
     assert rows(whole, "eval") == rows(parts, "eval")
+    for workdir in (whole, parts):
+        assert_times_add_up(workdir)
     assert _untimed(whole) == _untimed(parts)
     return b
 

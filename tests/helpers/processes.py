@@ -173,7 +173,7 @@ def rows(workdir, kind: str) -> dict[int, dict]:
     for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         if row["kind"] == kind:
-            timed = ("time", "images_per_second", "step_ms", "data_wait_ms")
+            timed = ("time", "images_per_second", "step_ms", "data_wait_ms", "server_wait_ms", "network_wait_ms")
             found[row["updates"]] = {k: v for k, v in row.items() if k not in timed}
     return found
 

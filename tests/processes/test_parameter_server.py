@@ -10,7 +10,7 @@ import re
 
 import pytest
 from helpers.compiled import OPTIMIZED
-from helpers.outcomes import final_state, reference_state
+from helpers.outcomes import assert_times_add_up, final_state, reference_state
 from helpers.processes import Run, finish, free_port, long, main_command, rows, start, wait_for_server
 from helpers.reference import assert_same
 
@@ -77,6 +77,7 @@ def test_every_example_is_pushed_once_though_replies_are_lost(uneven):
     train, evaluations = rows(folder, "train"), rows(folder, "eval")
     measured = {"staleness_mean", "staleness_max", "bytes_sent", "bytes_received", "wait_ms", "compute_ms"}
     assert measured <= train[max(train)].keys()
+    assert assert_times_add_up(folder)["wait_seconds"]["server"] > 0
     assert max(evaluations) == summary["updates"]
 
 

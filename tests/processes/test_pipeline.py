@@ -26,6 +26,7 @@ def _check_what_a_run_says(workdir, state) -> None:
     assert len(summary["balance"]) == 2 and len(summary["param_bytes_per_process"]) == 2
     assert sum(summary["param_bytes_per_process"]) == 8 * summary["num_params"]
     last = list(rows(workdir, "train").values())[-1]
+    assert summary["wait_seconds"]["network"] > 0
     assert 0 < last["bubble"] < 1 and len(last["stage_ms"]) == 2 and last["bytes_sent"] > 0
     first, second = summary["timeline"]
     assert (first["stage"], second["stage"]) == (0, 1)

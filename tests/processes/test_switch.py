@@ -14,7 +14,7 @@ import shutil
 import signal
 
 import pytest
-from helpers.outcomes import final_state, reference_state
+from helpers.outcomes import assert_times_add_up, final_state, reference_state
 from helpers.processes import Ended, Run, events, finish, long, rows, start, wait_for_update
 from helpers.recording_data import let_go, taken
 from helpers.reference import assert_same
@@ -52,6 +52,7 @@ def switched(tmp_path_factory) -> tuple[pathlib.Path, dict]:
     folder = tmp_path_factory.mktemp("switched")
     schedule = "allreduce:0.25,parameter_server(max_staleness=0):0.2,allreduce:0.1,parameter_server:0.35,allreduce"
     settings = {"num_epochs": 3.0, "eval_every_epochs": 2.7, "env": {"JAXDIST_FAULT": "delay@process=0,seconds=0.03"}}
+    settings["data__workers"] = 2  # who prepares a batch changes nothing
     return folder, _finish_recorded(folder, schedule, **settings)
 
 
@@ -82,6 +83,7 @@ def test_a_run_says_which_phases_it_had(switched):
     assert [e["examples_seen"] for e in found] == [180, 324, 396, 648]
     assert [e["momentum_handover"] for e in found] == ["keep", "keep", "zero", "keep"]
     assert summary["updates"] == max(rows(folder / "run", "eval"))
+    assert assert_times_add_up(folder / "run")["phase_seconds"]["switch"] > 0
 
 
 def test_a_boundary_at_an_evaluation_is_evaluated_once(switched):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from typing import Any
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdist.ps import Client
-from jaxdist.strategies.report import Report
+from jaxdist.strategies.parameter_server.state import PulledState
+from jaxdist.strategies.report import Report, Wait
 
 
 @dataclasses.dataclass
@@ -24,6 +28,14 @@ class Window:
     not_finite: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
+
+
+class Exchanged(NamedTuple):
+    """What a push and pull has brought, and the seconds of `time.perf_counter()` between which it went on."""
+
+    state: PulledState
+    begun: float
+    ended: float
 
 
 class WorkerReport(Report):
@@ -44,6 +56,30 @@ class WorkerReport(Report):
         self._max_staleness, self._timeout = max_staleness, timeout_seconds
         self.window = Window()
         self.has_left = False
+        self._visible = self._hidden = 0.0  # seconds of the servers' calls since the last `waits`
+
+    def result(self, job: Future[Exchanged]) -> PulledState:
+        """What a push and pull has brought. Blocks for it, and for the gradient before it; the latter is no waiting for
+        a server."""
+        asked = time.perf_counter()
+        state, begun, ended = job.result()
+        blocked = max(min(ended, time.perf_counter()) - max(asked, begun), 0.0)
+        self._visible += blocked
+        self._hidden += ended - begun - blocked
+        return state
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what a step asks of the servers itself."""
+        begin = time.perf_counter()
+        yield
+        self._visible += time.perf_counter() - begin
+
+    def waits(self) -> Mapping[str, Wait]:
+        """'server': until claims, pushes and pulls were answered."""
+        wait = Wait(self._visible, self._hidden)
+        self._visible = self._hidden = 0.0
+        return {"server": wait}
 
     def row(self) -> dict[str, Any]:
         window, self.window = self.window, Window()

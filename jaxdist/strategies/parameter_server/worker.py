@@ -38,7 +38,7 @@ from jaxdist.state import Position, TrainState
 from jaxdist.state.position import indices
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.parameter_server.flat_model import FlatModel
-from jaxdist.strategies.parameter_server.report import WorkerReport
+from jaxdist.strategies.parameter_server.report import Exchanged, WorkerReport
 from jaxdist.strategies.parameter_server.state import PulledState, snapshot, to_canonical, to_vectors
 from jaxdist.strategies.positions import Positions
 from jaxdist.task import Batch, Metrics, Task
@@ -46,6 +46,8 @@ from jaxdist.task import Batch, Metrics, Task
 
 class ClaimedPositions(Positions):
     """Each claim's positions as server 0 hands it out; `claims` takes the claims, for the steps that push them."""
+
+    waits_for = "server"
 
     def __init__(self, client: Client, claims: collections.deque[Claim]) -> None:
         self._client, self._claims = client, claims
@@ -125,7 +127,7 @@ class ParameterServer(Strategy):
         )
         self._claims: collections.deque[Claim] = collections.deque()
         self._network = ThreadPoolExecutor(1, "push-pull")
-        self._job: Future[PulledState] | None = None
+        self._job: Future[Exchanged] | None = None
         self._refresh = True  # what was pulled is old, or was not pulled to start a step
         self._away_since = Progress()
         self._ready_at = 0.0
@@ -205,8 +207,8 @@ class ParameterServer(Strategy):
             self._leave_off()
             return state, self._since(begun, begun) | {"stop": stop}
         if self._refresh or state.caller != claim.caller:
-            self._wait_for_network()
-            with profiler.span(profiler.SERVER_WAIT):
+            with self.report.waiting(), profiler.span(profiler.SERVER_WAIT):
+                self._wait_for_network()
                 state = self._pull_to_start(claim)
             elsewhere = max(state.progress.examples_seen - self._away_since.examples_seen, 0)
             self._refresh, self._job = False, None
@@ -217,7 +219,7 @@ class ParameterServer(Strategy):
         awaited = before if self._overlap else job
         if awaited is not None:
             with profiler.span(profiler.SERVER_WAIT):
-                state = awaited.result()
+                state = self.report.result(awaited)
         self.report.window.steps += 1
         now = self._since(begun, state.progress) | {"stop": stop, "elsewhere": elsewhere}
         return state, now
@@ -236,13 +238,18 @@ class ParameterServer(Strategy):
 
     def _exchange(
         self, state: PulledState, claim: Claim, parts: Sequence[jax.Array], metrics: Metrics, dispatched: float
-    ) -> PulledState:
+    ) -> Exchanged:
         """Pushes a gradient when it is there, and pulls for the step after. Runs on the network thread, in order."""
         buffers = [np.asarray(p) for p in parts]  # waits for the device
         ready = time.perf_counter()
         self.report.window.compute_seconds += ready - max(dispatched, self._ready_at)
         self.report.window.wait_seconds += max(dispatched - self._ready_at, 0.0) if self._ready_at else 0.0
         self._ready_at = ready
+        return Exchanged(self._push_and_pull(state, claim, buffers, metrics), ready, time.perf_counter())
+
+    def _push_and_pull(
+        self, state: PulledState, claim: Claim, buffers: list[np.ndarray], metrics: Metrics
+    ) -> PulledState:
         seen = state.progress.examples_seen
         if claim.caller != self._client.caller:
             self._leave_off()
@@ -292,7 +299,7 @@ class ParameterServer(Strategy):
     def drain(self, state: PulledState) -> tuple[PulledState, Metrics | None]:
         begun = state.progress
         if self._job is not None:
-            state = self._job.result()
+            state = self._job.result().state
         if not self.is_chief:
             return state, None
         self._client.close_claims()

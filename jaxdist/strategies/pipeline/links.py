@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import queue
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,13 @@ _NOTHING = np.empty(0, np.uint8)
 
 
 class Link(abc.ABC):
-    """One end of the connection between two stages."""
+    """One end of the connection between two stages.
+
+    Attributes:
+      waited: seconds that `receive` has blocked for another process; None within one.
+    """
+
+    waited: float | None = None
 
     @abc.abstractmethod
     def send(self, header: Mapping[str, Any], array: jax.Array | None) -> None:
@@ -69,6 +76,7 @@ class RemoteLink(Link):
     def __init__(self, channel: Channel, device: jax.Device, seconds: float) -> None:
         """`seconds`: how long the other end may be silent."""
         self._channel, self._device, self._seconds = channel, device, seconds
+        self.waited: float = 0.0
 
     def send(self, header: Mapping[str, Any], array: jax.Array | None) -> None:
         try:
@@ -78,8 +86,10 @@ class RemoteLink(Link):
             raise ConnectionLost(str(e)) from None
 
     def receive(self, shape: Sequence[int], dtype: Any) -> tuple[Mapping[str, Any], jax.Array]:
+        begin = time.monotonic()
         try:
             frame = self._channel.receive(self._seconds)
+            self.waited += time.monotonic() - begin
             return frame.header, jax.device_put(frame.array(shape, dtype), self._device)
         except ChannelError as e:
             raise ConnectionLost(str(e)) from None

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdist.strategies.pipeline.placement import Place
 from jaxdist.strategies.pipeline.stage_worker import Step
-from jaxdist.strategies.report import Report
+from jaxdist.strategies.report import Report, Wait
 
 
 class _Timed(NamedTuple):
@@ -36,6 +36,7 @@ class PipelineReport(Report):
         self._steps: list[_Timed] = []
         self._spans: dict[Place, Any] = {}
         self._live = [0] * len(self._places)
+        self._waited: float | None = None
 
     def note(self, steps: Sequence[Step]) -> None:
         """A training step is done: what each stage worker did in it."""
@@ -43,9 +44,18 @@ class PipelineReport(Report):
         if self._compiled:  # not the step that compiled
             self._steps.append(_Timed(first.busy, first.sent, first.spans[-1][2] - first.spans[0][1]))
         self._compiled = True
+        waits = [step.waited for step in steps if step.waited is not None]
+        if waits:  # stages of one process wait beside each other
+            self._waited = (self._waited or 0.0) + sum(waits) / len(waits)
         for i, (place, own) in enumerate(zip(self._places, steps, strict=True)):
             self._spans[place] = own.spans
             self._live[i] = max(self._live[i], own.live_bytes)
+
+    def waits(self) -> Mapping[str, Wait]:
+        """'network': for stages in other processes, until they had computed and sent; the mean of the stages here. What
+        the sums over replicas wait for is inside a compiled program."""
+        waited, self._waited = self._waited, None
+        return {} if waited is None else {"network": Wait(waited)}
 
     def row(self) -> dict[str, Any]:
         steps, self._steps = self._steps, []

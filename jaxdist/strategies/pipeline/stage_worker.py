@@ -33,6 +33,7 @@ class Step:
       spans: (action, begin, end) in seconds of `time.time()`; waiting for inputs is not in them.
       busy: seconds in them, of this stage and those after it; sent: bytes of what they sent.
       live_bytes: the most that was kept for backward passes at one time.
+      waited: seconds blocked for activations and gradients of stages in other processes; None without such neighbours.
     """
 
     grads: Tree
@@ -44,6 +45,7 @@ class Step:
     busy: list[float]
     sent: list[int]
     live_bytes: int
+    waited: float | None = None
 
 
 class StageWorker:
@@ -94,6 +96,7 @@ class StageWorker:
 
     def _train(self, arrays: Tree, microbatches: Sequence[Batch], step: int, stop: bool) -> Step:
         stage = self.stage
+        waited = self._waited()
         sums, grads = stage.start(arrays)
         kept: dict[int, tuple[jax.Array | None, Any]] = {}
         spans: list[tuple[Action, float, float]] = []
@@ -146,7 +149,14 @@ class StageWorker:
             self._before.send(header | report, by_x)
         if stage.task.nonfinite == "skip":
             finite = self._agreed(finite, step)
-        return Step(grads, sums, metrics, stop, finite, spans, busy, every_sent, most)
+        if waited is not None:
+            waited = (self._waited() or 0.0) - waited
+        return Step(grads, sums, metrics, stop, finite, spans, busy, every_sent, most, waited)
+
+    def _waited(self) -> float | None:
+        """Of the links to other processes, since they were opened."""
+        waits = [link.waited for link in (self._before, self._after) if link is not None and link.waited is not None]
+        return sum(waits) if waits else None
 
     def _agreed(self, finite: bool, step: int) -> bool:
         """What the first stage has found, which knows of all; passed on to the last. Blocks for it."""

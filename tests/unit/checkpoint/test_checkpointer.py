@@ -7,6 +7,8 @@ import logging
 import pathlib
 import random
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -110,6 +112,20 @@ def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path):
     (tmp_path / "checkpoints" / "1" / "progress.json").unlink()
     with pytest.raises(UsageError, match="All 1 checkpoints"):
         restored(tmp_path)
+
+
+def test_what_is_written_behind_training_is_told_from_what_is_waited_for(tmp_path):
+    noted, go_on = [], threading.Event()
+    checkpoints = checkpointer.Checkpointer(
+        str(tmp_path), keep=1, before_commit=lambda: go_on.wait(60.0), note_seconds=noted.append
+    )
+    checkpoints.save(make_state(1), {})
+    time.sleep(0.3)  # training goes on
+    threading.Timer(0.2, go_on.set).start()
+    checkpoints.close()
+    waited, written = sorted(noted)
+    assert -written < waited < -0.1 and written > 0.5
+    assert sum(noted) > 0.2  # what was hidden
 
 
 def test_a_failed_write_is_raised_at_the_next_call(tmp_path):

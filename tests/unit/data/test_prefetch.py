@@ -1,34 +1,127 @@
-"""What a thread makes ahead: in order, errors where they were due, no thread left behind."""
+"""What threads make ahead: in order, errors where they were due, nobody left behind, and who waited for what."""
 
 from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 
 from jaxdist import data
+from jaxdist.data.prefetch import Work
+
+SIZES = [(0, 0), (0, 3), (1, 0), (3, 0), (1, 2), (4, 3)]
 
 
-@pytest.mark.parametrize("depth", [0, 1, 3])
-def test_prefetch_keeps_order_and_raises_in_place(depth):
+@pytest.mark.parametrize(("depth", "workers"), SIZES)
+def test_prefetch_keeps_order_and_raises_in_place(depth, workers):
     def make(k):
         if k == 5:
             raise OSError("five")
         return k
 
-    made = data.prefetch(make, range(9), depth)
+    made = data.prefetch(make, range(9), depth, workers)
     assert [next(made) for _ in range(5)] == [0, 1, 2, 3, 4]
-    with pytest.raises(OSError, match="five"):
+    for _ in range(2 if depth else 1):  # who asks again hears the same
+        with pytest.raises(OSError, match="five"):
+            next(made)
+    made.close()
+    assert not threads()
+
+
+@pytest.mark.parametrize(("depth", "workers"), SIZES)
+def test_an_error_of_what_gives_the_items_is_raised_after_what_it_gave(depth, workers):
+    def items():
+        yield from range(3)
+        raise ValueError("no more")
+
+    made = data.prefetch(lambda k: k, items(), depth, workers)
+    assert [next(made) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="no more"):
         next(made)
+    made.close()
+
+
+@pytest.mark.parametrize(("depth", "workers"), SIZES)
+def test_the_end_comes_after_everything_and_stays(depth, workers):
+    made = data.prefetch(lambda k: k * k, range(20), depth, workers)
+    assert list(made) == [k * k for k in range(20)]
+    assert list(made) == []
+    made.close()
+    assert not threads()
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_a_closed_prefetch_ends_its_thread():
-    made = data.prefetch(lambda k: k, iter(int, 1), 2)
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_closed_prefetch_ends_its_threads(workers):
+    made = data.prefetch(lambda k: k, iter(int, 1), 2, workers)
     next(made)
-    assert len(threads()) == 1
+    assert len(threads()) == max(workers, 1)
     made.close()
     assert not threads()
+
+
+def test_workers_make_at_the_same_time_and_no_more_than_there_is_room_for():
+    together = threading.Barrier(3, timeout=30.0)
+    asked = []
+
+    def items():
+        for k in range(6):
+            asked.append(k)
+            yield k
+
+    made = data.prefetch(lambda k: (together.wait(), k)[1], items(), 1, 3)  # none is made unless three are
+    together_made = [next(made) for _ in range(6)]
+    assert together_made == list(range(6)) == asked
+    made.close()
+    room = data.prefetch(lambda k: k, iter(asked.pop, None), 2, 0)
+    assert next(room) == 5
+    room.close()
+    assert len(asked) >= 3  # of six: one was taken, two may be ahead of it
+
+
+def test_a_batch_does_not_depend_on_who_makes_it():
+    dataset = data.load("synthetic", options={"num_train": 40, "num_eval": 5, "shape": (4, 4, 1)})
+    loader = data.Loader(mean=data.mean_image(dataset.train), scale=255.0, seed=3, augment=True)
+    stream = data.ExampleStream(40, 3)
+
+    def batches(depth, workers):
+        def make(start):
+            return loader.train_batch(dataset.train, stream, range(start, start + 7))
+
+        made = data.prefetch(make, range(0, 98, 7), depth, workers)
+        found = list(made)
+        made.close()
+        return found
+
+    reference = batches(0, 0)
+    for depth, workers in SIZES[1:]:
+        for one, other in zip(reference, batches(depth, workers), strict=True):
+            for name, array in one.items():
+                np.testing.assert_array_equal(array, other[name])
+
+
+@pytest.mark.parametrize(("depth", "workers"), [(0, 0), (1, 0), (2, 2)])
+def test_it_knows_what_was_waited_for_and_what_was_done(depth, workers):
+    """Nothing is asked of the clock but what must be: a wait is at most the work where nothing was ahead."""
+    go_on = threading.Event()
+
+    def items():
+        go_on.wait(30.0)
+        yield 1
+        yield 2
+
+    made = data.prefetch(lambda k: sum(range(20_000 * k)), items(), depth, workers)
+    threading.Timer(0.2, go_on.set).start()
+    next(made)
+    assert made.waited.items > 0.1 and made.waited.making >= 0.0  # for the item, and then for what was made of it
+    next(made)
+    assert made.waited.items < 0.1
+    assert next(made, None) is None
+    done = made.take_work()
+    assert done.items > 0.1 and done.making > 0.0
+    assert made.take_work() == Work()
+    made.close()

@@ -1,19 +1,31 @@
-"""TFDS directories, read without TensorFlow: a small one made here by hand, with array_record and TFDS's features."""
+"""TFDS directories, read without TensorFlow: a small one made here by hand, with array_record and TFDS's features.
+
+What holds `data/tfds_source.py` and `data/decoding.py` too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
+import psutil
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
+from helpers.processes import long
+from helpers.waiting import wait_until
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxdist import data
+from jaxdist.data.decoding import DecoderLost
+from jaxdist.data.tfds_source import open_splits
 from jaxdist.errors import UsageError
 
 # What TFDS's own builder writes for a data set of 6x6 grey images.
@@ -68,14 +80,89 @@ def write_split(folder, split, n):
     writer.close()
 
 
-@pytest.mark.parametrize("cache", ["memory", "file", "none"])
-def test_reads_what_was_written(prepared, cache):
+@pytest.mark.parametrize(
+    ("cache", "workers"), [("memory", 0), ("file", 0), ("none", 0), long("memory", 1), long("file", 2)]
+)
+def test_reads_what_was_written(prepared, cache, workers):
     for _ in range(2):  # the second time from the cache
-        dataset = data.load("mnist", data_dir=str(prepared), cache=cache)
+        dataset = data.load("mnist", data_dir=str(prepared), cache=cache, workers=workers)
+        assert not children()
         assert (len(dataset.train), len(dataset.evaluation), dataset.num_classes) == (30, 10, 10)
         np.testing.assert_array_equal(dataset.train.take(np.array([3, 0, 29])), [image(3), image(0), image(29)])
         assert dataset.evaluation.labels.tolist() == list(range(10))
         assert dataset.train.select(10, 20).take(np.array([1])).tolist() == [image(11).tolist()]
+
+
+@pytest.mark.parametrize(("cache", "splits"), [("memory", 2), ("none", 0), ("file", 0)])
+def test_decoding_whole_splits_is_told(prepared, cache, splits):
+    data.load("mnist", data_dir=str(prepared), cache="file")  # is there by then
+    opened = []
+
+    @contextlib.contextmanager
+    def decoding():
+        opened.append("")
+        yield
+
+    data.load("mnist", data_dir=str(prepared), cache=cache, decoding=decoding)
+    assert len(opened) == splits
+
+
+def children() -> list[psutil.Process]:
+    """Decoding processes."""
+    return [child for child in psutil.Process().children() if "decoding.serve" in " ".join(child.cmdline())]
+
+
+@pytest.fixture
+def undecoded(prepared):
+    """The data set, which a process decodes; closed at the end."""
+    dataset = data.load("mnist", data_dir=str(prepared), cache="none", workers=1)
+    yield dataset
+    dataset.close()
+    assert not children()
+
+
+def test_processes_decode_the_same_and_one_that_is_killed_is_named(prepared, undecoded):
+    assert not children()  # none is there before something is to be decoded
+    rows = np.array([3, 0, 29])
+    np.testing.assert_array_equal(undecoded.train.take(rows), [image(3), image(0), image(29)])
+    assert undecoded.train.select(10, 20).take(np.array([1])).tolist() == [image(11).tolist()]
+    loader = data.Loader(mean=np.zeros((6, 6, 1), np.float32), scale=255.0, seed=0, augment=False)
+    stream = data.ExampleStream(30, 0)
+    made = data.prefetch(lambda k: loader.train_batch(undecoded.train, stream, range(k, k + 5)), range(8), 2, 3)
+    here = data.load("mnist", data_dir=str(prepared), cache="none").train
+    for k, batch in enumerate(made):
+        np.testing.assert_array_equal(batch["image"], loader.train_batch(here, stream, range(k, k + 5))["image"])
+    made.close()
+    with pytest.raises(UsageError, match="is damaged: ValueError"):  # what a process raises comes back
+        undecoded.train.take(np.array([30]))
+    (child,) = children()
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the process that trains, not for this one
+        child.send_signal(number)
+    assert undecoded.train.take(rows).shape == (3, 6, 6, 1)
+    child.kill()
+    with pytest.raises(DecoderLost, match=rf"pid {child.pid}\) has ended with -9: .* data.workers=1"):
+        undecoded.train.take(rows)
+
+
+@pytest.mark.long
+def test_decoding_processes_end_with_theirs(prepared):
+    code = (
+        "import os, sys, numpy as np, psutil\nfrom jaxdist import data\n"
+        "data.load('mnist', data_dir=sys.argv[1], cache='none', workers=2).train.take(np.array([1]))\n"
+        "print(*(child.pid for child in psutil.Process().children()), flush=True)\nos.kill(os.getpid(), 9)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(prepared)], stdout=subprocess.PIPE, timeout=60)
+    pids = [int(pid) for pid in ended.stdout.split()]
+    assert ended.returncode == -9 and len(pids) == 2
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "end of the decoding processes", 30)
+
+
+def test_labels_are_read_without_an_image(prepared, monkeypatch):
+    source = open_splits(str(prepared / "mnist" / "3.0.1"))["train"]
+    monkeypatch.setattr(Image, "open", None)
+    assert source.labels().tolist() == [k % 10 for k in range(30)] and (len(source), source.num_classes) == (30, 10)
+    with pytest.raises(TypeError):
+        source.decode(np.array([0]))
 
 
 def test_a_damaged_cache_is_made_again(prepared):

@@ -9,6 +9,7 @@ import json
 
 import pytest
 from helpers import pages, tiny_config
+from helpers.outcomes import assert_times_add_up
 from helpers.processes import long, rows
 
 import jaxdist
@@ -46,13 +47,20 @@ def test_a_run_writes_what_it_promises(runs):
     )
     assert set(expected.split()) <= set(summary)
     assert summary["updates"] == 2 * (240 - 16) // 16
-    assert summary["phase_seconds"].keys() == {"read", "compile", "train", "evaluate", "checkpoint"}
+    parts = "startup read preprocess compile train evaluate checkpoint other"
+    assert summary["phase_seconds"].keys() == set(parts.split())
     train_row = rows(workdir, "train")[summary["updates"]]
     assert {"updates", "examples_seen", "epoch", "loss", "accuracy", "learning_rate"} <= set(train_row)
     assert {"holdout_loss", "holdout_accuracy"} <= set(rows(workdir, "eval")[summary["updates"]])
     assert train_row["learning_rate"] == pytest.approx(0.005)
     assert list((workdir / "tensorboard").iterdir())
     assert (workdir / "config.json").exists()
+
+
+def test_its_time_is_the_sum_of_its_phases(runs):
+    for workdir, _ in runs.values():
+        summary = assert_times_add_up(workdir)
+        assert summary["wait_seconds"].keys() == {"data"}  # what a sum over replicas waits for cannot be seen
 
 
 def test_single_and_allreduce_write_the_same_metrics(runs):

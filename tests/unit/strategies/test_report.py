@@ -7,6 +7,6 @@ from jaxdist.strategies.report import Report
 
 def test_it_says_nothing_and_leaves_evaluating_to_this_process():
     report = Report()
-    assert (report.row(), report.events(), report.summary()) == ({}, [], {})
+    assert (report.row(), report.waits(), report.events(), report.summary()) == ({}, {}, [], {})
     assert report.evaluations() is None  # an empty list would be: another process evaluates
     assert report.gather([1, 2]) == [[1, 2]]

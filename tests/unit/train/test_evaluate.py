@@ -10,6 +10,7 @@ from helpers import tiny_config
 
 from jaxdist.train import setup
 from jaxdist.train.evaluate import evaluate, evaluation_row
+from jaxdist.train.metrics import PhaseTimer
 
 
 class Counting:
@@ -34,7 +35,8 @@ def examples() -> setup.Examples:
 
 
 def tiny(size: int):
-    return types.SimpleNamespace(eval_batch_size=size, global_batch_size=12, data=types.SimpleNamespace(prefetch=2))
+    prepared = types.SimpleNamespace(prefetch=2, workers=0)
+    return types.SimpleNamespace(eval_batch_size=size, global_batch_size=12, data=prepared)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +67,13 @@ def test_the_holdout_has_numbers_of_its_own(examples):
         "holdout_loss": pytest.approx(held.mean()),
         "holdout_accuracy": pytest.approx((held == 0).mean()),
     }
+
+
+def test_waiting_for_batches_is_preprocessing(examples):
+    timer = PhaseTimer()
+    with timer.phase("evaluate"):
+        config = tiny(0)
+        config.data.prefetch = 0
+        evaluate(Counting(), "the state", examples.evaluation, examples, config, timer)
+    assert timer.seconds["preprocess"] > 0 and timer.seconds["evaluate"] > 0
+    assert timer.hidden_seconds["preprocess"] == pytest.approx(0.0, abs=1e-9)  # nothing was made ahead

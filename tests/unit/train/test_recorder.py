@@ -15,6 +15,7 @@ from jaxdist.train import measurements, metrics
 from jaxdist.train.callbacks import Callbacks
 from jaxdist.train.health import Health
 from jaxdist.train.measurements import Measurements
+from jaxdist.train.metrics import PhaseTimer
 from jaxdist.train.recorder import Recorder, own_numbers
 
 
@@ -65,7 +66,7 @@ def run(monkeypatch):
     for module in (measurements, metrics):
         monkeypatch.setattr(module, "time", clock)
     rows, diary = Rows(), Diary()
-    measured = Measurements(24, 3, None, clock.monotonic())
+    measured = Measurements(24, 3, None, PhaseTimer(clock.monotonic()))
     health = Health("stop", lambda: "The newest checkpoint is 7.")
     return Recorder(measured, rows, Callbacks([diary], lambda: None), health, 24), rows, diary
 
@@ -73,7 +74,7 @@ def run(monkeypatch):
 def take(measured: Measurements, start: int, *losses: float) -> None:
     for k, loss in enumerate(losses):
         row = {"loss_sum": 12 * loss, "correct": 6, "count": 12, "stop": 0.0}
-        measured.add_step(row, start + 12 * k, start + 12 * k + 12, waited=0.0, timed=True)
+        measured.add_step(row, start + 12 * k, start + 12 * k + 12, waits={}, timed=True)
     measured.take_late()
 
 
@@ -90,9 +91,9 @@ def test_a_run_that_goes_on_says_so(run, caplog):
 def test_a_train_row_has_the_place_the_measured_and_what_the_strategy_adds(run):
     recorder, rows, diary = run
     take(recorder.measured, 0, 2.0, 4.0)
-    recorder.measured.timer.seconds["train"] += 2.0
+    recorder.measured.timer.attribute("train", 2.0)
     recorder.train_row(recorder.where(2, 24), 0.05, {"bubble": 0.25})
-    measured = {"loss": 3.0, "accuracy": 0.5, "images_per_second": 12.0, "step_ms": 1000.0, "data_wait_ms": 0.0}
+    measured = {"loss": 3.0, "accuracy": 0.5, "images_per_second": 12.0, "step_ms": 1000.0}
     row = {"updates": 2, "examples_seen": 24, "epoch": 1.0} | measured | {"learning_rate": 0.05, "bubble": 0.25}
     assert rows.rows == [{"kind": "train"} | row] and diary.lines == [("logged", row)]
     assert recorder.last_row == {k: v for k, v in row.items() if k not in ("learning_rate", "bubble")}

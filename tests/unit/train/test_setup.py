@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny_config
 
+from jaxdist import data
 from jaxdist.errors import UsageError
 from jaxdist.train import setup
 
@@ -121,3 +125,27 @@ def test_settings_that_mean_nothing_to_a_model_are_named(caplog, examples):
         setup.make_task(config, examples)
     assert "model.dropout=0.3 means nothing to model.name='resnet' and is ignored." in caplog.text
     assert "model.depth" not in caplog.text
+
+
+def test_what_examples_are_read_with_is_closed_with_them_or_when_they_are_refused(monkeypatch):
+    closed, decoded = [], []
+    made = data.load("synthetic", options={"num_train": 48, "num_eval": 12, "shape": (8, 8, 1)})
+    images = made.train.images
+    read = data.Split(None, made.train.labels, read_many=lambda rows: images[rows])
+    one = dataclasses.replace(made, train=read, close=lambda: closed.append(""))
+    monkeypatch.setattr(setup.data, "load", lambda *_, **__: one)
+
+    @contextlib.contextmanager
+    def decoding():
+        decoded.append("")
+        yield
+
+    config = tiny_config.get_config()
+    examples = setup.load_examples(config, decoding)
+    assert decoded == [""] and closed == []  # its mean is that of images that were decoded for it
+    examples.close()
+    assert closed == [""]
+    config.data.train_examples = 49
+    with pytest.raises(UsageError, match=r"data\.train_examples=49"):
+        setup.load_examples(config)
+    assert closed == [""] * 2

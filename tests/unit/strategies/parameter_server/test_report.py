@@ -6,7 +6,8 @@ import pytest
 from helpers.clock import Clock
 
 from jaxdist.strategies.parameter_server import report
-from jaxdist.strategies.parameter_server.report import WorkerReport
+from jaxdist.strategies.parameter_server.report import Exchanged, WorkerReport
+from jaxdist.strategies.report import Wait
 
 
 class Servers:
@@ -61,6 +62,31 @@ def test_a_row_is_of_what_came_since_the_last_one():
     nothing = dict.fromkeys(("staleness_max", "clock_lead_max", "bytes_received", "not_finite"), 0)
     assert found.row() == nothing | {"staleness_mean": 0.0, "bytes_sent": 30, "wait_ms": 0.0, "compute_ms": 0.0}
     assert found.events() == [{"event": "worker_lost"}]
+
+
+class Job:
+    """A push and pull that goes on between two moments."""
+
+    def __init__(self, clock: Clock, begun: float, ended: float) -> None:
+        self.clock, self.found = clock, Exchanged("pulled", 1000.0 + begun, 1000.0 + ended)
+
+    def result(self) -> Exchanged:
+        self.clock.now = max(self.clock.now, self.found.ended)
+        return self.found
+
+
+def test_what_is_waited_for_is_the_servers_and_not_the_gradient(clock):
+    found = WorkerReport(Servers(), 0, 1, 4, 10.0)
+    assert found.result(Job(clock, 3.0, 5.0)) == "pulled"  # three seconds of computing, then two of the servers
+    assert found.waits() == {"server": Wait(2.0, 0.0)} and found.waits() == {"server": Wait(0.0, 0.0)}
+    clock.sleep(2.0)
+    found.result(Job(clock, 6.0, 8.0))  # a second of it went on while this thread did something else
+    assert found.waits() == {"server": Wait(1.0, 1.0)}
+    clock.sleep(5.0)
+    found.result(Job(clock, 9.0, 12.0))
+    with found.waiting():
+        clock.sleep(0.5)
+    assert found.waits() == {"server": Wait(0.5, 3.0)}
 
 
 def test_an_evaluator_evaluates_where_there_is_one():

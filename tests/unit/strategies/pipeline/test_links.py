@@ -39,6 +39,8 @@ def test_both_ways_carry_arrays_in_order(ends):
             header, found = own.receive((2, 3), np.float32)
             assert header == {"microbatch": sign * k} and found.devices() == {jax.devices()[device]}
             np.testing.assert_array_equal(found, sign * array)
+    remote = isinstance(ends[0], RemoteLink)  # it says how long it has waited, one within a process does not
+    assert all(end.waited > 0 if remote else end.waited is None for end in ends)
 
 
 def test_a_header_may_travel_alone(ends):

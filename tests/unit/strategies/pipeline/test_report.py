@@ -10,6 +10,23 @@ import pytest
 from helpers.in_process import BATCH, build_pipeline
 from helpers.reference import make_batches, make_task
 
+from jaxdist.strategies.pipeline.placement import Place
+from jaxdist.strategies.pipeline.report import PipelineReport
+from jaxdist.strategies.pipeline.stage_worker import Step
+from jaxdist.strategies.report import Wait
+
+
+def test_waiting_for_other_processes_is_the_mean_of_the_stages_here():
+    def step(waited):
+        return Step({}, {}, {}, False, True, [(None, 1.0, 2.0)], [1.0], [0], 0, waited)
+
+    report = PipelineReport([Place(0, stage, 0, stage) for stage in range(3)])
+    report.note([step(1.0), step(3.0), step(None)])  # the last has neighbours in this process alone
+    report.note([step(1.0), step(3.0), step(None)])
+    assert report.waits() == {"network": Wait(4.0)} and report.waits() == {}
+    report.note([step(None)] * 3)
+    assert report.waits() == {}
+
 
 @pytest.mark.long
 def test_fewer_activations_are_kept_under_1f1b():
