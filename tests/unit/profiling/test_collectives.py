@@ -11,7 +11,7 @@ from helpers.profile_parts import BEGAN, FIRST, SECOND, write_part
 
 from jaxdist.profiling.collectives import compare, split
 from jaxdist.profiling.parts import read_parts
-from jaxdist.profiling.program import Instruction, replica_groups
+from jaxdist.profiling.program import Program, replica_groups
 
 
 def compared(folder, kinds=None):
@@ -145,4 +145,7 @@ def test_a_permutation_is_not_divided(tmp_path):
     ],
 )
 def test_groups_are_read_from_a_program(attributes, groups):
-    assert replica_groups(Instruction("all-reduce.1", "all-reduce", (), (), "", (), attributes)) == groups
+    text = (
+        "ENTRY %main (x: f32[2]) -> f32[2] {\n  ROOT %all-reduce.1 = f32[2]{0} all-reduce(%x), " + attributes + "\n}\n"
+    )
+    assert replica_groups(Program(text)["all-reduce.1"]) == groups
