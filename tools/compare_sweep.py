@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import html
 import io
+import json
 import pathlib
-import shutil
 import sys
 from collections.abc import Sequence
 
+import operator_kinds
 import sweep_tables
 from compare_runs import differences, markdown
 from run_reader import keep_small, path_of
@@ -117,11 +118,9 @@ def keep(sweep: Sweep, folder: pathlib.Path) -> None:
     for run in sweep.runs:
         kept = folder / run.name
         keep_small(run, kept)
-        for path in (run.folder / "operators.json", *(run.folder / "profile").glob("*.json")):
-            if path.exists():
-                target = kept / path.relative_to(run.folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, target)
+        if found := operator_kinds.read(run.folder):
+            rows = [{"kind": kind, "self_ms": round(ms, 4)} for kind, ms in found.items()]
+            (kept / "operators.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """The words of operator tables, for this package and for PyTorch alike, and how a run's tables are read.
 
-A run directory has `profile/PROCESS.json`, or `operators.json` where tools/torch_run.py trained: a list of rows, or
-{"rows": [...]}, each with `kind`, `calls` and `self_ms`, both a step.
+A run directory has `profile/WINDOW/PROCESS.json`, or `operators.json` where tools/torch_run.py trained: a list of rows,
+or {"rows": [...]}, each with `kind`, `calls` and `self_ms`, both a step.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import pathlib
 from typing import Any
+
+from jaxdist.profiling.naming import COLLECTIVES
+from jaxdist.runtime.profiler import DATA_WAIT
 
 CONVOLUTION_FORWARD = "convolution forward"
 CONVOLUTION_INPUT = "convolution input gradient"
@@ -36,12 +39,19 @@ KINDS = (
 def read(folder: pathlib.Path) -> dict[str, float]:
     """{kind: self ms a step}, the mean over the processes that have a table; empty where none has."""
     paths = [folder / "operators.json"] if (folder / "operators.json").exists() else []
-    paths = paths or sorted((folder / "profile").glob("*.json"))
+    paths = paths or sorted((folder / "profile").glob("*/worker-*.json"))
     tables = [table for path in paths if (table := _rows(json.loads(path.read_text())))]
     found: dict[str, float] = {}
     for row in (row for table in tables for row in table):
-        found[row["kind"]] = found.get(row["kind"], 0.0) + row["self_ms"] / len(tables)
+        kind = _as_others_say(row["kind"])
+        found[kind] = found.get(kind, 0.0) + row["self_ms"] / len(tables)
     return found
+
+
+def _as_others_say(kind: str) -> str:
+    """A kind of our profiles in the words of all systems; what is fused counts as the first of them."""
+    first = next((part for part in kind.split(" + ") if part in KINDS), "")
+    return first or (COLLECTIVE if kind in COLLECTIVES else DATA if kind == DATA_WAIT else OTHER)
 
 
 def _rows(content: Any) -> list[dict[str, Any]]:

@@ -98,5 +98,17 @@ def _synthetic(
     return Dataset("synthetic", split(num_train), split(num_eval), num_classes)
 
 
+def import_reader(name: str) -> None:
+    """Imports what reads a data set, before anything of this process answers calls.
+
+    While TFDS is imported, it replaces Python's `__import__` for all threads, and a gRPC server, which imports in every
+    call, then fails to answer.
+    """
+    if name in TFDS_NAMES:
+        import tensorflow_datasets as tfds
+
+        tfds.builder_from_directory  # noqa: B018 - its modules come with their first use
+
+
 _EMBEDDED: dict[str, Callable[..., Dataset]] = {"digits": _digits, "synthetic": _synthetic}
 NAMES = (*TFDS_NAMES, *_EMBEDDED)

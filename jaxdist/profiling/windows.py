@@ -13,15 +13,19 @@ class Window(NamedTuple):
     """What comes after `start` up to `end`: updates, or examples seen.
 
     An epoch is a number of examples: how many updates it has, depends on the strategy.
+
+    Attributes:
+      asked_as: what the run calls it, where that is not said by the others.
     """
 
     start: int
     end: int
     unit: str = "updates"
+    asked_as: str = ""
 
     def __str__(self) -> str:
-        """As a folder is called."""
-        return f"{self.unit}_{self.start}-{self.end}"
+        """As its folder is called, the same on all processes."""
+        return self.asked_as or f"{self.unit}_{self.start}-{self.end}"
 
     def place(self, updates: int, examples_seen: int) -> int:
         """Where a run is, in this window's unit."""
@@ -32,7 +36,7 @@ class Window(NamedTuple):
         if self.unit == "updates":
             return self
         start, end = (updates + -(-(x - examples_seen) // examples_per_update) for x in self[:2])
-        return Window(max(start, 1), end)
+        return Window(max(start, 1), end, asked_as=str(self))
 
 
 def windows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Settings:
       connect_seconds: for the workers to come, at bound 0.
       phase: of a run in phases; who joins must have come to the same one.
       momentum_ramp: (examples_seen, examples) over which momentum grows to its value; for the workers.
-      profile: (from, to) of the updates that servers profile, too.
+      profile: the windows of updates that servers profile, too, each the fields of a `Window`.
     """
 
     max_staleness: int
@@ -38,7 +39,7 @@ class Settings:
     staleness_high: int = 0
     phase: int = 0
     momentum_ramp: tuple[int, int] | None = None
-    profile: Sequence[Sequence[int]] = ()
+    profile: Sequence[Sequence[Any]] = ()
 
     def patience(self, worker: int) -> float:
         """Seconds of silence after which that worker is lost.

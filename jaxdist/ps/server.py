@@ -183,8 +183,8 @@ class ParameterServer:
         return EMPTY
 
     @property
-    def profiled(self) -> Sequence[Sequence[int]]:
-        """(from, to) of the updates that the run which is served profiles."""
+    def profiled(self) -> Sequence[Sequence[Any]]:
+        """The windows of updates that the run which is served profiles."""
         return self._state.settings.profile if self._state.settings is not None else ()
 
     def _push(self, request: pb.PushRequest, data: memoryview) -> Payload:

@@ -62,7 +62,7 @@ class ServedProfile:
     def at(self, version: int, server: ParameterServer) -> None:
         """After an update; blocks where a profile begins or ends."""
         if self._profile is None:
-            found = [Window(start, end) for start, end in server.profiled]
+            found = [Window(*fields) for fields in server.profiled]
             self._profile = RunProfile(self._folder, self._process, found, self._about, in_background=True)
         self._profile.at(version)
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxdist import cluster as cluster_lib
 from jaxdist import config as config_lib
+from jaxdist import data
 from jaxdist.checkpoint import disk
 from jaxdist.checkpoint.run_directory import check_data, hold_run_directory
 from jaxdist.cluster import Cluster
@@ -83,6 +84,8 @@ def run(
             end_servers = functools.partial(end_waiting_servers, cluster.server_addresses, cluster.security, run)
             stop_signal.before_end(end_servers)
             stack.push(lambda _, e, __: end_servers(e))
+        with timer.phase("read"):
+            data.import_reader(config.data.name)
         cluster.check_secret()
         cluster.check_ports(config.cluster.port_range)
         if phase_needs.fate_sharing(schedule):

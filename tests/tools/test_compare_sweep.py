@@ -27,8 +27,8 @@ def folder(tmp_path_factory):
     small = made / "batch_96"
     rows = [{"kind": operator_kinds.MATRIX, "calls": 3, "self_ms": 4.0}, {"kind": operator_kinds.RELU, "self_ms": 1.0}]
     (small / "torch_2x1" / "seed0" / "operators.json").write_text(json.dumps({"rows": rows}))
-    profiles = small / "allreduce_2x1" / "seed0" / "profile"
-    profiles.mkdir()
+    profiles = small / "allreduce_2x1" / "seed0" / "profile" / "updates_3-9"
+    profiles.mkdir(parents=True)
     for number, ms in enumerate((7.0, 9.0)):
         (profiles / f"worker-{number}.json").write_text(json.dumps([{"kind": operator_kinds.MATRIX, "self_ms": ms}]))
     (made / "batch_1536" / "torch_2x1" / "seed0" / "summary.json").unlink()
@@ -72,3 +72,11 @@ def test_the_report_and_a_pages_tables_are_made_by_one_command(folder, tmp_path,
     assert compare_sweep.main([*arguments, "--name=b"]) == 2
     assert "it must have <!-- sweep b -->" in capsys.readouterr().err
     assert compare_sweep.main([str(tmp_path)]) == 2 and "has no run POINT/SYSTEM/seedN" in capsys.readouterr().err
+
+
+def test_our_kinds_are_said_in_the_words_of_all_systems():
+    words = {
+        kind: operator_kinds._as_others_say(kind) for kind in ("all-reduce", "data wait", "XLA's executor", "loss")
+    }
+    assert words == {"all-reduce": "collective", "data wait": "data", "XLA's executor": "other", "loss": "loss"}
+    assert operator_kinds._as_others_say("addition + ReLU + dropout") == "ReLU"

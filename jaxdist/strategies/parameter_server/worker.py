@@ -155,7 +155,7 @@ class ParameterServer(Strategy):
                     "snapshot_seconds": self._settings["snapshot_seconds"],
                     "connect_seconds": self._timeouts["connect_timeout_seconds"],
                     "momentum_ramp": self._momentum_ramp,
-                    "profile": [w.in_updates(*place, self.examples_per_update)[:2] for w in self._profile],
+                    "profile": [w.in_updates(*place, self.examples_per_update) for w in self._profile],
                 },
                 to_vectors(canonical, self._layout),
             )
