@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxdist import data
 
-_SKIPPED, _TIMED = 3, 6  # steps of a case in one round: until what was ahead is used up, and those that count
+_SKIPPED, _TIMED = 3, 5  # steps of a case in one round: until what was ahead is used up, and those that count
 _DECODED = 4096  # examples, to compare ways of decoding
 
 # (data.cache, data.prefetch, data.workers)
@@ -91,6 +91,9 @@ def visible_wait(training: Training, batches: Iterator[Any], skipped: int, timed
 
 def measure(name: str, batches: list[int], rounds: int) -> Iterator[dict[str, Any]]:
     """A line of decoding and opening, then one for each batch size."""
+    from jaxdist.runtime.allocator import keep_freed_memory
+
+    keep_freed_memory()  # as a run does: else arrays of a large batch come fresh from the kernel each time
     config = _config(name)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_copied(name))
