@@ -19,7 +19,7 @@
     python tools/bench.py fusion [--processes=2,5] [--fusion=0,1,4,64] [--link=loopback] [--link=1gbit] [--model=...]
         [--batch=26] [--pairs=3]       gradients summed in one buffer or in many, in profiled steps of real runs: time
         inside collectives, of it waiting, exchange, and hidden behind the computation
-    python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by layer and direction
+    python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by kind of operator
     python tools/bench.py input                                                cache and prefetch on against off; Grain
 
 Timings on shared machines drift: the variants alternate in one run, and the ratio is taken pair by pair.

@@ -43,7 +43,7 @@ class GrowingFiles:
         return whole.decode(errors="replace").splitlines()
 
     def all_rows(self, path: pathlib.Path) -> list[Row]:
-        """The JSON objects of all lines, those of earlier calls included: they stay in memory. Raises as `new_lines`."""
+        """The JSON objects of all lines, also of earlier calls: they stay in memory. Raises as `new_lines`."""
         new = parsed(self.new_lines(path))  # first: it may forget what was kept
         kept = self._kept.setdefault(path, [])
         kept += new
