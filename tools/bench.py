@@ -16,7 +16,10 @@
         beside all-reduce: images/s, bytes of state, collectives and bytes a step
     python tools/bench.py wire [--megabytes=0.7,3.4] [--pairs=10]       an array between devices of two processes, there
         and back, by four wires
-    python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by layer and direction
+    python tools/bench.py fusion [--processes=2,5] [--fusion=0,1,4,64] [--link=loopback] [--link=1gbit] [--model=...]
+        [--batch=26] [--pairs=3]       gradients summed in one buffer or in many, in profiled steps of real runs: time
+        inside collectives, of it waiting, exchange, and hidden behind the computation
+    python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by kind of operator
     python tools/bench.py input [--data=mnist] [--batches=96,192,384,768,1536] [--pairs=3]     how long a step of a CNN
         waits for its batch, by cache and prefetch; ways of decoding; Grain; then tables in Markdown
 
@@ -243,6 +246,17 @@ def train_over_links(options: argparse.Namespace) -> None:
         raise SystemExit("a case failed; its line has the reason.")
 
 
+def fusion(options: argparse.Namespace) -> None:
+    """Real runs with buffers of several sizes, in turn; a line for each case, then the table of them all."""
+    import bench_fusion
+
+    code = bench_fusion.main(
+        options.model, options.processes, options.fusion, options.link, options.batch, options.pairs
+    )
+    if code:
+        raise SystemExit(code)
+
+
 def profile(options: argparse.Namespace) -> None:
     """Where the time of one step goes."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -376,6 +390,7 @@ def main(argv: Sequence[str]) -> int:
         "input": input_,
         "train": train,
         "profile": profile,
+        "fusion": fusion,
     }
     benches |= {
         "pipeline": pipeline,
@@ -387,15 +402,16 @@ def main(argv: Sequence[str]) -> int:
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(benches))
-    parser.add_argument("--pairs", type=int, help="rounds; default 10, over links and of `input` 3")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--pairs", type=int, help="rounds; default 10, over links, of `fusion` and of `input` 3")
+    parser.add_argument("--processes", help="default 2; of `fusion` a list, default 2,5")
     parser.add_argument("--model", choices=sorted({*MODELS, "resnet50", "resnet56v2", "cnn"}), default="densenet")
     parser.add_argument("--strategy", default="", help="of `train`; over links a list, or all")
     parser.add_argument(
-        "--link", action="append", default=[], help="of `train`, may be repeated: free, all, 100mbit,5ms"
+        "--link", action="append", default=[], help="of `train` and `fusion`, may be repeated: free, all, 100mbit,5ms"
     )
     parser.add_argument("--hosts", help="of `train` over links: 2, or 2,4")
     parser.add_argument("--seconds", type=float, default=20.0, help="at one link, over links")
+    parser.add_argument("--fusion", default="0,1,4,64", help="of `fusion`: megabytes of a buffer")
     parser.add_argument("--dtype", default="", choices=["", "bfloat16"])
     parser.add_argument("--against", default="", choices=["", "torch"])
     parser.add_argument("--batch", type=int, default=0, help="26; of `pipeline` and `sharding` 64")
@@ -416,8 +432,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--address", default="", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.pairs is None:
-        options.pairs = 3 if options.link or options.hosts is not None or options.name == "input" else 10
+        few = options.link or options.hosts is not None or options.name in ("fusion", "input")
+        options.pairs = 3 if few else 10
     options.data = options.data or ("mnist" if options.name == "input" else "fashion_mnist")
+    if options.processes is None:
+        options.processes = "2,5" if options.name == "fusion" else "2"
+    if options.name != "fusion":
+        try:
+            options.processes = int(options.processes)
+        except ValueError:
+            parser.error(f"argument --processes: {options.processes!r} is no number")
     options.batch = options.batch or (64 if options.name in ("pipeline", "sharding") else 26)
     benches[options.name](options)
     return 0

@@ -271,10 +271,11 @@ def payload(first: dict[str, Any], last: dict[str, Any], way: str) -> int:
 
 
 def model_bytes(model: str) -> Bytes:
-    return bytes_of(_chain(model).shapes)
+    return bytes_of(chain_of(model).shapes)
 
 
-def _chain(model: str) -> Any:
+def chain_of(model: str) -> Any:
+    """One of `MODELS`, built."""
     from jaxdist import models
 
     spec = MODELS[model]
@@ -289,7 +290,7 @@ def save_weights(model: str, path: str) -> None:
     from jaxdist.state import flatten
     from jaxdist.task import Task
 
-    params = Task(_chain(model), optimizers.build("sgd"), lambda seen: 0.1).init().params
+    params = Task(chain_of(model), optimizers.build("sgd"), lambda seen: 0.1).init().params
     weights = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     np.savez(path, allow_pickle=False, **weights)
 

@@ -1,20 +1,15 @@
 """The measurement `profile` of tools/bench.py: where the milliseconds of one training step of `single` go.
 
-Times are those of XLA's own operations, as `jax.profiler` records them, grouped by the layer that they came from (by
-the names in the compiled program) and by direction; each operation's time is its median over the steps.
+The table of one process and one made-up batch, by kind of operator, as `jaxdist/profiling` makes it of real runs.
 """
 
 from __future__ import annotations
 
-import collections
-import glob
-import re
-import statistics
-import tempfile
+import dataclasses
+import time
 from typing import Any
 
-_LAYER = re.compile(r"/(conv|norm|dropout|shortcut|dense|classifier)\d?(?:/|$)")
-_WRAPPERS = ("while", "call", "conditional")  # their parts are recorded too
+from jaxdist.profiling.files import by_kind
 
 
 def measure(model: str, batch: int, steps: int = 7) -> dict[str, Any]:
@@ -24,7 +19,10 @@ def measure(model: str, batch: int, steps: int = 7) -> dict[str, Any]:
 
     from jaxdist import models
     from jaxdist.optim import optimizers
-    from jaxdist.runtime import allocator, compilation
+    from jaxdist.profiling.programs import programs_of
+    from jaxdist.profiling.table import make_table
+    from jaxdist.profiling.trace import read
+    from jaxdist.runtime import allocator, compilation, profiler
     from jaxdist.task import Task
     from jaxdist.task.update import update
 
@@ -43,43 +41,22 @@ def measure(model: str, batch: int, steps: int = 7) -> dict[str, Any]:
 
     for _ in range(5):
         run()
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            for _ in range(steps):
-                run()
-        times = _operations(glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)[0], steps)
-    names = dict(re.findall(r'^\s*(?:ROOT )?%?([\w.-]+) = .*?op_name="([^"]*)"', compiled.as_text() or "", re.M))
-    groups: dict[str, float] = collections.defaultdict(float)
-    for operation, seconds in times.items():
-        if not operation.startswith(_WRAPPERS):
-            groups[_group(names.get(operation, ""))] += 1e3 * seconds
-    found = {name: round(ms, 2) for name, ms in sorted(groups.items(), key=lambda pair: -pair[1]) if ms >= 0.05}
-    return {"bench": "profile", "model": model, "batch": batch, "total_ms": round(sum(groups.values()), 1), "ms": found}
+    with profiler.tracing() as trace:
+        begin = time.time()
+        for _ in range(steps):
+            run()
+        end = time.time()
+        trace.stop()
+        found = read(trace.path(), frozenset())
+    table = make_table(
+        found, programs_of(profiler.programs(), found.programs), begin=begin - found.unix_time,
+        end=end - found.unix_time, steps=steps, blocks=frozenset(chain.names), training_thread=0,
+    )  # fmt: skip
+    return {"bench": "profile", "model": model, "batch": batch} | line_of(table)
 
 
-def _operations(path: str, steps: int) -> dict[str, float]:
-    """Operation -> seconds a step."""
-    import jax
-
-    durations: dict[str, list[float]] = collections.defaultdict(list)
-    for plane in jax.profiler.ProfileData.from_file(path).planes:
-        for line in plane.lines:
-            for event in line.events:
-                operation = dict(event.stats).get("hlo_op")
-                if operation is not None:
-                    durations[str(operation)].append(event.duration_ns / 1e9)
-    found: dict[str, float] = {}
-    for operation, all_times in durations.items():
-        rounds = max(len(all_times) // steps, 1)  # of a loop
-        found[operation] = statistics.median(
-            sum(all_times[i * rounds : (i + 1) * rounds]) for i in range(len(all_times) // rounds)
-        )
-    return found
-
-
-def _group(name: str) -> str:
-    direction = "backward" if "transpose(jvp" in name else "forward" if "jvp(" in name else "update"
-    if direction == "update":
-        return direction
-    layer = _LAYER.search(name)
-    return f"{direction} {layer.group(1) if layer else name.rpartition('/')[2] or 'other'}"
+def line_of(table: Any) -> dict[str, Any]:
+    """`total_ms`, of the step, and `ms`, self time by kind, the longest first, without those below 0.05."""
+    kinds = by_kind(dataclasses.asdict(row) for row in table.rows)
+    ms = {one["kind"]: round(one["self_ms"], 2) for one in kinds if one["self_ms"] >= 0.05}
+    return {"total_ms": round(table.step_ms, 1), "ms": ms}

@@ -163,6 +163,8 @@ def serve(run: Callable[[int], None], **facts: Any) -> None:
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
         if line.strip() == "matrix":
+            from jaxdist.profiling.peak import matrix_flops  # PyTorch's workers do not load jax
+
             print(json.dumps({"flops": matrix_flops()}), flush=True)
             continue
         run(1)
@@ -181,6 +183,7 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
     from jaxdist.cluster.collectives import connect_devices
     from jaxdist.config import default_config
     from jaxdist.optim import optimizers
+    from jaxdist.profiling.model_flops import forward_flops
     from jaxdist.runtime import compilation
     from jaxdist.state import flatten
     from jaxdist.task import Task
@@ -226,53 +229,11 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
     value = jax.jit(jax.value_and_grad(lambda params: plain.loss(params, stats, one)[0]))
     loss, grads = value(params)
     norm = float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(grads))))
+    flops = 3 * sum(forward_flops(task.chain).values())
     serve(
-        run, compile_seconds=compiled, loss=float(loss), gradient_norm=norm, flops=3 * forward_flops(task.chain),
+        run, compile_seconds=compiled, loss=float(loss), gradient_norm=norm, flops=flops,
         parameters=sum(leaf.size for leaf in weights.values()),
     )  # fmt: skip
-
-
-def forward_flops(chain: Any) -> float:
-    """Of convolutions and dense layers, for one example: two for each multiplication."""
-    import jax
-    import jax.numpy as jnp
-
-    from jaxdist.models import Context
-
-    def count(jaxpr: Any) -> float:
-        total = 0.0
-        for equation in jaxpr.eqns:
-            if equation.primitive.name in ("conv_general_dilated", "dot_general"):
-                kernel, out = equation.invars[1].aval, equation.outvars[0].aval
-                total += 2.0 * kernel.size / kernel.shape[-1] * out.size
-            elif equation.primitive.name == "cond":  # one branch a platform: the last is the plain one
-                total += count(equation.params["branches"][-1].jaxpr)
-            else:
-                inner = (
-                    value for value in equation.params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")
-                )
-                total += sum(count(getattr(value, "jaxpr", value)) for value in inner)
-        return total
-
-    shapes = chain.shapes.items()
-    params, stats = ({name: pair[k] for name, pair in shapes if pair[k]} for k in (0, 1))
-    x = jax.ShapeDtypeStruct((1, *chain.input_shape), jnp.float32)
-    return count(jax.make_jaxpr(lambda p, s, x: chain.apply(p, s, x, Context(train=False))[0])(params, stats, x).jaxpr)
-
-
-def matrix_flops(size: int = 1536, rounds: int = 20) -> float:
-    """Operations a second of a large float32 matrix product, the median of `rounds`."""
-    import jax
-
-    a = jax.numpy.ones((size, size))
-    product = jax.jit(lambda a: a @ a)
-    product(a).block_until_ready()
-    times = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        product(a).block_until_ready()
-        times.append(time.perf_counter() - begin)
-    return float(2 * size**3 / np.median(times))
 
 
 def theirs(

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dashboard_panels import EVAL_KEYS, TRAIN_KEYS
-from run_reader import GrowingLines, Row, Run, cluster_columns, read_run
+from growing_files import GrowingFiles, Row
+from run_reader import Run, cluster_columns, read_run
 
 MOST_POINTS = 600  # of a line, when a run is sent as a whole
 FRESH_SECONDS = 20.0  # a run whose files changed so lately is going on
@@ -37,7 +38,7 @@ class RunFeed:
     def __init__(self, folder: pathlib.Path) -> None:
         self.id = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
         self._folder = folder
-        self._lines = GrowingLines()
+        self._files = GrowingFiles()
         self._now: dict[str, tuple[int, int]] = {}  # signature of the files as `look` found them
         self._seen: Any = None  # and of those that the head is of
         self._taken: Any = None  # and of those that the rows are of
@@ -89,28 +90,28 @@ class RunFeed:
 
     def _read(self) -> None:
         def rows_alone(path: pathlib.Path) -> list[Row]:
-            return self._lines(path) if path.parent == self._folder else []
+            return self._files.all_rows(path) if path.parent == self._folder else []
 
         self._seen = self._now
         try:
-            run = read_run(self._folder, self._lines if self._followed else rows_alone)
+            run = read_run(self._folder, self._files.all_rows if self._followed else rows_alone)
             self._head = _head_of(run)
             if self._followed:
                 self._cursor, self._run, self._whole = self._cursor_of(run), run, None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            self._lines, self._run, self._whole, self._cursor = GrowingLines(), None, None, ""
+            self._files, self._run, self._whole, self._cursor = GrowingFiles(), None, None, ""
             self._head = {"error": f"It cannot be read: {type(e).__name__}: {e}."}
         if self._followed:
             self._taken = self._now
         if self._state != "running":
-            self._lines = GrowingLines()
+            self._files = GrowingFiles()
             if self._run is not None:
                 self._keep_whole(self._run)
 
     def _keep_whole(self, run: Run) -> None:
         """It goes on no more: what a page gets is enough."""
         self._whole = self._part("", run)
-        self._run, self._lines = None, GrowingLines()
+        self._run, self._files = None, GrowingFiles()
 
     def _signature(self) -> dict[str, tuple[int, int]]:
         """Sizes and times (ns) of the files that `read_run` reads."""
@@ -141,7 +142,7 @@ class RunFeed:
         starts = sum(event["event"] == "clock" for event in run.events)
         end = max((samples[-1]["time"] for samples in run.system.values() if samples), default=0.0)
         step = _step_of(run, end)
-        reading = f"{starts}-{self._lines.restarts}-{self._late}-{step:g}".replace(".", "_")
+        reading = f"{starts}-{self._files.restarts}-{self._late}-{step:g}".replace(".", "_")
         counts = (len(run.train), len(run.evaluations), len(run.events), int(end / step))
         return ".".join(map(str, (reading, *counts)))
 

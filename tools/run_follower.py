@@ -12,49 +12,14 @@ import pathlib
 import re
 import socket
 import time
-from typing import Any
 
 import psutil
-
-Row = dict[str, Any]
+from growing_files import GrowingFiles, Row, parsed
 
 _EVENTS = 50
 _OF_A_RUN = ("metrics.jsonl", "config.json", "logs", "system")
 _STARTED = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ INFO jaxdist process \S+, pid (\d+)")
 _ENDED = re.compile(r"jaxdist: (done|stopped|error): (.*)")
-
-
-class GrowingFile:
-    """Gives each whole line once."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self._path, self._at = path, 0
-
-    def new_lines(self) -> list[str]:
-        """Those that were written since the last call; [] where there is no file."""
-        try:
-            if self._path.stat().st_size < self._at:  # it was begun anew
-                self._at = 0
-            with open(self._path, "rb") as f:
-                f.seek(self._at)
-                text = f.read()
-        except OSError:
-            return []
-        whole = text[: text.rfind(b"\n") + 1]
-        self._at += len(whole)
-        return whole.decode(errors="replace").splitlines()
-
-    def new_rows(self) -> list[Row]:
-        """The same, of lines that are JSON objects."""
-        rows = []
-        for line in self.new_lines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-        return rows
 
 
 @dataclasses.dataclass
@@ -124,28 +89,30 @@ class FollowedRun:
         self._phase: Row = {}
         self._epoch_examples = 0.0
         self._begun = 0.0
-        self._rows = GrowingFile(folder / "metrics.jsonl")
-        self._files: dict[pathlib.Path, GrowingFile] = {}
+        self._files = GrowingFiles()
 
     def look(self) -> None:
         """Reads what is new."""
         if not self.config:
             self.config = _json(self.folder / "config.json")
-        for row in self._rows.new_rows():
+        for row in parsed(self._new_lines(self.folder / "metrics.jsonl")):
             self._take(row)
         for path in sorted(self.folder.glob("logs/*.log")):
             self._read_log(path)
         for path in sorted(self.folder.glob("system/*.jsonl")):
             process = self.processes.setdefault(path.stem, Process(path.stem))
-            for sample in self._file(path).new_rows():
+            for sample in parsed(self._new_lines(path)):
                 short = process.sample is not None and sample["seconds"] < 0.5 * process.sample["seconds"]
                 process.sample = process.sample if short else sample
         path = self.folder / "summary.json"
         if self.summary is None and path.exists() and path.stat().st_mtime >= self._begun:
             self.summary = _json(path) or None
 
-    def _file(self, path: pathlib.Path) -> GrowingFile:
-        return self._files.setdefault(path, GrowingFile(path))
+    def _new_lines(self, path: pathlib.Path) -> list[str]:
+        try:
+            return self._files.new_lines(path)
+        except OSError:  # a file that cannot be read does not end the view of the others
+            return []
 
     def _take(self, row: Row) -> None:
         if row.get("epoch"):
@@ -164,7 +131,7 @@ class FollowedRun:
 
     def _read_log(self, path: pathlib.Path) -> None:
         process = self.processes.setdefault(path.stem, Process(path.stem))
-        for line in self._file(path).new_lines():
+        for line in self._new_lines(path):
             if found := _STARTED.match(line):
                 process.pid, process.ended, process.sample = int(found[2]), None, None
                 process.started = time.mktime(time.strptime(found[1], "%Y-%m-%d %H:%M:%S"))

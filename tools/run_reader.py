@@ -5,15 +5,14 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import json
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jaxdist.runtime.usage import Usage, of_cluster
+from growing_files import Row, parsed
 
-Row = dict[str, Any]
+from jaxdist.runtime.usage import Usage, of_cluster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,7 @@ def read_run(folder: pathlib.Path, lines_of: Callable[[pathlib.Path], Iterable[R
     """Reads a run, whether it has ended or not; damaged last lines of a run that was killed are passed over.
 
     Args:
-      lines_of: how a file of rows is read; `GrowingLines` for who reads the same run again and again.
+      lines_of: how a file of rows is read; `GrowingFiles.all_rows` for who reads the same run again and again.
     """
     lines_of = lines_of or _lines
     rows = list(lines_of(folder / "metrics.jsonl"))
@@ -90,41 +89,7 @@ def _json(path: pathlib.Path) -> Any:
 
 
 def _lines(path: pathlib.Path) -> Iterable[Row]:
-    return _parsed(path.read_text().splitlines() if path.exists() else ())
-
-
-def _parsed(lines: Iterable[str | bytes]) -> Iterable[Row]:
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
-
-
-class GrowingLines:
-    """Rows of files that others append to: each call reads what has been added since the one before.
-
-    `restarts` counts the files that have become shorter, and were read again from their beginning.
-    """
-
-    def __init__(self) -> None:
-        self.restarts = 0
-        self._known: dict[pathlib.Path, tuple[int, list[Row]]] = {}
-
-    def __call__(self, path: pathlib.Path) -> list[Row]:
-        """All rows of whole lines."""
-        if not path.exists():
-            return []
-        offset, rows = self._known.get(path, (0, []))
-        with open(path, "rb") as file:
-            if file.seek(0, os.SEEK_END) < offset:
-                offset, rows = 0, []
-                self.restarts += 1
-            file.seek(offset)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        rows.extend(_parsed(whole.splitlines()))
-        self._known[path] = (offset + len(whole) + len(newline), rows)
-        return rows
+    return parsed(path.read_text().splitlines() if path.exists() else ())
 
 
 def _on_the_runs_clock(samples: Iterable[Row], events: list[Row]) -> list[Row]:

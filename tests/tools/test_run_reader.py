@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from run_reader import GrowingLines, cluster_samples, groups, keep_small, read_run, staleness_mean, system_usage
+from run_reader import cluster_samples, groups, keep_small, read_run, staleness_mean, system_usage
 from system_table import system_table
 
 
@@ -74,14 +74,3 @@ def test_staleness_is_that_of_all_pushes_of_all_phases():
     phases = [{}, {"staleness_histogram": [{"0": 2, "1": 1}, {"3": 1}]}]
     assert staleness_mean({"phases": phases}) == 1.0
     assert staleness_mean({}) is None
-
-
-def test_files_that_grow_are_read_on_from_where_they_ended(tmp_path):
-    path, growing = tmp_path / "rows.jsonl", GrowingLines()
-    assert growing(path) == []
-    path.write_text('{"a": 1}\n{"a": ')
-    assert growing(path) == [{"a": 1}]
-    path.write_text('{"a": 7}\n{"a": 2}\nbroken\n{"a": 3}\n')
-    assert growing(path) == [{"a": 1}, {"a": 2}, {"a": 3}]  # the first line is not read again
-    path.write_text('{"a": 9}\n')
-    assert growing(path) == [{"a": 9}] and growing.restarts == 1

@@ -21,7 +21,7 @@ import watch
 from helpers.metrics import scraped
 from helpers.processes import ROOT, Run, environment, free_port, wait_for_update
 from helpers.waiting import wait_until
-from run_follower import FollowedRun, GrowingFile
+from run_follower import FollowedRun
 
 CONFIG = {
     "model.name": "densenet", "data.name": "digits", "num_epochs": 2.0, "global_batch_size": 12, "max_updates": 0,
@@ -131,18 +131,6 @@ def test_a_run_that_goes_on_after_its_end_is_not_finished(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"max_updates": 15}))
     run.look()
     assert run.summary is None and run.state(time.time()) == "running" and run.examples() == (120, 180)
-
-
-def test_a_line_is_read_when_it_is_whole(tmp_path):
-    file = GrowingFile(tmp_path / "rows")
-    assert file.new_rows() == []
-    (tmp_path / "rows").write_text('{"a": 1}\nno JSON\n[]\n{"a": ')
-    assert file.new_rows() == [{"a": 1}]
-    with open(tmp_path / "rows", "a") as f:
-        f.write("2}\n")
-    assert file.new_rows() == [{"a": 2}] and file.new_rows() == []
-    (tmp_path / "rows").write_text('{"a": 3}\n')  # begun anew
-    assert file.new_rows() == [{"a": 3}]
 
 
 def test_what_is_no_run_is_refused(tmp_path, monkeypatch, capsys):

@@ -20,6 +20,19 @@ def test_of_the_cnn_by_hand():
     }
 
 
+def test_of_a_densenet_by_hand():
+    pixels, channels, products = 28 * 28, 24, 28 * 28 * 9 * 24  # the stem
+    for stage in (1, 2, 3):
+        for _ in range(6):
+            products += pixels * (channels * 48 + 9 * 48 * 12)
+            channels += 12
+        if stage < 3:
+            products += pixels * channels * channels // 2
+            pixels, channels = pixels // 4, channels // 2
+    found = forward_flops(chain("densenet", shape=(28, 28, 1), depth=40, dropout=0.1))
+    assert sum(found.values()) == 2 * (products + channels * 10)
+
+
 @pytest.mark.parametrize("width", [4, 12])  # narrow kernels are computed in another way, which earns no credit
 def test_a_layer_twice_as_wide_has_twice_or_four_times_as_many(width):
     one = forward_flops(chain("resnet", depth=8, width=width))
