@@ -19,17 +19,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from operator_kinds import COARSER
 from run_reader import path_of
 
 from jaxdist.errors import UsageError
 from jaxdist.profiling.files import by_kind
-from jaxdist.profiling.naming import COLLECTIVES
 from jaxdist.profiling.parts import different, read_part, windows_of
 
 OTHER_SYSTEM = "operators.json"
 _OF_THE_MODEL = ("model.", "data.name", "global_batch_size")
-# Words of other systems' tables, which do not tell these apart, for ours.
-_COARSER = dict.fromkeys(COLLECTIVES, "collective") | {"data wait": "data"}
 COLUMNS = ("kind", "calls_a", "ms_a", "share_a", "calls_b", "ms_b", "share_b", "ratio")
 
 
@@ -125,9 +123,7 @@ def compare(a: Operators, b: Operators) -> tuple[list[dict[str, Any]], list[str]
 def _in_common_words(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """{kind: row}; what the other side does not tell apart is taken together."""
     words = {row["kind"] for row in others}
-    renamed = [
-        dict(row) | {"kind": _COARSER[row["kind"]]} if _COARSER.get(row["kind"]) in words else row for row in rows
-    ]
+    renamed = [dict(row) | {"kind": COARSER[row["kind"]]} if COARSER.get(row["kind"]) in words else row for row in rows]
     return {row["kind"]: row for row in by_kind(renamed)}
 
 

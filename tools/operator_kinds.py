@@ -10,7 +10,9 @@ import json
 import pathlib
 from typing import Any
 
+from jaxdist.ops.kinds import REGULARISATION
 from jaxdist.profiling.naming import COLLECTIVES
+from jaxdist.profiling.table import AWAY
 from jaxdist.runtime.profiler import DATA_WAIT
 
 CONVOLUTION_FORWARD = "convolution forward"
@@ -35,6 +37,14 @@ KINDS = (
     RELU_BACKWARD, DROPOUT, POOLING, POOLING_BACKWARD, LOSS, OPTIMIZER, COLLECTIVE, DATA, OTHER,
 )  # fmt: skip
 
+# What other systems do not tell apart: our kind -> their word.
+COARSER = dict.fromkeys(COLLECTIVES, COLLECTIVE) | {
+    DATA_WAIT: DATA,
+    f"{DROPOUT} backward": DROPOUT,
+    f"{LOSS} backward": LOSS,
+    REGULARISATION: OPTIMIZER,
+}
+
 
 def read(folder: pathlib.Path) -> dict[str, float]:
     """{kind: self ms a step}, the mean over the processes that have a table; empty where none has."""
@@ -43,6 +53,8 @@ def read(folder: pathlib.Path) -> dict[str, float]:
     tables = [table for path in paths if (table := _rows(json.loads(path.read_text())))]
     found: dict[str, float] = {}
     for row in (row for table in tables for row in table):
+        if row["kind"] in AWAY:  # beside the step
+            continue
         kind = _as_others_say(row["kind"])
         found[kind] = found.get(kind, 0.0) + row["self_ms"] / len(tables)
     return found
@@ -50,8 +62,8 @@ def read(folder: pathlib.Path) -> dict[str, float]:
 
 def _as_others_say(kind: str) -> str:
     """A kind of our profiles in the words of all systems; what is fused counts as the first of them."""
-    first = next((part for part in kind.split(" + ") if part in KINDS), "")
-    return first or (COLLECTIVE if kind in COLLECTIVES else DATA if kind == DATA_WAIT else OTHER)
+    words = [COARSER.get(part, part) for part in kind.split(" + ")]
+    return next((word for word in words if word in KINDS), OTHER)
 
 
 def _rows(content: Any) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ class Connection:
     def __init__(self, cluster: Cluster, settings: Mapping[str, Any], run: str = "") -> None:
         address, process_id = cluster.coordinator_address, cluster.process_id
         slow = settings["compile_timeout_seconds"]
-        limits = {"start": slow, "compile": slow, "checkpoint": slow, PHASE_BOUNDARY: slow}
+        limits = {"start": slow, "compile": slow, "checkpoint": slow, PHASE_BOUNDARY: slow, "profile": slow}
         limits["evaluate"] = settings["evaluate_timeout_seconds"]
         self.timeout = settings["timeout_seconds"]
         self.coordinator: Coordinator | None = None

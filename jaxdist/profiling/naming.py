@@ -24,8 +24,8 @@ NO_NAME = "no name"
 _TRIVIAL = ("parameter", "constant", "broadcast", "bitcast", "reshape", "tuple", "get-tuple-element", "iota", "convert")
 _MOVES = ("copy", "transpose", "slice", "dynamic-slice", "dynamic-update-slice", "concatenate", "pad", "gather",
           "scatter", "reverse", "select", "copy-start", "copy-done")  # fmt: skip
-_HAVE_BACKWARD = (kinds.RELU, kinds.DROPOUT, kinds.POOLING, kinds.LOSS)
-_OF_BACKWARD = {f"{kind} backward": kind for kind in _HAVE_BACKWARD} | {
+HAVE_BACKWARD = (kinds.RELU, kinds.DROPOUT, kinds.POOLING, kinds.LOSS)
+_OF_BACKWARD = {f"{kind} backward": kind for kind in HAVE_BACKWARD} | {
     kinds.BATCH_NORM_BACKWARD: kinds.BATCH_NORM_FORWARD
 }
 _FEW = 16  # one in so many elements
@@ -95,7 +95,7 @@ def _part(program: Program, instruction: Instruction, blocks: frozenset[str]) ->
         named = [token for token in named if token.startswith("convolution")]
     kind = named[-1] if named else _by_opcode(instruction, direction, bool(tokens))
     direction = _SAY_THEIR_DIRECTION.get(kind, direction)
-    if direction == BACKWARD and kind in _HAVE_BACKWARD:
+    if direction == BACKWARD and kind in HAVE_BACKWARD:
         kind += " backward"
     return Name(kind, layer, direction)
 

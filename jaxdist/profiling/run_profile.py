@@ -28,7 +28,8 @@ from jaxdist.profiling.trace import count_events, read
 from jaxdist.profiling.windows import Window
 from jaxdist.runtime import profiler
 
-MOST_EVENTS = 400_000  # of one trace; what the profiler holds is 1,000,000
+MOST_EVENTS = 400_000  # of one trace
+FULL = 1_000_000  # what the profiler holds
 WARM_UP = 2  # steps of a process that are not profiled: the first compiles, the second is still slow
 _SHORT = 12  # steps of a window without a trial
 _MARK = "training thread"  # where this span is, the training thread is
@@ -65,19 +66,23 @@ class RunProfile:
     ) -> None:
         self._folder, self._process, self._about, self._event = folder, process, dict(about), event
         self._blocks, self._flops, self._in_background = blocks, flops, in_background
-        self.windows, self._windows = list(windows), list(windows)
+        self.windows = list(windows)  # those that are left: looked at by whoever profiles besides this process
+        self._asked = bool(windows)
         self.examples = 0.0  # of one step of this process
         self._trace: profiler.Trace | None = None
         self._trial = False
         self._calls = 0  # of `at`: steps that this process has done
         self._most_steps = 0
+        self._place = -1  # where the last step ended, in the window's unit
+        self._ahead = 1  # what the last step added to it
+        self._last = 0.0  # Unix time of the last call of `at`
         self._begun = (0.0, 0, 0)  # of the window: Unix time, update, calls
         self._threads: list[threading.Thread] = []
 
     @property
     def waits(self) -> bool:
         """Whether anything is left to be profiled."""
-        return bool(self._windows)
+        return bool(self.windows)
 
     def tell(self, event: Callable[[dict[str, Any]], None]) -> None:
         """Who is told what has happened, from now on."""
@@ -89,9 +94,10 @@ class RunProfile:
         Args:
           state: what the last step gives; its arrays are waited for, so that a window has whole steps.
         """
-        if not self._windows:
+        if not self.windows:
             return
         self._calls += 1
+        self._last = time.time()
         with self._never_raising():
             self._at(updates, getattr(state, "examples_seen", 0), getattr(state, "arrays", None))
 
@@ -101,11 +107,13 @@ class RunProfile:
             if self._trace is not None and self._trial:
                 self.close()
             elif self._trace is not None:
-                self._end(updates, getattr(state, "arrays", None), cut=True)
+                # Without a state nothing was waited for since: a server may have been idle for long.
+                end_time = time.time() if state is not None else self._last
+                self._end(updates, getattr(state, "arrays", None), cut=True, end_time=end_time)
 
     def merge(self) -> None:
         """Makes one page of what all processes have written into this folder. For one process, at the end."""
-        for folder in sorted(self._folder.glob("*_*-*")) if self.windows else ():
+        for folder in sorted(self._folder.glob("*_*-*")) if self._asked else ():
             with self._never_raising():
                 merge_folder(folder)
 
@@ -117,26 +125,27 @@ class RunProfile:
             self._failed(e)
 
     def _at(self, updates: int, examples_seen: int, arrays: Any) -> None:
+        place = self.windows[0].place(updates, examples_seen)
+        self._ahead, self._place = max(place - self._place, 1) if self._place >= 0 else 1, place
         if self._trace is None:
-            while self._windows and self._windows[0].place(updates, examples_seen) >= self._windows[0].end:
-                logging.info("%s of this run were done before; they are not profiled again.", self._windows.pop(0))
-            if self._windows and self._calls >= WARM_UP:
+            while self.windows and self.windows[0].place(updates, examples_seen) >= self.windows[0].end:
+                logging.info("%s of this run were done before; they are not profiled again.", self.windows.pop(0))
+            if self.windows and self._calls >= WARM_UP:
                 self._maybe_begin(updates, examples_seen, arrays)
         elif self._trial:
             self._end_trial(updates, arrays)
         else:
-            window = self._windows[0]
+            window = self.windows[0]
             over = window.place(updates, examples_seen) >= window.end
             if over or self._calls - self._begun[2] >= self._most_steps:
                 self._end(updates, arrays, cut=not over)
 
     def _maybe_begin(self, updates: int, examples_seen: int, arrays: Any) -> None:
-        window, place = self._windows[0], self._windows[0].place(updates, examples_seen)
+        window, place = self.windows[0], self.windows[0].place(updates, examples_seen)
         short = window.unit == "updates" and window.end - window.start <= _SHORT
-        ahead = self.examples if window.unit == "examples" else 1
-        if place < window.start - (0 if short else ahead):
+        if place < window.start - (0 if short else self._ahead):
             return
-        if place > window.start + ahead:
+        if place > window.start + self._ahead:
             logging.warning("The profile of %s begins at %d, where this process has come to.", window, place)
         if short:
             self._begin(updates, arrays, _SHORT)
@@ -162,14 +171,14 @@ class RunProfile:
         with profiler.span(_MARK):
             self._begun = (time.time(), updates, self._calls)
 
-    def _end(self, updates: int, arrays: Any, *, cut: bool) -> None:
+    def _end(self, updates: int, arrays: Any, *, cut: bool, end_time: float = 0.0) -> None:
         assert self._trace is not None
         jax.block_until_ready(arrays)
         began, first, calls = self._begun
-        end_time = time.time()
+        end_time = end_time or time.time()
         trace, self._trace = self._trace, None
         programs = profiler.programs()
-        window = self._windows.pop(0)
+        window = self.windows.pop(0)
         about = self._about | {
             "process": self._process,
             "window": str(window),
@@ -205,6 +214,9 @@ class RunProfile:
         peak = 0.0 if self._in_background else matrix_flops()
         marks = [thread for what, thread in zip(found.spans.what, found.spans.thread, strict=True) if what == _MARK]
         found.spans = found.spans.without(_MARK)
+        if found.num_events >= FULL:
+            about["cut"] = True
+            logging.warning("The trace of %s is full (%d events): its last steps may lack some.", about["window"], FULL)
         table = make_table(
             found,
             programs_of(programs, found.programs),
@@ -227,13 +239,14 @@ class RunProfile:
         self._event({"event": "profiled", "after_update": first, "to_update": last} | kept)
 
     def _failed(self, error: Exception) -> None:
-        self._windows.clear()
+        self.windows.clear()
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         logging.warning("The profile of %s has failed; training goes on: %s", self._process, words)
-        self.close()
         self._event({"event": "profile_failed", "process": self._process, "reason": words})
+        if threading.current_thread() not in self._threads:  # a thread that makes tables has no trace open
+            self.close()
 
-    def close(self, seconds: float = 10.0) -> None:
+    def close(self, seconds: float = 120.0) -> None:
         """Ends a trace that is under way, and waits for tables that are being made. Idempotent."""
         trace, self._trace = self._trace, None
         if trace is not None:
@@ -243,3 +256,7 @@ class RunProfile:
                 logging.warning("The profiler could not be ended: %s", e)
         for thread in self._threads:
             thread.join(timeout=seconds)
+            if thread.is_alive():
+                logging.warning(
+                    "The tables of %s's profile were not ready after %g s: they are lost.", self._process, seconds
+                )

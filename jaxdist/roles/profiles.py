@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -56,17 +57,29 @@ class ServedProfile:
         self._folder, self._about = pathlib.Path(workdir) / FOLDER, _about(config, cluster)
         self._process = f"server-{cluster.server_index}"
         self._profile: RunProfile | None = None
+        self._asked: Sequence[Sequence[Any]] = ()
+        self._version = 0
         if config.profile.at_epochs or config.profile.updates:
             compilation.keep_names()
 
     def at(self, version: int, server: ParameterServer) -> None:
         """After an update; blocks where a profile begins or ends."""
-        if self._profile is None:
-            found = [Window(*fields) for fields in server.profiled]
+        self._version = version
+        if self._profile is None or server.profiled != self._asked:  # a phase has begun
+            self.end()
+            self._asked = server.profiled
+            found = [Window(*fields) for fields in self._asked]
             self._profile = RunProfile(self._folder, self._process, found, self._about, in_background=True)
         self._profile.at(version)
 
+    def end(self) -> None:
+        """Ends a window that is under way, as the run does, or its phase."""
+        if self._profile is not None:
+            self._profile.end(self._version)
+
     def close(self) -> None:
+        """The same, and waits for the tables."""
+        self.end()
         if self._profile is not None:
             self._profile.close()
 

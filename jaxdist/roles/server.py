@@ -98,7 +98,8 @@ def serve(
         ended = server.wait()
     except TimeoutError as e:
         raise PeerError(f"server {cluster.server_index} gives up: {e}") from e
-    profiled.close()
+    finally:
+        profiled.close()
     if ended.code == 0:
         milliseconds = [1000 * s for s in server.update_seconds()] or [0.0]
         logging.info(

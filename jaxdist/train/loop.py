@@ -279,7 +279,9 @@ class TrainingLoop:
 
     def drain(self) -> None:
         """Waits for what other processes still have under way."""
-        self.profile.end(self.updates, self.state)
+        if self.profile.waits:
+            with self.activity("profile"):
+                self.profile.end(self.updates, self.state)
         was = self.seen
         with self.activity("train"):
             self.state, metrics = self.phases.strategy.drain(self.state)
@@ -387,9 +389,9 @@ class TrainingLoop:
                 self.checkpoints.close()
             summary = self.summary()
             self.record_events()
+        self.recorder.end(summary)
         if self.cluster.is_chief:
             self.profile.merge()
-        self.recorder.end(summary)
         return summary
 
     def summary(self) -> dict[str, Any]:

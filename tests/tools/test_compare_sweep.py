@@ -11,6 +11,9 @@ import pytest
 import sweep_tables
 from helpers.processes import ROOT
 
+from jaxdist.ops import kinds
+from jaxdist.profiling.naming import HAVE_BACKWARD
+
 RESULTS = ROOT / "experiments" / "results" / "densenet_fmnist_6000"
 
 
@@ -80,3 +83,7 @@ def test_our_kinds_are_said_in_the_words_of_all_systems():
     }
     assert words == {"all-reduce": "collective", "data wait": "data", "XLA's executor": "other", "loss": "loss"}
     assert operator_kinds._as_others_say("addition + ReLU + dropout") == "ReLU"
+    # Every kind of an operator of ours that PyTorch has under some name has that name.
+    for kind in kinds.KINDS:
+        for name in (kind, f"{kind} backward") if kind in HAVE_BACKWARD else (kind,):
+            assert operator_kinds._as_others_say(name) != "other", name

@@ -32,7 +32,7 @@ def step(x):
 def train(profile, steps, state=None):
     """Returns the last state."""
     state = state or State()
-    profile.examples = 10
+    profile.examples = 5  # of two processes
     for _ in range(steps):
         with profiler.span(profiler.DATA_WAIT):
             pass
@@ -136,6 +136,25 @@ def test_a_folder_that_cannot_be_written_ends_the_profile_and_not_the_training(q
         assert train(profile, 10).updates == 10
     assert events[-1]["event"] == "profile_failed" and events[-1]["process"] == "worker-0"
     assert "training goes on" in caplog.text and not profile.waits and not profiler.is_tracing()
+
+
+def test_a_server_whose_tables_cannot_be_written_says_so_once(quick, tmp_path, caplog):
+    (tmp_path / "taken").write_text("a file")
+    profile, events = profile_of(tmp_path / "taken", Window(3, 6), in_background=True)
+    with caplog.at_level(logging.WARNING):
+        train(profile, 10)
+        profile.close()
+    assert [e["event"] for e in events] == ["profile_failed"]
+    assert "training goes on" in caplog.text and not profiler.is_tracing()
+
+
+def test_a_full_trace_is_said_to_be_cut(quick, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(run_profile, "FULL", 50)
+    profile, _ = profile_of(tmp_path, Window(3, 9))
+    with caplog.at_level(logging.WARNING):
+        train(profile, 12)
+    assert "is full" in caplog.text
+    assert files.read_profile(tmp_path / "updates_3-9" / "worker-0.json")["cut"]
 
 
 def test_another_profiler_in_this_process_ends_the_profile_and_not_the_training(quick, tmp_path):
