@@ -36,6 +36,12 @@ class Sweep:
     unfinished: list[str]
 
 
+def _total(run: Run) -> float:
+    """Seconds of the run, without those that looking at its operators took."""
+    summary = run.summary or {}
+    return summary["elapsed_seconds"] - summary.get("phase_seconds", {}).get("profile", 0.0)
+
+
 def read_sweep(folder: pathlib.Path) -> Sweep:
     """Reads all runs in `folder`; samples taken after a run's end (while operators were measured) are left out."""
     cells: Cells = {}
@@ -100,7 +106,7 @@ def phases(sweep: Sweep) -> Table:
     return _table(
         sweep,
         [
-            ("total s", lambda run: (run.summary or {})["elapsed_seconds"], _one_digit),
+            ("total s", _total, _one_digit),
             *((name, _of(("phase_seconds", name)), _one_digit) for name in names),
             *((f"{name}, hidden", _of(("hidden_seconds", name)), lambda v: f"{v:.2f}") for name in hidden),
         ],
