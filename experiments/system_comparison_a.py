@@ -40,7 +40,8 @@ def sweep(batches, scale, num_workers, *, examples, evaluated, epochs):
         one = common | {"global_batch_size": batch, "log_every_steps": every}
         updates = common["num_epochs"] * examples // batch
         # Operators of some steps of ours, in the middle, when all processes have long compiled; PyTorch's are its own.
-        window = {"profile.updates": (max(updates // 2, 2), max(min(updates // 2 + 8, updates - 1), 3))}
+        first = max(updates // 2, 2)
+        window = {"profile.updates": f"({first},{max(min(first + 8, updates - 1), first + 1)})"}
         for name, layout in layouts(num_workers).items():
             placed = one | layout
             served = {"num_servers": 1, "strategy.name": "parameter_server"}
