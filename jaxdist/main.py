@@ -7,6 +7,7 @@ import faulthandler
 import logging
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import traceback
@@ -174,7 +175,7 @@ def _start_logging(workdir: str, name: str) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=handlers, force=True
     )
     _quieten_others()
-    logging.info("jaxdist process %s, pid %d", name, os.getpid())
+    logging.info("jaxdist process %s, pid %d, host %s", name, os.getpid(), socket.gethostname())
 
 
 class _LogFile(logging.FileHandler):

@@ -13,6 +13,7 @@ from typing import Any
 from dashboard_feed import RunFeed
 
 _DEPTH = 3  # folders below a given one in which runs are looked for: DIR/COMPARISON/NAME/seedN
+_DAMAGED = (OSError, LookupError, TypeError, ValueError, AttributeError)  # rows that are not as a run writes them
 _SECONDS = 1.0  # spent on reading for one answer; what is left over comes with the next
 
 
@@ -73,7 +74,8 @@ class Runs:
           wanted: run's id -> the cursor of the answer before; '': everything.
 
         Returns:
-          `runs`: one head each; `rows`: by id; `unread`: how many runs were left for the next answer.
+          `runs`: one head each, with `error` where the run's rows are damaged; `rows`: by id; `unread`: how many runs
+          were left for the next answer.
         """
         with self._lock:
             end = time.monotonic() + self._seconds
@@ -83,19 +85,30 @@ class Runs:
             rows: dict[str, dict[str, Any]] = {}
             unread = 0
             for path, feed in self._feeds.items():
-                feed.look()
-                if feed.is_read or time.monotonic() < end:
-                    heads[path] = feed.head()
-                else:
-                    heads[path], unread = feed.known_head(), unread + 1
+                try:
+                    feed.look()
+                    if feed.is_read or time.monotonic() < end:
+                        heads[path] = feed.head()
+                    else:
+                        heads[path], unread = feed.known_head(), unread + 1
+                except _DAMAGED as e:  # one run's; the others are shown
+                    heads[path] = _damaged(feed, e)
             for path, feed in self._feeds.items():
                 if feed.id not in wanted:
                     continue
                 if feed.has_rows or time.monotonic() < end or not rows:
-                    new = feed.after(wanted[feed.id])
+                    try:
+                        new = feed.after(wanted[feed.id])
+                    except _DAMAGED as e:
+                        heads[path] = _damaged(feed, e)
+                        continue
                     heads[path] = feed.known_head()
                     if new is not None:
                         rows[feed.id] = new
                 else:
                     unread += 1
         return {"runs": [head | {"name": names[path]} for path, head in heads.items()], "rows": rows, "unread": unread}
+
+
+def _damaged(feed: RunFeed, error: Exception) -> dict[str, Any]:
+    return feed.known_head() | {"error": f"Its rows cannot be shown: {type(error).__name__}: {error}."}

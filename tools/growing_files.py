@@ -14,12 +14,14 @@ Row = dict[str, Any]
 class GrowingFiles:
     """Gives each whole line of each file once. A file that is not there has no lines.
 
-    `restarts` counts the files that have become shorter, and were read again from their beginning.
+    `restarts` counts the files that were begun anew (another file has the name, or it has become shorter), and were
+    read again from their beginning.
     """
 
     def __init__(self) -> None:
         self.restarts = 0
         self._ends: dict[pathlib.Path, int] = {}
+        self._identities: dict[pathlib.Path, tuple[int, int]] = {}  # (device, inode)
         self._kept: dict[pathlib.Path, list[Row]] = {}
 
     def new_lines(self, path: pathlib.Path) -> list[str]:
@@ -31,7 +33,11 @@ class GrowingFiles:
         offset = self._ends.get(path, 0)
         try:
             with open(path, "rb") as file:
-                if file.seek(0, os.SEEK_END) < offset:  # it was begun anew
+                stat = os.fstat(file.fileno())
+                identity = (stat.st_dev, stat.st_ino)
+                same = self._identities.setdefault(path, identity) == identity
+                self._identities[path] = identity
+                if offset and (not same or file.seek(0, os.SEEK_END) < offset):  # it was begun anew
                     offset = 0
                     self.restarts += 1
                     self._kept.pop(path, None)

@@ -7,7 +7,8 @@
 
 The experiment file has `comparison(scale, num_workers)`: {name: values}. Runs are in DIR/NAME/seedN; those that have
 ended are passed over and those that were stopped go on, so the same command continues an interrupted comparison. With
---resume its values are those of its first start, and DIR must hold one. The names of a sweep are POINT/SYSTEM, as
+--resume its values are those of its last start without it, and DIR must hold one; --seeds, --only and --against beside
+it are for this once. The names of a sweep are POINT/SYSTEM, as
 batch_96/allreduce_2x1; its report is that of tools/compare_sweep.py.
 """
 
@@ -89,7 +90,7 @@ def run_to_the_end(command: Sequence[str], log: TextIO, environ: Mapping[str, st
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(options, flags for every run); with --resume, what is not given is as at the first start."""
+    """(options, flags for every run); with --resume, what is not given is as at the last start without it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", type=pathlib.Path)
     parser.add_argument("--out", type=path_of, required=True)
@@ -173,7 +174,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"{options.out} holds a comparison with other values: {differs}. Name another --out.", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / STARTED).write_text(json.dumps(started_with(options, more), indent=2) + "\n")
+    if not options.resume:  # a part that is gone on with is not the whole that was asked for
+        (options.out / STARTED).write_text(json.dumps(started_with(options, more), indent=2) + "\n")
     failed, missing = [], []
     for number, one in enumerate(wanted, 1):
         where = f"[{number}/{len(wanted)}] {one[0]}, seed {one[1]}"
@@ -194,9 +196,9 @@ def main(argv: Sequence[str]) -> int:
     if missing:
         words = f"{options.minutes:g} minutes are over: {len(missing)} of {len(wanted)} runs are missing"
         print(f"{words}, the same command goes on: {', '.join(missing)}.", file=sys.stderr)
-    return _report(options.out, list(folders.values()), sweep=any("/" in name for name in names)) or (
-        1 if failed else STOPPED_AFTER_SAVING if missing else 0
-    )
+    begun = [folder for folder in folders.values() if folder.exists()]
+    code = _report(options.out, begun, sweep=any("/" in name for name in names)) if begun else 0
+    return code or (1 if failed else STOPPED_AFTER_SAVING if missing else 0)
 
 
 def _run(name: str, command: Sequence[str], folder: pathlib.Path, environ: Mapping[str, str], where: str

@@ -18,7 +18,7 @@ from growing_files import GrowingFiles, Row, parsed
 
 _EVENTS = 50
 _OF_A_RUN = ("metrics.jsonl", "config.json", "logs", "system")
-_STARTED = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ INFO jaxdist process \S+, pid (\d+)")
+_STARTED = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ INFO jaxdist process \S+, pid (\d+)(?:, host (\S+))?")
 _ENDED = re.compile(r"jaxdist: (done|stopped|error): (.*)")
 
 
@@ -28,25 +28,32 @@ class Process:
 
     Attributes:
       sample: the newest of `system/` that covers a good part of its interval.
-      pid, started: of its last start: unix time, 0 where it has no log.
+      pid, host, started: of its last start: unix time, 0 where it has no log; host '' where the log does not say it.
+      newest_row: when the run's newest row was written, unix time; 0 where it has none.
       ended: (done | stopped | error, its words), once it has said its last line.
     """
 
     name: str
     sample: Row | None = None
     pid: int = 0
+    host: str = ""
     started: float = 0.0
+    newest_row: float = 0.0
     ended: tuple[str, str] | None = None
 
     def state(self, now: float) -> str:
-        """'starting', 'running', 'silent 35 s', 'killed', 'done', 'stopped' or 'error'."""
+        """'starting', 'running', 'silent 35 s', 'killed', 'done', 'stopped' or 'error'; 'unknown' for a process of
+        another host that has no samples."""
         if self.ended is not None:
             return self.ended[0]
-        here = self.sample is None or self.sample["host"] == socket.gethostname()
+        host = self.host if self.sample is None else self.sample["host"]
+        here = host == socket.gethostname()  # elsewhere the number says nothing
         if self.pid and here and not _is_alive(self.pid, self.started):
             return "killed"
         if self.sample is None:
-            return "starting"
+            if self.newest_row <= self.started:
+                return "starting"
+            return "running" if self.pid and here else "unknown"
         age = now - self.sample["unix_time"]
         return f"silent {age:.0f} s" if age > max(10.0, 4 * self.sample["seconds"]) else "running"
 
@@ -89,6 +96,8 @@ class FollowedRun:
         self._phase: Row = {}
         self._epoch_examples = 0.0
         self._begun = 0.0
+        self._zero = 0.0
+        self._newest_row = 0.0
         self._files = GrowingFiles()
 
     def look(self) -> None:
@@ -104,6 +113,8 @@ class FollowedRun:
             for sample in parsed(self._new_lines(path)):
                 short = process.sample is not None and sample["seconds"] < 0.5 * process.sample["seconds"]
                 process.sample = process.sample if short else sample
+        for process in self.processes.values():
+            process.newest_row = self._newest_row
         path = self.folder / "summary.json"
         if self.summary is None and path.exists() and path.stat().st_mtime >= self._begun:
             self.summary = _json(path) or None
@@ -117,12 +128,15 @@ class FollowedRun:
     def _take(self, row: Row) -> None:
         if row.get("epoch"):
             self._epoch_examples = row["examples_seen"] / row["epoch"]
+        if row["kind"] in ("train", "eval") and self._zero:
+            self._newest_row = self._zero + row["time"]
         if row["kind"] == "train":
             self.train |= {key: value for key, value in row.items() if value is not None}
         elif row["kind"] == "eval":
             self.evaluation = row
         elif row["event"] == "clock":  # another start
-            self._begun, self.summary = row["unix_time_of_0"] + row["time"], None
+            self._zero = row["unix_time_of_0"]
+            self._begun, self.summary = self._zero + row["time"], None
             self.config = _json(self.folder / "config.json")
         else:
             self.events.append(row)
@@ -133,7 +147,8 @@ class FollowedRun:
         process = self.processes.setdefault(path.stem, Process(path.stem))
         for line in self._new_lines(path):
             if found := _STARTED.match(line):
-                process.pid, process.ended, process.sample = int(found[2]), None, None
+                process.pid, process.host = int(found[2]), found[3] or ""
+                process.ended, process.sample = None, None
                 process.started = time.mktime(time.strptime(found[1], "%Y-%m-%d %H:%M:%S"))
             elif found := _ENDED.search(line):
                 process.ended = found[1], found[2]
@@ -159,17 +174,17 @@ class FollowedRun:
 
     def state(self, now: float) -> str:
         """'running' while any process is; else 'finished', 'error', 'killed', 'stopped', or 'silent' where other hosts'
-        processes write nothing any more."""
+        processes write nothing any more, and 'unknown' where they have no samples."""
         states = {process.state(now) for process in self.processes.values()}
         if states & {"running", "starting"}:
             return "running"
         if self.summary is not None or states == {"done"}:
             return "finished"
-        return next((state for state in ("error", "killed", "stopped") if state in states), "silent")
+        return next((state for state in ("error", "killed", "stopped", "unknown") if state in states), "silent")
 
     def is_over(self, now: float) -> bool:
         """Nothing more is to come, as far as can be seen from this host."""
-        return self.state(now) not in ("running", "silent")
+        return self.state(now) not in ("running", "silent", "unknown")
 
 
 def _json(path: pathlib.Path) -> Row:

@@ -146,7 +146,7 @@ def _binned(samples: list[Row], key: str, count: int, step: float) -> list[float
     sample."""
     sums, covered = [0.0] * count, [0.0] * count
     for sample in samples:
-        cell = int(sample["time"] / step)
+        cell = int(sample["time"] // step)
         if 0 <= cell < count:
             seconds = sample.get("seconds", step)
             sums[cell] += sample.get(key, 0.0) * seconds

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import operator_kinds
 from compare_runs import cell
+from growing_files import Row
 from run_reader import Run, cluster_samples, read_run
 
 Cells = dict[tuple[str, str], list[Run]]  # (point, system) -> the runs that have ended, one a seed
@@ -43,7 +44,8 @@ def _total(run: Run) -> float:
 
 
 def read_sweep(folder: pathlib.Path) -> Sweep:
-    """Reads all runs in `folder`; samples taken after a run's end (while operators were measured) are left out."""
+    """Reads all runs in `folder`; samples taken before a run's time 0 or after its end (while operators were measured)
+    are left out."""
     cells: Cells = {}
     runs, unfinished = [], []
     for path in sorted(folder.glob("*/*/seed*")):
@@ -76,9 +78,10 @@ def layout_of(system: str) -> str:
 
 
 def _within(run: Run) -> Run:
+    """Without samples of before its time 0 (a peer's imports) and after its end."""
     assert run.summary is not None
     end = run.summary["elapsed_seconds"]
-    return dataclasses.replace(run, system={p: [s for s in v if s["time"] <= end] for p, v in run.system.items()})
+    return dataclasses.replace(run, system={p: [s for s in v if 0 <= s["time"] <= end] for p, v in run.system.items()})
 
 
 Column = tuple[str, Callable[[Run], float | None], Callable[[float], str]]
@@ -230,7 +233,7 @@ def _cpu_part(key: str) -> Callable[[Run], float | None]:
 
     def value(run: Run) -> float | None:
         hosts = {samples[0]["host"]: samples for samples in run.system.values() if samples}
-        shares = [(_mean([s[key] for s in v if key in s]), v[0]["host_cores"]) for v in hosts.values()]
+        shares = [(_mean_over_time(v, key), v[0]["host_cores"]) for v in hosts.values()]
         if not shares or any(mean is None for mean, _ in shares):
             return None
         return sum(mean or 0.0 for mean, _ in shares) / sum(cores for _, cores in shares)
@@ -251,6 +254,13 @@ def _of(keys: Sequence[str]) -> Callable[[Run], float | None]:
 def _mean(values: Iterable[float]) -> float | None:
     found = list(values)
     return sum(found) / len(found) if found else None
+
+
+def _mean_over_time(samples: Iterable[Row], key: str) -> float | None:
+    """A short sample counts for its time."""
+    found = [(sample.get("seconds", 2.0), sample[key]) for sample in samples if key in sample]
+    seconds = sum(part for part, _ in found)
+    return sum(part * value for part, value in found) / seconds if seconds else None
 
 
 def _one_digit(value: float) -> str:

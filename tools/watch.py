@@ -5,7 +5,8 @@
 
 DIR is a run directory, and may be on another host's disk that is mounted here. Ends with 0 when all runs are over, or
 at Ctrl-C; without a terminal, or with --once, it prints one view. A run that was killed is shown as such where this
-host can tell; a process of another host that writes nothing any more is `silent`.
+host can tell; a process of another host that writes nothing any more is `silent`, and
+`unknown` where it has no samples (`monitor.interval_seconds=0`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 from run_follower import FollowedRun, Process, Row
 from run_reader import path_of
 
-_COLOURS = {"finished": "green", "running": "cyan", "done": "green", "starting": "cyan", "stopped": "yellow"}
+_COLOURS = {"finished": "green", "running": "cyan", "done": "green", "starting": "cyan", "stopped": "yellow",
+            "unknown": "yellow"}  # fmt: skip
 _EVENTS = 5
 
 

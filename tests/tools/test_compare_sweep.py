@@ -87,3 +87,20 @@ def test_our_kinds_are_said_in_the_words_of_all_systems():
     for kind in kinds.KINDS:
         for name in (kind, f"{kind} backward") if kind in HAVE_BACKWARD else (kind,):
             assert operator_kinds._as_others_say(name) != "other", name
+
+
+def test_cpu_is_the_mean_over_the_time_between_a_run_s_begin_and_its_end(tmp_path):
+    run = tmp_path / "batch_96" / "torch_1x1" / "seed0"
+    (run / "system").mkdir(parents=True)
+    (run / "config.json").write_text('{"global_batch_size": 96}')
+    (run / "summary.json").write_text('{"elapsed_seconds": 10.0}')
+    clock = {"kind": "event", "event": "clock", "time": 0.0, "unix_time_of_0": 1000.0, "updates": 0}
+    (run / "metrics.jsonl").write_text(json.dumps(clock) + "\n")
+    taken = ((-1.0, 2.0, 2.0), (2.0, 2.0, 0.5), (4.0, 2.0, 0.5), (4.5, 0.5, 1.4), (11.0, 2.0, 2.0))
+    rows = [
+        {"unix_time": 1000.0 + at, "seconds": seconds, "host": "a", "host_cores": 2, "host_cpu_user": user}
+        for at, seconds, user in taken
+    ]
+    (run / "system" / "worker-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ((one,),) = sweep_tables.read_sweep(tmp_path).cells.values()
+    assert sweep_tables._cpu_part("host_cpu_user")(one) == pytest.approx((4.0 * 0.5 + 0.5 * 1.4) / 4.5 / 2)

@@ -158,6 +158,25 @@ def test_states_of_runs(going, tmp_path):
     assert "KeyError: 'updates'" in feed.head()["error"] and feed.after("") is None
 
 
+def test_a_damaged_row_is_one_run_s_error(going, tmp_path):
+    sound = tmp_path / "trial" / "seed1"
+    sound.mkdir()
+    (sound / "metrics.jsonl").write_text(lines(event("clock", unix_time_of_0=1000.0), train(1)))
+    add(going / "metrics.jsonl", {"kind": "event", "event": "worker_lost", "updates": 3})
+    runs = Runs([tmp_path])
+    wanted = {head["id"]: "" for head in runs.answer({})["runs"]}
+    for _ in range(2):  # also of the next answer
+        found = runs.answer(wanted)
+        heads = {head["name"]: head for head in found["runs"]}
+        assert "KeyError: 'time'" in heads["trial/seed0"]["error"] and "error" not in heads["trial/seed1"]
+        assert [*found["rows"]] == [heads["trial/seed1"]["id"]]
+    old = time.time() - 2 * FRESH_SECONDS
+    for path in (*going.glob("*.json*"), *going.glob("system/*")):
+        os.utime(path, (old, old))  # it has stopped: what it keeps for pages is made at once
+    heads = {head["name"]: head for head in runs.answer(wanted)["runs"]}
+    assert "KeyError" in heads["trial/seed0"]["error"] and "error" not in heads["trial/seed1"]
+
+
 def test_kept_runs_come_thinned_and_whole(serve):
     ask = serve(RESULTS)
     heads = json.loads(ask("/data.json")[1])["runs"]

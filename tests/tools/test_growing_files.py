@@ -16,6 +16,10 @@ def test_a_line_is_read_once_when_it_is_whole(tmp_path):
     assert files.new_lines(path) == ["three"] and files.new_lines(path) == []
     path.write_text("four\n")  # begun anew
     assert files.new_lines(path) == ["four"] and files.restarts == 1
+    (tmp_path / "new").write_text("five\nsix\nseven\n")
+    (tmp_path / "new").replace(path)  # another file, and a longer one
+    assert files.new_lines(path) == ["five", "six", "seven"] and files.restarts == 2
+    assert files.new_lines(path) == []
     with pytest.raises(OSError):
         files.new_lines(tmp_path)  # it is there, and no file
 

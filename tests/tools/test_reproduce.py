@@ -96,3 +96,22 @@ def test_after_its_minutes_nothing_is_started_and_what_is_missing_is_said(compar
     experiment, out, ran = comparison
     assert reproduce.main([str(experiment), f"--out={out}", "--minutes=1e-9"]) == 75
     assert ran == [] and "3 of 3 runs are missing, the same command goes on: x/a_1x1/seed0, " in capsys.readouterr().err
+
+
+def test_a_part_that_is_gone_on_with_is_not_taken_for_the_whole(comparison):
+    experiment, out, ran = comparison
+    assert reproduce.main([str(experiment), f"--out={out}", "--seeds=3"]) == 75
+    assert reproduce.main([str(experiment), f"--out={out}", "--resume", "--only=x/a_1x1", "--seeds=4"]) == 0
+    assert ran == ["x/a_1x1", "x/b_1x1", "x/a_1x1"]
+    assert reproduce.main([str(experiment), f"--out={out}", "--resume"]) == 0
+    assert ran[3:] == ["x/c_1x1"] and (out / "x" / "c_1x1" / "seed3").is_dir()
+
+
+def test_a_report_is_of_the_runs_that_were_begun(comparison, monkeypatch):
+    experiment, out, ran = comparison
+    reported: list[list[str]] = []
+    monkeypatch.setattr(reproduce, "_report", lambda _, folders, **__: reported.append([*folders]) or 2)
+    assert reproduce.main([str(experiment), f"--out={out}", "--minutes=1e-9"]) == 75 and reported == []
+    (out / "x" / "b_1x1" / "seed0").mkdir(parents=True)
+    assert reproduce.main([str(experiment), f"--out={out}", "--minutes=1e-9"]) == 2
+    assert reported == [[out / "x" / "b_1x1" / "seed0"]] and ran == []

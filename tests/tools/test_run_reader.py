@@ -74,3 +74,8 @@ def test_staleness_is_that_of_all_pushes_of_all_phases():
     phases = [{}, {"staleness_histogram": [{"0": 2, "1": 1}, {"3": 1}]}]
     assert staleness_mean({"phases": phases}) == 1.0
     assert staleness_mean({}) is None
+
+
+def test_a_sample_before_time_0_is_in_no_cell_of_the_run(tmp_path):
+    write_run(tmp_path / "x", starts=[(0.0, 1000.0)], samples={"worker-0": [999, 1003]})
+    assert cluster_samples(read_run(tmp_path / "x"))["memory"] == [0.0, 10.0]

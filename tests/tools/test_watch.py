@@ -117,6 +117,34 @@ def test_what_became_of_processes_is_said(tmp_path, monkeypatch, capsys):
     assert not follow.is_over(time.time())
 
 
+@pytest.mark.parametrize(
+    ("alive", "host", "before_rows", "after"),
+    [
+        (True, socket.gethostname(), "starting", "running"),
+        (False, socket.gethostname(), "killed", "killed"),
+        (False, "elsewhere", "starting", "unknown"),
+        (False, "", "starting", "unknown"),
+    ],
+)
+def test_a_process_without_samples_is_killed_only_where_its_number_can_be_looked_up(
+    tmp_path, alive, host, before_rows, after
+):
+    write_run(tmp_path, processes={})
+    pid = os.getpid() if alive else gone()
+    said = f"{time.strftime('%Y-%m-%d %H:%M:%S')},000 INFO jaxdist process worker-0, pid {pid}"
+    (tmp_path / "logs" / "worker-0.log").write_text(said + (f", host {host}\n" if host else "\n"))
+    run = FollowedRun(tmp_path)
+    run.look()
+    assert run.processes["worker-0"].state(time.time()) == before_rows
+    assert run.is_over(time.time()) == (before_rows == "killed")
+    row = {"kind": "train", "time": 110.0, "updates": 11, "examples_seen": 132, "epoch": 0.55}
+    with open(tmp_path / "metrics.jsonl", "a") as lines:
+        lines.write("\n" + json.dumps(row) + "\n")
+    run.look()
+    assert run.processes["worker-0"].state(time.time()) == run.state(time.time()) == after
+    assert run.is_over(time.time()) == (after == "killed")
+
+
 def test_a_run_that_goes_on_after_its_end_is_not_finished(tmp_path):
     done = (gone(), "done: 10 updates", socket.gethostname())
     write_run(tmp_path, processes={"worker-0": done}, summary=True)
