@@ -48,15 +48,16 @@ _WITH_SERVER = flags.DEFINE_bool("with_server", False, "Start server --server_in
 def main(argv: Sequence[str]) -> int:
     """Runs one process; returns its exit code (0 done, 1 failed, 2 bad input, 75 stopped after saving, 130 interrupted,
     143 stopped with nothing to save)."""
+    begin = process_start.started()
     if "--help" in argv:
         print(flags.FLAGS.module_help(sys.modules[__name__]))
         return 0
     with stop_signal.sigterm_as_stop_signal(end_process=True) as stop:
         stop.end_at_once(Terminated("SIGTERM came before training began: there was nothing to save."))
-        return _run(argv, stop)
+        return _run(argv, stop, begin)
 
 
-def _run(argv: Sequence[str], stop: stop_signal.StopSignal) -> int:
+def _run(argv: Sequence[str], stop: stop_signal.StopSignal, begin: float) -> int:
     try:
         workdir = _parse_flags(argv)
         keep_freed_memory()
@@ -101,7 +102,6 @@ def _run(argv: Sequence[str], stop: stop_signal.StopSignal) -> int:
             from jaxdist.roles import worker  # after the flags: a typing error need not wait for JAX
 
             with _server_beside(argv) if _WITH_SERVER.value else contextlib.nullcontext():
-                begin = process_start.started()
                 summary = worker.run(_CONFIG.value, workdir, cluster, callbacks, stop, begin=begin)
     except (UsageError, PeerError, Unhealthy, NotSaved, Preempted, Terminated, KeyboardInterrupt) as e:
         return _end(*ending(e))

@@ -27,7 +27,7 @@ _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from jaxdist.
 
 
 class DecoderLost(Exception):
-    """A decoding process has ended by itself."""
+    """A decoding process has ended by itself, or could not be started."""
 
 
 class Decoders:
@@ -50,13 +50,13 @@ class Decoders:
 
         Raises:
           ValueError: they cannot be decoded. (Without processes TFDS's own kinds of error.)
-          DecoderLost: the process has ended.
+          DecoderLost: the process has ended, or could not be started.
         """
         if not self._count:
             return self.splits[split].decode(rows)
         with self._starting:
             if not self._all:
-                self._all = [_Process(self._folder) for _ in range(self._count)]
+                self._all = self._started()
                 for process in self._all:
                     self._idle.put(process)
         process = self._idle.get()
@@ -75,10 +75,23 @@ class Decoders:
 
     def close(self) -> None:
         """Ends the processes; blocks until they have decoded what they are at. Idempotent."""
-        for process in self._all:
-            process.pipe.close()
-        for process in self._all:
-            process.ended()
+        _end(self._all)
+
+    def _started(self) -> list[_Process]:
+        """All of them, or none."""
+        processes: list[_Process] = []
+        try:
+            for _ in range(self._count):
+                processes.append(_Process(self._folder))
+        except BaseException as e:
+            _end(processes)
+            if not isinstance(e, OSError):
+                raise
+            raise DecoderLost(
+                f"decoding process {len(processes) + 1} of data.workers={self._count} could not be started: {e}. "
+                "Fewer of them need less memory and fewer open files"
+            ) from e
+        return processes
 
 
 class _Process:
@@ -87,8 +100,13 @@ class _Process:
     def __init__(self, folder: str) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
         command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), folder, str(theirs.fileno())]
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        theirs.close()
+        try:
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        except BaseException:
+            self.pipe.close()
+            raise
+        finally:
+            theirs.close()
         self.pid = self._process.pid
 
     def ask(self, split: str, rows: np.ndarray) -> tuple[bool, Any]:
@@ -99,6 +117,13 @@ class _Process:
     def ended(self) -> int:
         """Its exit code; blocks until it has one. It ends with its pipe."""
         return self._process.wait()
+
+
+def _end(processes: list[_Process]) -> None:
+    for process in processes:
+        process.pipe.close()
+    for process in processes:
+        process.ended()
 
 
 def serve() -> None:
@@ -113,6 +138,8 @@ def serve() -> None:
             try:
                 sources = sources or open_splits(folder)
                 answer: tuple[bool, Any] = True, sources[split].decode(rows)
+            except MemoryError:  # the examples are not to blame: this process ends
+                raise
             except Exception as e:
                 answer = False, f"{type(e).__name__}: {e}"
             pipe.send(answer)

@@ -147,7 +147,7 @@ def _undecoded(folder: pathlib.Path, split: str, pool: Decoders) -> Split:
 def _naming_the_damaged(folder: pathlib.Path, split: str) -> Iterator[None]:
     try:
         yield
-    except DecoderLost:
+    except (DecoderLost, MemoryError):  # the files are not to blame
         raise
     except Exception as e:  # array_record, Pillow and TFDS each raise their own kinds
         raise _damaged(folder, split, e) from e

@@ -18,7 +18,8 @@ KNOBS = (
     Knob(
         "monitor.interval_seconds",
         2.0,
-        "Seconds between two samples of CPU, memory, network and disk in system/. 0: off.",
+        "Seconds between two samples in system/ of CPU and memory (the host's, and this process's own without those "
+        "that decode for it, data.workers), network and disk. 0: off.",
         at_least_zero,
         local=True,
     ),

@@ -29,6 +29,8 @@ from jaxdist.runtime.usage import Usage
 
 Sample = dict[str, Any]
 
+_PATIENCE_SECONDS = 2.0
+
 _open: list[_Monitor] = []  # the one of this process, while it samples
 
 
@@ -54,13 +56,13 @@ def sampling(
         yield
     finally:
         over.set()
-        thread.join(timeout=2.0)
+        thread.join(timeout=_PATIENCE_SECONDS)
         _open.remove(monitor)
 
 
 def usage() -> dict[str, Any] | None:
     """What this process and its host have spent since the monitor began, up to now (`Usage.to_json`); None where
-    nothing was sampled."""
+    nothing was sampled, or a sample does not come to its end. Blocks for `_PATIENCE_SECONDS` at most."""
     return _open[-1].usage() if _open else None
 
 
@@ -83,33 +85,37 @@ class _Monitor:
         self._take()
 
     def usage(self) -> dict[str, Any] | None:
-        with self._taking:
+        if not self._taking.acquire(timeout=_PATIENCE_SECONDS):
+            return None
+        try:
             until_now = copy.deepcopy(self._usage)
             if self._sampler is not None and not self._failed:
                 with contextlib.suppress(Exception):  # the thread will meet it too, and say so
                     until_now.add(self._sampler.sample(go_on=True))
             return until_now.to_json()
+        finally:
+            self._taking.release()
 
     def _take(self) -> None:
-        with self._taking:
-            if self._failed:
-                return
-            try:
-                self._take_one()
-            except Exception as e:
-                self._failed = True
-                words = "The monitor of this process has stopped (training goes on): %s: %s"
-                logging.warning(words, type(e).__name__, e)
+        if self._failed:
+            return
+        try:
+            self._take_one()
+        except Exception as e:
+            self._failed = True
+            words = "The monitor of this process has stopped (training goes on): %s: %s"
+            logging.warning(words, type(e).__name__, e)
 
     def _take_one(self) -> None:
         if self._sampler is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._sampler = Sampler()
             return
-        sample = self._sampler.sample()
-        with open(self._path, "a") as lines:
+        with self._taking:
+            sample = self._sampler.sample()
+            self._usage.add(sample)
+        with open(self._path, "a") as lines:  # without the lock: a disk that hangs holds up nobody who asks
             lines.write(json.dumps(sample) + "\n")
-        self._usage.add(sample)
         if self._listen is not None:
             self._listen(sample)
 

@@ -6,12 +6,15 @@ import os
 import time
 
 _OWN = "/proc/self/stat"
+_LONGEST_SECONDS = 60.0
 
 
 def started() -> float:
-    """`time.monotonic()` at the start of this process; of a command that a shell became by `exec`, of that shell's.
+    """`time.monotonic()` at the start of this process; to be called in the first line of its `main`.
 
-    Exact to a hundredth of a second. Where the kernel does not say (it does on Linux), this moment.
+    Exact to a hundredth of a second. A shell that becomes a command by `exec` hands its own start on. So one of more
+    than 60 s ago is taken for that of a script with other work before, and counts as this moment. So does one that the
+    kernel does not say (it does on Linux).
     """
     now = time.monotonic()
     try:
@@ -20,4 +23,4 @@ def started() -> float:
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return now
-    return now - max(age, 0.0)
+    return now - max(age, 0.0) if age < _LONGEST_SECONDS else now

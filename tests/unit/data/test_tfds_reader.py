@@ -6,6 +6,7 @@ What holds `data/tfds_source.py` and `data/decoding.py` too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import pathlib
@@ -142,6 +143,25 @@ def test_processes_decode_the_same_and_one_that_is_killed_is_named(prepared, und
     child.kill()
     with pytest.raises(DecoderLost, match=rf"pid {child.pid}\) has ended with -9: .* data.workers=1"):
         undecoded.train.take(rows)
+
+
+def test_decoding_processes_that_cannot_be_started_are_no_damage(prepared, monkeypatch):
+    start, began = subprocess.Popen, []
+
+    def second_fails(*args, **settings):
+        if began:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        began.append(start(*args, **settings))
+        return began[0]
+
+    undecoded = data.load("mnist", data_dir=str(prepared), cache="none", workers=2)
+    monkeypatch.setattr(subprocess, "Popen", second_fails)
+    with pytest.raises(DecoderLost, match=r"process 2 of data\.workers=2 could not be started: .*Cannot allocate"):
+        undecoded.train.take(np.array([1]))
+    assert began[0].returncode is not None  # the first has ended
+    monkeypatch.undo()
+    assert undecoded.train.take(np.array([1])).shape == (1, 6, 6, 1)  # nothing is left of it
+    undecoded.close()
 
 
 @pytest.mark.long

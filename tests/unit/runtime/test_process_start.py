@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from jaxdist.runtime import process_start
 
 CODE = """
@@ -24,7 +26,8 @@ def test_it_is_when_the_interpreter_was_started():
     assert before - 0.02 <= started <= first_line  # the kernel counts in hundredths of a second
 
 
-def test_where_the_kernel_does_not_say_it_is_now(monkeypatch):
-    monkeypatch.setattr(process_start, "_OWN", "/nowhere/stat")
+@pytest.mark.parametrize(("name", "value"), [("_OWN", "/nowhere/stat"), ("_LONGEST_SECONDS", 0.0)])
+def test_where_the_kernel_does_not_say_or_it_is_long_ago_it_is_now(monkeypatch, name, value):
+    monkeypatch.setattr(process_start, name, value)
     before = time.monotonic()
     assert before <= process_start.started() <= time.monotonic()

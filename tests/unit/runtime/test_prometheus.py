@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sys
@@ -45,13 +46,21 @@ def test_a_scrape_reads_the_newest_numbers_while_open(caplog):
 
 
 def test_processes_of_one_host_have_a_port_each():
-    base = free_port()
-    base = base if base < 60000 else base - 10000
-    with (
-        prometheus.serving(settings(base), "worker", 3),
-        prometheus.serving(settings(base), "server", 0) as server,
-        prometheus.serving(settings(base), "evaluator", 0),
-    ):
+    with contextlib.ExitStack() as open_ports:
+        for attempt in range(10):
+            base = free_port()
+            base = base if base < 60000 else base - 10000
+            with contextlib.ExitStack() as these:
+                try:
+                    these.enter_context(prometheus.serving(settings(base), "worker", 3))
+                    server = these.enter_context(prometheus.serving(settings(base), "server", 0))
+                    these.enter_context(prometheus.serving(settings(base), "evaluator", 0))
+                except UsageError:  # somebody else's port is among the three
+                    if attempt == 9:
+                        raise
+                    continue
+                open_ports.enter_context(these.pop_all())
+                break
         server.show({"updates": 3})
         assert scraped(base + 1000)["jaxdist_updates"] == ("gauge", 3.0, {"process": "server-0"})
         assert scraped(base + 3) and scraped(base + 999)
