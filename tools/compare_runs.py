@@ -145,6 +145,16 @@ def _html(rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table>\n{body}</table></div>\n'
 
 
+# Of reports that are one HTML file: its tables, beside what each adds.
+STYLE = """\
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #111; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: right; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
+"""
+
+
 def page(
     rows: Sequence[Sequence[str]],
     notes: Sequence[str],
@@ -161,12 +171,7 @@ def page(
 <html lang="en"><head><meta charset="utf-8"><title>Comparison of runs</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #111; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
-th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: right; white-space: nowrap; }}
-th {{ white-space: normal; vertical-align: bottom; }}
-th:first-child, td:first-child {{ text-align: left; }}
+{STYLE}th:first-child, td:first-child {{ text-align: left; }}
 svg {{ max-width: 100%; height: auto; }}
 </style></head><body>
 <h1>Comparison of runs</h1>

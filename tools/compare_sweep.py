@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import operator_kinds
 import sweep_tables
-from compare_runs import differences, markdown
+from compare_runs import STYLE, differences, markdown
 from run_reader import keep_small, path_of
 from sweep_tables import Sweep, Table
 
@@ -87,12 +87,7 @@ def as_html(parts: Sequence[tuple[str, Table]], remarks: Sequence[str], svg: str
 <html lang="en"><head><meta charset="utf-8"><title>Sweep</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #111; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
-th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: right; white-space: nowrap; }}
-th {{ white-space: normal; vertical-align: bottom; }}
-.name {{ text-align: left; }}
+{STYLE}.name {{ text-align: left; }}
 svg {{ max-width: 100%; height: auto; }}
 </style></head><body>
 <h1>Sweep</h1>

@@ -248,7 +248,7 @@ class RunProfile:
 
     def close(self, seconds: float = 120.0) -> None:
         """Ends a trace that is under way, and waits for tables that are being made. Idempotent."""
-        trace, self._trace = self._trace, None
+        trace, self._trace, self._trial = self._trace, None, False
         if trace is not None:
             try:
                 trace.close()
