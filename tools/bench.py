@@ -72,7 +72,7 @@ def alternate(a: Callable[[], Any], b: Callable[[], Any], pairs: int) -> tuple[l
 def allreduce(options: argparse.Namespace) -> None:
     """Starts the processes of `allreduce_worker`, each pinned to a core of its own where there are enough."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    from launch import free_port
+    from free_ports import free_port
 
     address = f"127.0.0.1:{free_port()}"
     cores = sorted(os.sched_getaffinity(0))
@@ -169,7 +169,7 @@ def pipeline(options: argparse.Namespace) -> None:
     """Two or more stages on cores of their own, in turn with the whole model on one."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from bench_pipeline import measure
-    from launch import free_port
+    from free_ports import free_port
 
     for microbatches in map(int, options.microbatches.split(",")):
         line = measure(
@@ -183,7 +183,7 @@ def sharding(options: argparse.Namespace) -> None:
     """State divided over processes of one core each."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from bench_sharding import measure
-    from launch import free_port
+    from free_ports import free_port
 
     data = "cifar10" if options.model.startswith("resnet") and options.data == "fashion_mnist" else options.data
     sides = options.sides.split(",")
@@ -194,7 +194,7 @@ def wire(options: argparse.Namespace) -> None:
     """What stages may send their activations by."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from bench_wire import measure
-    from launch import free_port
+    from free_ports import free_port
 
     for megabytes in map(float, options.megabytes.split(",")):
         say(**measure(megabytes, options.pairs, free_port))
@@ -206,7 +206,7 @@ def train(options: argparse.Namespace) -> None:
     if options.link or options.hosts is not None:
         return train_over_links(options)
     from bench_train import measure
-    from launch import free_port
+    from free_ports import free_port
 
     if options.strategy not in ("", "single", "allreduce"):
         raise SystemExit("--strategy is single or allreduce; over links (--link, --hosts) there are more.")

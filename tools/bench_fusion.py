@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from bench_links import Unusable, links_of
 from bench_train import MALLOC, MODELS, ROOT, spread
+from free_ports import free_port
 from lab import Lab, NoLab
 from lab_link import Link
-from launch import free_port
 
 LOOPBACK = "loopback"
 WINDOW = (3, 11)  # updates that are profiled

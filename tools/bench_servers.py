@@ -31,7 +31,7 @@ SIGNATURE: dict[str, Any] = {"bench": "parameter_server"}
 
 def measure(megabytes: float, servers: int, workers: int, rounds: int, calls: int) -> dict[str, Any]:
     """One line of measurements; starts and ends all processes."""
-    from launch import free_port
+    from free_ports import free_port
 
     plan: dict[str, Any] = {
         "floats": int(megabytes * 1e6 / 4),

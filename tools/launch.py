@@ -15,12 +15,13 @@ import collections
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+
+from free_ports import free_port
 
 STOPPED_AFTER_SAVING = 75  # not a failure
 STOPPED_WITH_NOTHING_TO_SAVE = 143  # not one where this launcher has asked for it
@@ -209,12 +210,6 @@ def _signal_all(children: list[Child], number: int) -> None:
     for child in children:
         if child.process.poll() is None:
             child.process.send_signal(number)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 if __name__ == "__main__":

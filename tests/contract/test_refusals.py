@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.processes import free_port
+from free_ports import free_port
 from helpers.servers import LAYOUT, PARAMS, SIGNATURE, STATS, Servers, buffers, push, struct
 
 from jaxdist.errors import UsageError

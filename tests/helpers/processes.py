@@ -14,6 +14,7 @@ import sys
 import time
 
 import pytest
+from free_ports import free_port
 from helpers.preloaded import Preloaded
 from helpers.waiting import wait_until
 
@@ -215,9 +216,3 @@ def wait_for_server(address: str, seconds: float = 60) -> None:
         return False
 
     wait_until(listens, f"server at {address}", seconds)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]

@@ -9,7 +9,7 @@ import threading
 import time
 
 import numpy as np
-from helpers.processes import free_port
+from free_ports import free_port
 from helpers.waiting import wait_until
 
 from jaxdist.comm.security import Security

@@ -10,7 +10,8 @@ import contextlib
 import time
 
 import pytest
-from helpers.processes import Ended, Run, free_port, main_command, start, wait_for_checkpoint
+from free_ports import free_port
+from helpers.processes import Ended, Run, main_command, start, wait_for_checkpoint
 
 
 def launch(workdir, *ids: int, num_processes: int = 1, address: str = "", **overrides) -> Run:

@@ -6,7 +6,8 @@ import json
 import sys
 
 import pytest
-from helpers.processes import Run, free_port, start
+from free_ports import free_port
+from helpers.processes import Run, start
 
 
 def run(folder, *, servers="", schedule="", raises=()):

@@ -9,7 +9,8 @@ import json
 import time
 
 import pytest
-from helpers.processes import Run, free_port, long, main_command, rows, start, wait_for_server, wait_for_update
+from free_ports import free_port
+from helpers.processes import Run, long, main_command, rows, start, wait_for_server, wait_for_update
 
 FOUR = ("A0", "A1", "B0", "B1")
 

@@ -13,8 +13,9 @@ import sys
 
 import launch
 import pytest
+from free_ports import free_port
 from helpers import pages
-from helpers.processes import ROOT, free_port, start
+from helpers.processes import ROOT, start
 
 import jaxdist
 from jaxdist import config as config_lib

@@ -9,9 +9,10 @@ import json
 import re
 
 import pytest
+from free_ports import free_port
 from helpers.compiled import OPTIMIZED
 from helpers.outcomes import assert_times_add_up, final_state, reference_state
-from helpers.processes import Run, finish, free_port, long, main_command, rows, start, wait_for_server
+from helpers.processes import Run, finish, long, main_command, rows, start, wait_for_server
 from helpers.reference import assert_same
 
 

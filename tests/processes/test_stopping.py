@@ -14,8 +14,9 @@ import sys
 import time
 
 import pytest
+from free_ports import free_port
 from helpers.compiled import OPTIMIZED
-from helpers.processes import ROOT, TINY_CONFIG, Run, environment, free_port, main_command, start, wait_for_checkpoint
+from helpers.processes import ROOT, TINY_CONFIG, Run, environment, main_command, start, wait_for_checkpoint
 from helpers.waiting import wait_until
 
 SECONDS = 2.0  # promised; a machine that is busy with other tests has as much again

@@ -18,8 +18,9 @@ import time
 
 import pytest
 import watch
+from free_ports import free_port
 from helpers.metrics import scraped
-from helpers.processes import ROOT, Run, environment, free_port, wait_for_update
+from helpers.processes import ROOT, Run, environment, wait_for_update
 from helpers.waiting import wait_until
 from run_follower import FollowedRun
 
@@ -191,7 +192,7 @@ def read_until(handle: int, pattern: str, seconds: float = 60.0) -> str:
 
 @pytest.mark.long
 def test_a_real_run_is_followed_on_a_terminal_to_its_death_while_it_is_scraped(tmp_path):
-    port = free_port() % 30000 + 10000
+    port = free_port()
     metrics = {"monitor__prometheus_port": port, "monitor__interval_seconds": 0.2}
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))

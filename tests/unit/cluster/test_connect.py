@@ -8,7 +8,7 @@ import socket
 
 import jax
 import pytest
-from helpers.processes import free_port
+from free_ports import free_port
 
 from jaxdist.cluster import Cluster
 from jaxdist.cluster.connect import connect, run_signature, versions

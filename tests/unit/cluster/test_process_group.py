@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from free_ports import free_port
 from helpers.certificates import issued
-from helpers.processes import free_port
 
 from jaxdist.cluster import Cluster, ProcessGroup, rendezvous
 from jaxdist.cluster.calls import CoordinatorClient

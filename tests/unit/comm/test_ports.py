@@ -6,6 +6,7 @@ import contextlib
 import socket
 
 import pytest
+from free_ports import free_port
 
 from jaxdist.comm.channel import ChannelListener
 from jaxdist.comm.ports import Ports, must_be
@@ -25,10 +26,9 @@ def test_what_is_no_range(text):
 def two_free_ports() -> int:
     """The first of two neighbours."""
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as s, contextlib.suppress(OSError, OverflowError):
-            port = s.getsockname()[1]
-            with socket.create_server(("127.0.0.1", port + 1)):
-                return port
+        port = free_port()
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port + 1)):
+            return port
 
 
 def test_everything_that_listens_stays_inside():
