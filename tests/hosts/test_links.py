@@ -4,6 +4,7 @@ says who was lost. Links that lose and delay.
 
 from __future__ import annotations
 
+import json
 import time
 
 import lab_cuts
@@ -92,19 +93,28 @@ def test_two_random_cuts_cost_time_alone(tmp_path):
             assert not line["problem"] and line["equal"], line
 
 
-def test_losses_and_delays_cost_time_alone(tmp_path):
-    """One frame in a hundred is lost on each link, and a round trip takes 80 ms."""
+def test_losses_and_delays_cost_time_alone_and_a_profile_says_where(tmp_path):
+    """One frame in a hundred is lost on each link, and a round trip takes 80 ms: an exchange, half of that at least."""
+    settings = {"num_epochs": 0.5, "profile__updates": "(4,8)"}
     with lab_of(2, link=Link.parse("100mbit,20ms,1%")) as lab:
         running = {
-            strategy: train(lab, tmp_path / strategy, strategy, 9000 + 10 * k, num_epochs=0.5)
+            strategy: train(lab, tmp_path / strategy, strategy, 9000 + 10 * k, **settings)
             for k, strategy in enumerate(("allreduce", "rounds"))
         }
         for strategy, processes in running.items():
             for code, said in ended(processes):
                 assert code == 0, (strategy, said[-3000:])
     for strategy, servers in (("allreduce", {}), ("rounds", {"servers": 1})):
-        finish(tmp_path / "whole" / strategy, 2, **STRATEGIES[strategy] | {"num_epochs": 0.5} | servers)
+        finish(tmp_path / "whole" / strategy, 2, **STRATEGIES[strategy] | settings | servers)
         wanted = flatten(final_state(tmp_path / "whole" / strategy).arrays())
         found = flatten(final_state(tmp_path / strategy).arrays())
         for name in wanted:
             np.testing.assert_array_equal(found[name], wanted[name], err_msg=f"{strategy}: {name}")
+    for process, ms in _exchange_ms(tmp_path / "allreduce").items():
+        assert ms > 40 > _exchange_ms(tmp_path / "whole" / "allreduce")[process]
+
+
+def _exchange_ms(folder) -> dict[str, float]:
+    """By process: inside the collectives of a profiled step, without waiting for the other."""
+    (summary,) = (folder / "profile").glob("updates_*/summary.json")
+    return {one["process"]: one["exchange_ms"] for one in json.loads(summary.read_text())["collectives"]}
