@@ -1,6 +1,6 @@
 """Measurements; one JSON line each on standard output.
 
-    python tools/bench.py allreduce --processes=2 [--model=densenet|resnet]    fused against one collective a leaf
+    python tools/bench.py allreduce --processes=2 [--model=densenet|resnet50]   fused against one collective a leaf
     python tools/bench.py step [--pairs=10]                                    single against allreduce on one process
     python tools/bench.py parameter_server [--megabytes=0.7,3.4] [--servers=1,2] [--workers=1,2,4]     PushPull and echo
     python tools/bench.py staleness [--bounds=0,1,3,10,-1] [--workers=4]       pace of uneven workers under a bound
@@ -41,11 +41,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-
-MODELS: dict[str, dict[str, Any]] = {
-    "densenet": {"name": "densenet", "input_shape": (28, 28, 1), "settings": {"depth": 40, "dropout": 0.1}},
-    "resnet": {"name": "resnet", "input_shape": (32, 32, 3), "settings": {"depth": 50}},
-}
+from bench_train import MODELS
 
 
 def say(**line: Any) -> None:
@@ -404,7 +400,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("name", choices=sorted(benches))
     parser.add_argument("--pairs", type=int, help="rounds; default 10, over links, of `fusion` and of `input` 3")
     parser.add_argument("--processes", help="default 2; of `fusion` a list, default 2,5")
-    parser.add_argument("--model", choices=sorted({*MODELS, "resnet50", "resnet56v2", "cnn"}), default="densenet")
+    parser.add_argument("--model", choices=sorted(MODELS), default="densenet")
     parser.add_argument("--strategy", default="", help="of `train`; over links a list, or all")
     parser.add_argument(
         "--link", action="append", default=[], help="of `train` and `fusion`, may be repeated: free, all, 100mbit,5ms"

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from bench_links import Unusable, links_of
-from bench_train import MALLOC, MODELS, ROOT, spread
+from bench_train import MALLOC, ROOT, spread
 from free_ports import free_port
 from lab import Lab, NoLab
 from lab_link import Link
@@ -43,8 +43,6 @@ def options_of(
 
     Raises: Unusable: they cannot be measured.
     """
-    if model not in MODELS:
-        raise Unusable(f"--model={model}: fusion is measured with {', '.join(MODELS)}.")
     if min(batch, pairs) < 1:
         raise Unusable("--batch and --pairs are at least 1.")
     counts = _numbers(processes, int)

@@ -278,8 +278,7 @@ def chain_of(model: str) -> Any:
     """One of `MODELS`, built."""
     from jaxdist import models
 
-    spec = MODELS[model]
-    return models.build(spec["name"], input_shape=spec["shape"], num_classes=10, settings=spec["settings"], options={})
+    return models.build(**MODELS[model], num_classes=10, options={})
 
 
 def save_weights(model: str, path: str) -> None:

@@ -29,10 +29,10 @@ def measure(model: str, batch: int, steps: int = 7) -> dict[str, Any]:
     allocator.keep_freed_memory()
     compilation.enable_cache("off")
     spec = MODELS[model]
-    chain = models.build(spec["name"], input_shape=spec["shape"], num_classes=10, settings=spec["settings"], options={})
+    chain = models.build(**spec, num_classes=10, options={})
     task = Task(chain, optimizers.build("sgd"), lambda seen: 0.1)
     held = [jax.tree.map(jax.numpy.asarray, task.init().arrays())]
-    examples = jax.device_put(make_batch(spec["shape"], batch, 0))
+    examples = jax.device_put(make_batch(spec["input_shape"], batch, 0))
     rate = jax.numpy.float32(0.1)
     compiled = jax.jit(lambda *a: update(task, *a)[0], donate_argnums=0).lower(held[0], examples, rate).compile()
 

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 MODELS: dict[str, dict[str, Any]] = {
-    "densenet": {"name": "densenet", "shape": (28, 28, 1), "settings": {"depth": 40, "dropout": 0.1}},
-    "resnet50": {"name": "resnet", "shape": (32, 32, 3), "settings": {"depth": 50}},
-    "resnet56v2": {"name": "resnet", "shape": (32, 32, 3), "settings": {"depth": 56, "version": 2}},
-    "cnn": {"name": "cnn", "shape": (28, 28, 1), "settings": {}},
+    "densenet": {"name": "densenet", "input_shape": (28, 28, 1), "settings": {"depth": 40, "dropout": 0.1}},
+    "resnet50": {"name": "resnet", "input_shape": (32, 32, 3), "settings": {"depth": 50}},
+    "resnet56v2": {"name": "resnet", "input_shape": (32, 32, 3), "settings": {"depth": 56, "version": 2}},
+    "cnn": {"name": "cnn", "input_shape": (28, 28, 1), "settings": {}},
 }
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The same on both sides; `jaxdist/runtime/allocator.py` sets these for a run.
@@ -195,7 +195,7 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
     compilation.enable_cache("off")
     spec = MODELS[model]
     build = lambda **change: models.build(  # noqa: E731
-        spec["name"], input_shape=spec["shape"], num_classes=10, settings=spec["settings"] | change, options={}
+        **spec | {"settings": spec["settings"] | change}, num_classes=10, options={}
     )
     task = Task(build(), optimizers.build("sgd"), lambda seen: 0.1, compute_dtype=jnp.dtype(dtype or "float32"))
     canonical = task.init()
@@ -208,7 +208,7 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
     strategy = strategies.build(
         settings, task, global_batch_size=batch * processes, process_id=number, num_processes=processes
     )
-    placed = strategy.place(make_batch(spec["shape"], batch, number))
+    placed = strategy.place(make_batch(spec["input_shape"], batch, number))
     held = [strategy.import_state(canonical)]
 
     def run(steps: int) -> None:
@@ -224,7 +224,7 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
         return serve(run)
     # Dropout is random on both sides: the models are compared without.
     plain = dataclasses.replace(task, chain=build(dropout=0.0), compute_dtype=None)
-    one = {k: v for k, v in make_batch(spec["shape"], batch, 0).items() if k != "position"}
+    one = {k: v for k, v in make_batch(spec["input_shape"], batch, 0).items() if k != "position"}
     params, stats = (jax.tree.map(np.asarray, tree) for tree in (canonical.params, canonical.model_state))
     value = jax.jit(jax.value_and_grad(lambda params: plain.loss(params, stats, one)[0]))
     loss, grads = value(params)
@@ -248,7 +248,7 @@ def theirs(
 
     torch_side.prepare(int(os.environ["OMP_NUM_THREADS"]))
     spec = MODELS[model]
-    one = make_batch(spec["shape"], batch, number)
+    one = make_batch(spec["input_shape"], batch, number)
     labels = torch.from_numpy(one["label"].astype(np.int64))
     images = torch.from_numpy(one["image"].transpose(0, 3, 1, 2).copy())
     with np.load(f"{folder}/weights.npz") as weights:

@@ -248,8 +248,10 @@ class RunProfile:
 
     def close(self, seconds: float = 120.0) -> None:
         """Ends a trace that is under way, and waits for tables that are being made. Idempotent."""
-        trace, self._trace, self._trial = self._trace, None, False
+        trace, self._trace, trial, self._trial = self._trace, None, self._trial, False
         if trace is not None:
+            if self.windows and not trial:
+                logging.warning("The profile of %s is dropped: this process ends within it.", self.windows[0])
             try:
                 trace.close()
             except Exception as e:

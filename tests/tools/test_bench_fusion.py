@@ -71,7 +71,6 @@ def test_sizes_that_give_the_same_buffers_are_known():
         (["--fusion=-1,64"], "--fusion=-1,64: name the megabytes"),
         (["--fusion=all"], "--fusion=all: name the megabytes"),
         (["--link=fast"], "--link=fast: 'fast' is not a number"),
-        (["--model=resnet"], "--model=resnet: fusion is measured with densenet"),
         (["--pairs=0"], "--batch and --pairs are at least 1"),
     ],
 )
