@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import re
 from typing import NamedTuple
 
-_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_INSTRUCTION = re.compile(rf"= (?P<shapes>\(.*?\)|\S+) (?P<kind>{'|'.join(_KINDS)})(?:-start)?\(")
-_SHAPE = re.compile(r"(?P<kind>pred|bf16|[a-z]+(?P<bits>\d+))\[(?P<dims>[\d,]*)\]")
-_GROUPS = re.compile(r"replica_groups=(?:\{\{(?P<first>[\d,]+)\}|\[(?P<count>\d+),(?P<size>\d+)\])")
+from jaxdist.runtime.program import COLLECTIVES, Program, replica_groups
 
 
 class Collective(NamedTuple):
@@ -35,25 +30,16 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
     Each instruction counts once, even inside a loop.
     """
     found = []
-    for line in text.splitlines():
-        instruction = _INSTRUCTION.search(line)
-        if instruction is None:
-            continue
-        sizes = [
-            math.prod(int(d) for d in shape["dims"].split(",") if d) * _bytes(shape["kind"], shape["bits"])
-            for shape in _SHAPE.finditer(instruction["shapes"])
-        ]
-        groups = _GROUPS.search(line)
-        members = num_devices
-        if groups is not None:
-            members = len(groups["first"].split(",")) if groups["first"] else int(groups["size"])
-        if members > 1:
-            found.append(Collective(instruction["kind"], sum(sizes), members))
+    for inside in Program(text).computations.values():
+        for instruction in inside.values():
+            kind = instruction.opcode.removesuffix("-start")
+            if kind not in COLLECTIVES:
+                continue
+            groups = replica_groups(instruction)
+            members = len(groups[0]) if groups else num_devices
+            if members > 1:
+                found.append(Collective(kind, instruction.bytes, members))
     return found
-
-
-def _bytes(kind: str, bits: str | None) -> int:
-    return 1 if kind == "pred" else 2 if kind == "bf16" else max(int(bits or 8) // 8, 1)
 
 
 def totals(found: list[Collective]) -> dict[str, dict[str, int]]:

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxdist.profiling.naming import COLLECTIVES
 from jaxdist.profiling.parts import Part
+from jaxdist.runtime.program import COLLECTIVES
 
 WAITING, EXCHANGE = "waiting for the slowest", "exchange"
 _TOLERANCE = 1e-3  # seconds by which the ends of one call may precede its last start

@@ -13,10 +13,9 @@ import re
 from typing import NamedTuple
 
 from jaxdist.ops import kinds
-from jaxdist.profiling.program import Instruction, Program, is_kernel_gradient
+from jaxdist.runtime.program import COLLECTIVES, Instruction, Program, is_kernel_gradient
 
 FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast")
 WRAPPERS = ("while", "call", "conditional")  # what they contain is recorded, too
 ADDITION, REDUCTION, COPY, ELEMENTWISE, RANDOM = "addition", "sum over elements", "copy", "elementwise", "random bits"
 NO_NAME = "no name"

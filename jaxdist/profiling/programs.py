@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxdist.profiling.program import Program
+from jaxdist.runtime.program import Program
 
 
 def programs_of(modules: Sequence[Any], seen: Mapping[int, tuple[str, frozenset[str]]]) -> dict[int, Program]:

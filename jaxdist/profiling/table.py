@@ -26,10 +26,10 @@ import numpy as np
 
 from jaxdist.ops import kinds
 from jaxdist.profiling.attribution import self_times, wall_time
-from jaxdist.profiling.naming import COLLECTIVES, WRAPPERS, Name, name_of
-from jaxdist.profiling.program import Program, replica_groups
+from jaxdist.profiling.naming import WRAPPERS, Name, name_of
 from jaxdist.profiling.trace import Intervals, Trace
 from jaxdist.runtime import profiler
+from jaxdist.runtime.program import COLLECTIVES, Program, replica_groups
 
 NOT_ATTRIBUTED, EXECUTOR, UNKNOWN = "not attributed", "XLA's executor", "operation of an unknown program"
 IDLE = "waiting for calls"  # what a server does the rest of the time

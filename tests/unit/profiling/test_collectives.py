@@ -1,6 +1,6 @@
 """Collectives of several processes: known starts and ends give known waits, whatever the hosts' clocks say.
 
-Also the groups of `profiling/program.py`, by which devices are told apart that do not exchange with each other.
+Also the groups of `runtime/program.py`, by which devices are told apart that do not exchange with each other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from helpers.profile_parts import BEGAN, FIRST, SECOND, write_part
 
 from jaxdist.profiling.collectives import compare, split
 from jaxdist.profiling.parts import read_parts
-from jaxdist.profiling.program import Program, replica_groups
+from jaxdist.runtime.program import Program, replica_groups
 
 
 def compared(folder, kinds=None):

@@ -8,7 +8,7 @@ from jaxdist import models
 from jaxdist.ops import kinds
 from jaxdist.optim import optimizers
 from jaxdist.profiling.naming import COPY, ELEMENTWISE, WRAPPERS, layer_of, name_of, tokens_of
-from jaxdist.profiling.program import Program
+from jaxdist.runtime.program import Program
 from jaxdist.task import Task
 from jaxdist.task.update import update
 

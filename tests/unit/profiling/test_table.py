@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from jaxdist.profiling.program import Program
 from jaxdist.profiling.table import EXECUTOR, IDLE, NOT_ATTRIBUTED, UNKNOWN, make_table
 from jaxdist.profiling.trace import Intervals, Operation, Trace
 from jaxdist.runtime import profiler
+from jaxdist.runtime.program import Program
 
 PROGRAM = Program(
     """HloModule step

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxdist.profiling.program import Program, is_kernel_gradient
+from jaxdist.runtime.program import Program, is_kernel_gradient
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
