@@ -11,6 +11,8 @@ CACHE = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / f"jaxdist-tests-{os.getuid()}")
 )
 
+os.environ.setdefault("JAXDIST_NATIVE_DIR", f"{CACHE}-native")
+
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -27,6 +29,15 @@ def _compilation_cache():
     from jaxdist.runtime import compilation
 
     compilation.enable_cache(CACHE)
+
+
+@pytest.fixture(autouse=True)
+def _operations_by_xla():
+    """Whatever back end a test has chosen for its operations."""
+    yield
+    from jaxdist.ops import backend
+
+    backend.use(backend.XLA)
 
 
 @pytest.fixture
