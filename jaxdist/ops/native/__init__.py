@@ -1,6 +1,6 @@
 """Native kernels: C++ for the operations that XLA's CPU backend is slow at, called from its programs (`jax.ffi`).
 
-    build.py         compiles source/ into a library, once for a version and a machine's user
+    compiler.py      compiles source/ into a library, once for a version and a user; build.py is its command
     library.py       loads it, says why not
     convolution.py   the operations, as functions of arrays
     source/          C++17 with AVX2 or AVX-512, chosen when it runs

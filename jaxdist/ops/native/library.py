@@ -7,7 +7,7 @@ import functools
 
 import jax
 
-from jaxdist.ops.native.build import CannotBuild, build
+from jaxdist.ops.native.compiler import CannotBuild, build
 
 OPERATIONS = ("convolve", "convolve_input_gradient", "convolve_kernel_gradient")
 _INSTRUCTIONS = {2: "AVX2", 512: "AVX-512"}
