@@ -51,11 +51,15 @@ def in_use() -> str:
     return f"native ({_instructions})" if _instructions else XLA
 
 
-def native_takes(*arrays: jax.Array) -> bool:
-    """Whether the native kernels take an operation on these arrays; counts it."""
+def native_takes(*arrays: jax.Array, features: int = 1) -> bool:
+    """Whether the native kernels take an operation on these arrays, of at least so many features; counts it."""
     if not _instructions:
         return False
-    takes = all(a.dtype == jnp.float32 for a in arrays) and all(0 not in a.shape for a in arrays)
+    takes = (
+        arrays[0].shape[-1] >= features
+        and all(a.dtype == jnp.float32 for a in arrays)
+        and all(0 not in a.shape for a in arrays)
+    )
     _traced["native" if takes else "xla"] += 1
     return takes
 

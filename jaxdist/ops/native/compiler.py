@@ -28,7 +28,10 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-Wall", "-Wextra", "-Wconversion", "-Wer
 UNITS = (
     ("convolution.cc", ("-mavx2", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx2")),
     ("convolution.cc", ("-mavx512f", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx512")),
-    ("handlers.cc", ()),
+    ("normalization.cc", ("-mavx2", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx2")),
+    ("normalization.cc", ("-mavx512f", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx512")),
+    ("convolution_handlers.cc", ()),
+    ("normalization_handlers.cc", ()),
 )
 _COMPILERS = ("c++", "g++", "clang++")
 _SECONDS = 300.0

@@ -9,7 +9,15 @@ import jax
 
 from jaxdist.ops.native.compiler import CannotBuild, build
 
-OPERATIONS = ("convolve", "convolve_input_gradient", "convolve_kernel_gradient")
+OPERATIONS = (
+    "convolve",
+    "convolve_input_gradient",
+    "convolve_kernel_gradient",
+    "moments",
+    "normalize",
+    "gradient_sums",
+    "normalize_gradient",
+)
 _INSTRUCTIONS = {2: "AVX2", 512: "AVX-512"}
 
 

@@ -20,6 +20,15 @@ inline Vector broadcast(const float* from) { return _mm512_set1_ps(*from); }
 inline void store(float* to, Vector v) { _mm512_storeu_ps(to, v); }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+inline Vector subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
+
+// max(v, 0), and NaN where v is.
+inline Vector rectify(Vector v) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, zero(), _CMP_NLT_UQ), v); }
+
+// `value` in lanes where `of` is above 0, and 0 in the others.
+inline Vector keep_where_positive(Vector of, Vector value) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(of, zero(), _CMP_GT_OQ), value);
+}
 
 // Writes the first `count` lanes, of 0 to kLanes.
 inline void store_first(float* to, Vector v, int count) {
@@ -38,6 +47,15 @@ inline Vector broadcast(const float* from) { return _mm256_broadcast_ss(from); }
 inline void store(float* to, Vector v) { _mm256_storeu_ps(to, v); }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+inline Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+
+// max(v, 0), and NaN where v is.
+inline Vector rectify(Vector v) { return _mm256_max_ps(zero(), v); }
+
+// `value` in lanes where `of` is above 0, and 0 in the others.
+inline Vector keep_where_positive(Vector of, Vector value) {
+  return _mm256_and_ps(_mm256_cmp_ps(of, zero(), _CMP_GT_OQ), value);
+}
 
 // Writes the first `count` lanes, of 0 to kLanes.
 inline void store_first(float* to, Vector v, int count) {

@@ -1,31 +1,18 @@
-// What XLA calls: convolution.h for the instructions of this processor, spread over XLA's own threads.
+// What XLA calls for convolution.h.
 
 #include <algorithm>
-#include <atomic>
-#include <cstdint>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "convolution.h"
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
+#include "threads.h"
 
 namespace jaxdist {
 namespace {
 
-using std::int64_t;
 using Array = ffi::Buffer<ffi::F32, 4>;
 using Result = ffi::ResultBuffer<ffi::F32, 4>;
-
-constexpr int64_t kParts = 8;  // of a sum over images
-
-bool has_avx512() {
-  static const bool found = __builtin_cpu_supports("avx512f");
-  return found;
-}
 
 // The shapes of an operation; kernel [kh, kw, in, out] and strides are given, padding follows from x and y.
 Convolution shapes(const Array& x, const Array& kernel, const Array& y, int64_t stride_height, int64_t stride_width,
@@ -39,44 +26,6 @@ ffi::Error wrong(const Convolution& c, const Array& kernel) {
   if (k[2] == c.inputs && c.batch > 0 && c.stride_height > 0 && c.stride_width > 0 && c.top >= 0 && c.left >= 0)
     return ffi::Error::Success();
   return ffi::Error::InvalidArgument("jaxdist: the shapes are no convolution");
-}
-
-ffi::Future done() {
-  ffi::Promise promise;
-  promise.SetAvailable();
-  return ffi::Future(promise);
-}
-
-ffi::Future failed(ffi::Error error) {
-  ffi::Promise promise;
-  promise.SetError(std::move(error));
-  return ffi::Future(promise);
-}
-
-// Calls `part(p, first, last)` for `parts` equal parts of `count`, on all threads of the pool, and `end()` after the
-// last. Does not wait where there are several threads.
-template <typename Part, typename End>
-ffi::Future spread(ffi::ThreadPool& pool, int64_t count, int64_t parts, Part part, End end) {
-  if (pool.num_threads() <= 1 || parts <= 1) {
-    for (int64_t p = 0; p < parts; ++p) part(p, p * count / parts, (p + 1) * count / parts);
-    end();
-    return done();
-  }
-  ffi::CountDownPromise all(parts);
-  ffi::Future future(all);
-  auto left = std::make_shared<std::atomic<int64_t>>(parts);
-  for (int64_t p = 0; p < parts; ++p)
-    pool.Schedule([=]() mutable {
-      part(p, p * count / parts, (p + 1) * count / parts);
-      if (left->fetch_sub(1, std::memory_order_acq_rel) == 1) end();
-      all.CountDown(1);
-    });
-  return future;
-}
-
-// One for each thread, where the results do not depend on how many there are.
-int64_t part_for_each_thread(const ffi::ThreadPool& pool, int64_t count) {
-  return std::clamp<int64_t>(pool.num_threads(), 1, count);
 }
 
 ffi::Future convolve(ffi::ThreadPool pool, Array x, Array kernel, Result y, int64_t stride_height,
