@@ -18,7 +18,7 @@ KNOBS = (
     Knob(
         "ops.backend",
         "auto",
-        "xla, or native: C++ kernels for convolutions of float32 on CPUs. auto: native where they can be built.",
+        "xla, or native: C++ kernels for float32 on CPUs. auto: native where they can be built.",
         choices=("auto", "xla", "native"),
         local=True,
     ),
