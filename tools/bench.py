@@ -6,7 +6,7 @@
     python tools/bench.py staleness [--bounds=0,1,3,10,-1] [--workers=4]       pace of uneven workers under a bound
     python tools/bench.py independent [--batch=26] [--pairs=10]   two workers and a server against two runs alone
     python tools/bench.py train --model=densenet|resnet50|resnet56v2|cnn [--batch=26] [--processes=2]
-        [--strategy=allreduce] [--dtype=bfloat16] [--against=torch]      images/s, share of the matrix peak, PyTorch DDP
+        [--strategy=allreduce] [--dtype=bfloat16] [--against=torch|xla]  images/s, share of the matrix peak, PyTorch DDP
     python tools/bench.py train --link=RATE[,DELAY[,LOSS]]|free|all --hosts=2,4 [--strategy=all] [--model=...]
         [--batch=26] [--against=torch]       the same between hosts of a laboratory (tools/lab.py) with such links:
         images/s, bytes a step of each host beside what the algorithm needs; then a table in Markdown
@@ -258,7 +258,7 @@ def profile(options: argparse.Namespace) -> None:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from bench_profile import measure
 
-    say(**measure(options.model, options.batch))
+    say(**measure(options.model, options.batch, options.ops))
 
 
 def parameter_server(options: argparse.Namespace) -> None:
@@ -408,8 +408,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--hosts", help="of `train` over links: 2, or 2,4")
     parser.add_argument("--seconds", type=float, default=20.0, help="at one link, over links")
     parser.add_argument("--fusion", default="0,1,4,64", help="of `fusion`: megabytes of a buffer")
+    parser.add_argument("--ops", default="auto", choices=["auto", "xla", "native"], help="of `profile`: ops.backend")
     parser.add_argument("--dtype", default="", choices=["", "bfloat16"])
-    parser.add_argument("--against", default="", choices=["", "torch"])
+    parser.add_argument("--against", default="", choices=["", "torch", "xla"])
     parser.add_argument("--batch", type=int, default=0, help="26; of `pipeline` and `sharding` 64")
     parser.add_argument("--microbatches", default="4,8", help="of `pipeline`, whose --batch is the global one")
     parser.add_argument("--stages", type=int, default=2)
