@@ -223,6 +223,8 @@ def train_over_links(options: argparse.Namespace) -> None:
     import bench_links
 
     try:
+        if options.against == "xla":
+            raise bench_links.Unusable("over links --against is torch.")
         if options.dtype or min(options.batch, options.pairs) < 1:
             raise bench_links.Unusable("over links there is no --dtype, and --batch and --pairs are at least 1.")
         links = bench_links.links_of(options.link or ["free"])

@@ -125,12 +125,7 @@ def measure(
             for group in groups:
                 group.close()
     line = {"bench": "train", "model": model, "batch": batch, "processes": processes, "strategy": strategy}
-    line |= {
-        "dtype": dtype or "float32",
-        "ops": facts["ops"],
-        "steps": steps,
-        "compile_seconds": facts["compile_seconds"],
-    }
+    line |= {"dtype": dtype or "float32", "steps": steps} | {key: facts[key] for key in ("ops", "compile_seconds")}
     own = [pair[0] for pair in times]
     line |= {"ms": spread([1e3 * t for t in own]), "images_per_second": spread([batch * processes / t for t in own])}
     used = facts["flops"] * batch * processes / np.median(own)
@@ -242,8 +237,8 @@ def ours(
     norm = float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(grads))))
     flops = 3 * sum(forward_flops(task.chain).values())
     serve(
-        run, compile_seconds=round(compiled, 1), ops=backend.in_use(), loss=float(loss), gradient_norm=norm, flops=flops,
-        parameters=sum(leaf.size for leaf in weights.values()),
+        run, compile_seconds=round(compiled, 1), ops=backend.in_use(), loss=float(loss), gradient_norm=norm,
+        flops=flops, parameters=sum(leaf.size for leaf in weights.values()),
     )  # fmt: skip
 
 
