@@ -19,7 +19,8 @@ import socket
 
 _FIRST, _LAST = 10000, 60000
 _OUTGOING = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range")
-_marks: collections.deque[socket.socket] = collections.deque(maxlen=100)  # the oldest is closed as it falls out
+_MARKS = 100  # open at a time
+_marks: collections.deque[socket.socket] = collections.deque()
 
 
 def free_port() -> int:
@@ -36,6 +37,8 @@ def free_port() -> int:
                 s.bind(("", port))
             opened.pop_all()
             _marks.append(mark)
+            if len(_marks) > _MARKS:
+                _marks.popleft().close()
             return port
     raise RuntimeError("No TCP port is free on this host.")
 
