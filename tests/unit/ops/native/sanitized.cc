@@ -1,5 +1,5 @@
 // Runs the kernels on arrays of exact size, with shapes at random, beside plain loops; built with sanitizers by
-// test_sanitized.py. Prints the first difference and ends with 1, or prints how many shapes it has tried.
+// test_compiler.py. Prints the first difference and ends with 1, or prints how many shapes it has tried.
 
 #include <cmath>
 #include <cstdio>
