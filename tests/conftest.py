@@ -1,5 +1,6 @@
 """Eight fake CPU devices, and a compilation cache shared by the tests and their subprocesses."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -11,8 +12,6 @@ CACHE = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / f"jaxdist-tests-{os.getuid()}")
 )
 
-os.environ.setdefault("JAXDIST_NATIVE_DIR", f"{CACHE}-native")
-
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -22,6 +21,15 @@ _SLOW = [hypothesis.HealthCheck.too_slow]
 hypothesis.settings.register_profile("jaxdist", deadline=None, suppress_health_check=_SLOW)
 hypothesis.settings.load_profile("jaxdist")
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_sessionstart(session):
+    """Builds the native kernels once, before the processes of the tests begin: where and as a user's run does."""
+    from jaxdist.ops.native.compiler import CannotBuild, build
+
+    if not hasattr(session.config, "workerinput"):  # xdist's own processes come later
+        with contextlib.suppress(CannotBuild):
+            build()
 
 
 @pytest.fixture(autouse=True, scope="session")

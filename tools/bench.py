@@ -20,6 +20,8 @@
         [--batch=26] [--pairs=3]       gradients summed in one buffer or in many, in profiled steps of real runs: time
         inside collectives, of it waiting, exchange, and hidden behind the computation
     python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by kind of operator
+    python tools/bench.py convolutions [--model=cnn] [--batch=26] [--pairs=10]    each shape of the models: native, XLA,
+        PyTorch on one core, GFLOP/s
     python tools/bench.py input [--data=mnist] [--batches=96,192,384,768,1536] [--pairs=3]     how long a step of a CNN
         waits for its batch, by cache and prefetch; ways of decoding; Grain; then tables in Markdown
 
@@ -255,6 +257,20 @@ def fusion(options: argparse.Namespace) -> None:
         raise SystemExit(code)
 
 
+def convolutions(options: argparse.Namespace) -> None:
+    """Every convolution of the models, a line for each; then the table of them all."""
+    import bench_convolutions
+
+    if min(options.batch, options.pairs) < 1:
+        raise SystemExit("--batch and --pairs must be at least 1.")
+    lines = []
+    chosen = [options.model] if options.model else list(MODELS)
+    for line in bench_convolutions.measure(chosen, options.batch, options.pairs):
+        lines.append(line)
+        say(**line)
+    print(f"\n{bench_convolutions.table(lines)}")
+
+
 def profile(options: argparse.Namespace) -> None:
     """Where the time of one step goes."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -388,6 +404,7 @@ def main(argv: Sequence[str]) -> int:
         "input": input_,
         "train": train,
         "profile": profile,
+        "convolutions": convolutions,
         "fusion": fusion,
     }
     benches |= {
@@ -402,7 +419,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("name", choices=sorted(benches))
     parser.add_argument("--pairs", type=int, help="rounds; default 10, over links, of `fusion` and of `input` 3")
     parser.add_argument("--processes", help="default 2; of `fusion` a list, default 2,5")
-    parser.add_argument("--model", choices=sorted(MODELS), default="densenet")
+    parser.add_argument("--model", choices=sorted(MODELS), help="default densenet; of `convolutions` all")
     parser.add_argument("--strategy", default="", help="of `train`; over links a list, or all")
     parser.add_argument(
         "--link", action="append", default=[], help="of `train` and `fusion`, may be repeated: free, all, 100mbit,5ms"
@@ -433,6 +450,8 @@ def main(argv: Sequence[str]) -> int:
     if options.pairs is None:
         few = options.link or options.hosts is not None or options.name in ("fusion", "input")
         options.pairs = 3 if few else 10
+    if options.name != "convolutions":
+        options.model = options.model or "densenet"
     options.data = options.data or ("mnist" if options.name == "input" else "fashion_mnist")
     if options.processes is None:
         options.processes = "2,5" if options.name == "fusion" else "2"
