@@ -47,7 +47,7 @@ def folder() -> pathlib.Path:
 
 
 @functools.cache
-def library_path(flags: Sequence[str] = ()) -> pathlib.Path:
+def library_path() -> pathlib.Path:
     """Of the library for this machine, whether or not it is there.
 
     Raises:
@@ -57,22 +57,19 @@ def library_path(flags: Sequence[str] = ()) -> pathlib.Path:
         raise CannotBuild(f"there are kernels for Linux on x86-64, and this is {sys.platform} on {platform.machine()}")
     import jaxlib
 
-    content = hashlib.sha256(repr((jaxlib.__version__, FLAGS, UNITS, tuple(flags))).encode())
+    content = hashlib.sha256(repr((jaxlib.__version__, FLAGS, UNITS)).encode())
     for path in sorted(SOURCE.iterdir()):
         content.update(path.name.encode() + path.read_bytes())
     return folder() / f"jaxdist-{content.hexdigest()[:16]}.so"
 
 
-def build(flags: Sequence[str] = ()) -> pathlib.Path:
+def build() -> pathlib.Path:
     """The library, compiled where it is not there yet. Blocks, seconds for the first time.
-
-    Args:
-      flags: more of them, as a sanitizer's; its library has a name of its own.
 
     Raises:
       CannotBuild: no compiler, an error of the compiler, or a folder that cannot be written.
     """
-    path = library_path(tuple(flags))
+    path = library_path()
     if path.exists():
         return path
     compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), *_COMPILERS])), None)
@@ -83,7 +80,7 @@ def build(flags: Sequence[str] = ()) -> pathlib.Path:
         with _alone(path.with_suffix(".lock")):
             if not path.exists():  # another process may have built it meanwhile
                 begin = time.monotonic()
-                _build(compiler, path, flags)
+                _build(compiler, path)
                 logging.info("The native kernels were built in %.1f s: %s", time.monotonic() - begin, path)
     except OSError as e:
         raise CannotBuild(f"{path.parent} cannot be written ({e.strerror}); $JAXDIST_NATIVE_DIR names another") from e
@@ -98,20 +95,20 @@ def _alone(lock: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _build(compiler: str, path: pathlib.Path, flags: Sequence[str]) -> None:
+def _build(compiler: str, path: pathlib.Path) -> None:
     import jax.ffi
 
     headers = ("-isystem", jax.ffi.include_dir())
     with tempfile.TemporaryDirectory(dir=path.parent) as made:
         objects = [f"{made}/{number}.o" for number in range(len(UNITS))]
         commands = [
-            [compiler, *FLAGS, *flags, *own, *headers, "-c", str(SOURCE / name), "-o", to]
+            [compiler, *FLAGS, *own, *headers, "-c", str(SOURCE / name), "-o", to]
             for (name, own), to in zip(UNITS, objects, strict=True)
         ]
         with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             list(pool.map(_run, commands))
         whole = f"{made}/whole.so"
-        _run([compiler, "-shared", *flags, *objects, "-o", whole])
+        _run([compiler, "-shared", *objects, "-o", whole])
         os.replace(whole, path)  # whole or not at all
 
 

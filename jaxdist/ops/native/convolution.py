@@ -40,6 +40,7 @@ def kernel_gradient(
 
 
 def _call(operation: str, shape: Sequence[int], one: Any, other: Any, strides: Any, padding: Any) -> jax.Array:
-    call = jax.ffi.ffi_call(target(operation), jax.ShapeDtypeStruct(tuple(shape), np.float32))
+    made = jax.ShapeDtypeStruct(tuple(shape), np.float32)
+    call = jax.ffi.ffi_call(target(operation), made, vmap_method="sequential")
     numbers = {"stride_height": strides[0], "stride_width": strides[1], "top": padding[0][0], "left": padding[1][0]}
     return call(one, other, **{name: np.int64(number) for name, number in numbers.items()})

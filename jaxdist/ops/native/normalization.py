@@ -5,6 +5,9 @@ float32 alone, of x [..., features] with at least `LEAST_FEATURES`; call `librar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -16,13 +19,13 @@ LEAST_FEATURES = 16  # the lanes of the widest vector
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mean, biased variance) of each feature, from one pass over x."""
     each = jax.ShapeDtypeStruct(x.shape[-1:], np.float32)
-    mean, var = jax.ffi.ffi_call(target("moments"), (each, each))(x)
+    mean, var = _call("moments", (each, each))(x)
     return mean, var
 
 
 def normalize(x: jax.Array, u: jax.Array, v: jax.Array, *, relu: bool) -> jax.Array:
     """x * u + v, then max(., 0) with `relu`."""
-    return jax.ffi.ffi_call(target("normalize"), jax.ShapeDtypeStruct(x.shape, np.float32))(x, u, v, relu=relu)
+    return _call("normalize", _like(x))(x, u, v, relu=relu)
 
 
 def gradient_sums(
@@ -30,7 +33,7 @@ def gradient_sums(
 ) -> tuple[jax.Array, jax.Array]:
     """sum(g) and sum(g * (x - mean)) of each feature, g = dy, with `relu` where x * u + v > 0."""
     each = jax.ShapeDtypeStruct(x.shape[-1:], np.float32)
-    s, t = jax.ffi.ffi_call(target("gradient_sums"), (each, each))(x, dy, u, v, mean, relu=relu)
+    s, t = _call("gradient_sums", (each, each))(x, dy, u, v, mean, relu=relu)
     return s, t
 
 
@@ -38,5 +41,12 @@ def gradient(
     x: jax.Array, dy: jax.Array, u: jax.Array, v: jax.Array, a: jax.Array, b: jax.Array, *, relu: bool
 ) -> jax.Array:
     """g * u + x * a + b."""
-    call = jax.ffi.ffi_call(target("normalize_gradient"), jax.ShapeDtypeStruct(x.shape, np.float32))
-    return call(x, dy, u, v, a, b, relu=relu)
+    return _call("normalize_gradient", _like(x))(x, dy, u, v, a, b, relu=relu)
+
+
+def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, np.float32)
+
+
+def _call(operation: str, made: Any) -> Callable[..., Any]:
+    return jax.ffi.ffi_call(target(operation), made, vmap_method="sequential")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdist.errors import UsageError
-from jaxdist.ops import backend, conv
+from jaxdist.ops import backend, batch_norm, conv
 from jaxdist.ops.native import library
 
 AROUND = ((1, 1), (1, 1))
@@ -40,6 +40,19 @@ def test_both_give_the_same_numbers_and_each_is_counted(native, x64):
     assert backend.use("xla") == "xla"
     for one, other in zip(gradients(np.float32), wanted, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_kernel_larger_than_the_image_and_a_batch_of_batches(native):
+    """What XLA's operations take, the others take, too."""
+    backend.use("native")
+    x, kernel = jnp.ones((3, 2, 4, 4, 5)), jnp.ones((5, 5, 5, 7))
+    none = ((0, 0), (0, 0))
+    assert conv(x[0], kernel, (1, 1), none).shape == (2, 0, 0, 7)
+    each = jax.vmap(lambda x: conv(x, kernel, (1, 1), AROUND))(x)
+    np.testing.assert_allclose(each[2], conv(x[2], kernel, (1, 1), AROUND))
+    one = jnp.ones(16)
+    batched = jax.vmap(lambda x: batch_norm(x, one, one, 1e-5, True, None)[0])(jnp.ones((3, 2, 4, 4, 16)))
+    assert batched.shape == (3, 2, 4, 4, 16)
 
 
 def test_without_them_auto_says_so_and_native_is_refused(monkeypatch, caplog):
