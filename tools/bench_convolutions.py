@@ -14,6 +14,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,8 @@ def shapes_of(model: str) -> list[Shape]:
     found: dict[Shape, None] = {}
 
     def noted(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any) -> jax.Array:
-        found[Shape(x.shape[1], *kernel.shape[2:], kernel.shape[0], strides[0], padding[0][0])] = None
+        inputs, outputs = kernel.shape[2:]
+        found[Shape(x.shape[1], inputs, outputs, kernel.shape[0], strides[0], padding[0][0])] = None
         return made(x, kernel, strides, padding)
 
     made, layers.ops.conv = ops.conv, noted  # type: ignore[assignment]
@@ -129,9 +131,15 @@ def _ours(operations: str) -> Callable[[Shape, int], list[Call]]:
             jax.jit(lambda x, k, dy: jax.vjp(lambda k: forward(x, k), k)[1](dy)).lower(x, kernel, dy).compile(),
         ]
         arguments = [(x, kernel), (x, kernel, dy), (x, kernel, dy)]
-        return [lambda f=f, a=a: jax.block_until_ready(f(*a)) for f, a in zip(compiled, arguments, strict=True)]
+        return [partial(_whole, *pair) for pair in zip(compiled, arguments, strict=True)]
 
     return make
+
+
+def _whole(function: Any, arguments: tuple[Any, ...]) -> Any:
+    import jax
+
+    return jax.block_until_ready(function(*arguments))
 
 
 def _torch(shape: Shape, batch: int) -> list[Call]:
