@@ -1,5 +1,6 @@
 """Eight fake CPU devices, and a compilation cache shared by the tests and their subprocesses."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -22,11 +23,29 @@ hypothesis.settings.load_profile("jaxdist")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+def pytest_sessionstart(session):
+    """Builds the native kernels once, before the processes of the tests begin: where and as a user's run does."""
+    from jaxdist.ops.native.compiler import CannotBuild, build
+
+    if not hasattr(session.config, "workerinput"):  # xdist's own processes come later
+        with contextlib.suppress(CannotBuild):
+            build()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _compilation_cache():
     from jaxdist.runtime import compilation
 
     compilation.enable_cache(CACHE)
+
+
+@pytest.fixture(autouse=True)
+def _operations_by_xla():
+    """Whatever back end a test has chosen for its operations."""
+    yield
+    from jaxdist.ops import backend
+
+    backend.use(backend.XLA)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@
     python tools/bench.py staleness [--bounds=0,1,3,10,-1] [--workers=4]       pace of uneven workers under a bound
     python tools/bench.py independent [--batch=26] [--pairs=10]   two workers and a server against two runs alone
     python tools/bench.py train --model=densenet|resnet50|resnet56v2|cnn [--batch=26] [--processes=2]
-        [--strategy=allreduce] [--dtype=bfloat16] [--against=torch]      images/s, share of the matrix peak, PyTorch DDP
+        [--strategy=allreduce] [--dtype=bfloat16] [--against=torch|xla]  images/s, share of the matrix peak, PyTorch DDP
     python tools/bench.py train --link=RATE[,DELAY[,LOSS]]|free|all --hosts=2,4 [--strategy=all] [--model=...]
         [--batch=26] [--against=torch]       the same between hosts of a laboratory (tools/lab.py) with such links:
         images/s, bytes a step of each host beside what the algorithm needs; then a table in Markdown
@@ -20,6 +20,8 @@
         [--batch=26] [--pairs=3]       gradients summed in one buffer or in many, in profiled steps of real runs: time
         inside collectives, of it waiting, exchange, and hidden behind the computation
     python tools/bench.py profile --model=densenet [--batch=26]       milliseconds of a step by kind of operator
+    python tools/bench.py convolutions [--model=cnn] [--batch=26] [--pairs=10]    each shape of the models: native, XLA,
+        PyTorch on one core, GFLOP/s
     python tools/bench.py input [--data=mnist] [--batches=96,192,384,768,1536] [--pairs=3]     how long a step of a CNN
         waits for its batch, by cache and prefetch; ways of decoding; Grain; then tables in Markdown
 
@@ -223,6 +225,8 @@ def train_over_links(options: argparse.Namespace) -> None:
     import bench_links
 
     try:
+        if options.against == "xla":
+            raise bench_links.Unusable("over links --against is torch.")
         if options.dtype or min(options.batch, options.pairs) < 1:
             raise bench_links.Unusable("over links there is no --dtype, and --batch and --pairs are at least 1.")
         links = bench_links.links_of(options.link or ["free"])
@@ -253,12 +257,26 @@ def fusion(options: argparse.Namespace) -> None:
         raise SystemExit(code)
 
 
+def convolutions(options: argparse.Namespace) -> None:
+    """Every convolution of the models, a line for each; then the table of them all."""
+    import bench_convolutions
+
+    if min(options.batch, options.pairs) < 1:
+        raise SystemExit("--batch and --pairs must be at least 1.")
+    lines = []
+    chosen = [options.model] if options.model else list(MODELS)
+    for line in bench_convolutions.measure(chosen, options.batch, options.pairs):
+        lines.append(line)
+        say(**line)
+    print(f"\n{bench_convolutions.table(lines)}")
+
+
 def profile(options: argparse.Namespace) -> None:
     """Where the time of one step goes."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from bench_profile import measure
 
-    say(**measure(options.model, options.batch))
+    say(**measure(options.model, options.batch, options.ops))
 
 
 def parameter_server(options: argparse.Namespace) -> None:
@@ -386,6 +404,7 @@ def main(argv: Sequence[str]) -> int:
         "input": input_,
         "train": train,
         "profile": profile,
+        "convolutions": convolutions,
         "fusion": fusion,
     }
     benches |= {
@@ -400,7 +419,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("name", choices=sorted(benches))
     parser.add_argument("--pairs", type=int, help="rounds; default 10, over links, of `fusion` and of `input` 3")
     parser.add_argument("--processes", help="default 2; of `fusion` a list, default 2,5")
-    parser.add_argument("--model", choices=sorted(MODELS), default="densenet")
+    parser.add_argument("--model", choices=sorted(MODELS), help="default densenet; of `convolutions` all")
     parser.add_argument("--strategy", default="", help="of `train`; over links a list, or all")
     parser.add_argument(
         "--link", action="append", default=[], help="of `train` and `fusion`, may be repeated: free, all, 100mbit,5ms"
@@ -408,8 +427,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--hosts", help="of `train` over links: 2, or 2,4")
     parser.add_argument("--seconds", type=float, default=20.0, help="at one link, over links")
     parser.add_argument("--fusion", default="0,1,4,64", help="of `fusion`: megabytes of a buffer")
+    parser.add_argument("--ops", default="auto", choices=["auto", "xla", "native"], help="of `profile`: ops.backend")
     parser.add_argument("--dtype", default="", choices=["", "bfloat16"])
-    parser.add_argument("--against", default="", choices=["", "torch"])
+    parser.add_argument("--against", default="", choices=["", "torch", "xla"])
     parser.add_argument("--batch", type=int, default=0, help="26; of `pipeline` and `sharding` 64")
     parser.add_argument("--microbatches", default="4,8", help="of `pipeline`, whose --batch is the global one")
     parser.add_argument("--stages", type=int, default=2)
@@ -430,6 +450,8 @@ def main(argv: Sequence[str]) -> int:
     if options.pairs is None:
         few = options.link or options.hosts is not None or options.name in ("fusion", "input")
         options.pairs = 3 if few else 10
+    if options.name != "convolutions":
+        options.model = options.model or "densenet"
     options.data = options.data or ("mnist" if options.name == "input" else "fashion_mnist")
     if options.processes is None:
         options.processes = "2,5" if options.name == "fusion" else "2"

@@ -12,12 +12,14 @@ from typing import Any
 from jaxdist.profiling.files import by_kind
 
 
-def measure(model: str, batch: int, steps: int = 7) -> dict[str, Any]:
-    """One line of results; run it on one core (`taskset -c 0`) to see one worker's step."""
+def measure(model: str, batch: int, operations: str = "auto", steps: int = 7) -> dict[str, Any]:
+    """One line of results; run it on one core (`taskset -c 0`) to see one worker's step. `traced`: how many operations
+    that have native kernels were traced for them, and how many for XLA."""
     import jax
     from bench_train import MODELS, make_batch
 
     from jaxdist import models
+    from jaxdist.ops import backend
     from jaxdist.optim import optimizers
     from jaxdist.profiling.programs import programs_of
     from jaxdist.profiling.table import make_table
@@ -28,6 +30,7 @@ def measure(model: str, batch: int, steps: int = 7) -> dict[str, Any]:
 
     allocator.keep_freed_memory()
     compilation.enable_cache("off")
+    operations, before = backend.use(operations), backend.traced()
     spec = MODELS[model]
     chain = models.build(**spec, num_classes=10, options={})
     task = Task(chain, optimizers.build("sgd"), lambda seen: 0.1)
@@ -52,7 +55,9 @@ def measure(model: str, batch: int, steps: int = 7) -> dict[str, Any]:
         found, programs_of(profiler.programs(), found.programs), begin=begin - found.unix_time,
         end=end - found.unix_time, steps=steps, blocks=frozenset(chain.names), training_thread=0,
     )  # fmt: skip
-    return {"bench": "profile", "model": model, "batch": batch} | line_of(table)
+    traced = {name: count - before[name] for name, count in backend.traced().items()}
+    about = {"bench": "profile", "model": model, "batch": batch, "ops": operations, "traced": traced}
+    return about | line_of(table)
 
 
 def line_of(table: Any) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The measurement `train` of tools/bench.py: training steps of this package, and of PyTorch DDP, in turn.
+"""The measurement `train` of tools/bench.py: training steps of this package, by the back end that a run would take, and
+of PyTorch DDP or of this package by XLA alone, in turn.
 
                  weights, one batch
     this file ------------------------> N workers of ours      | each prints what it found at equal weights;
@@ -108,8 +109,8 @@ def measure(
         facts = ours.hear()[0]
         groups = [ours]
         try:
-            if against == "torch":
-                groups.append(Group("torch", folder, f"127.0.0.1:{port()}", cores, arguments))
+            if against:
+                groups.append(Group(against, folder, f"127.0.0.1:{port()}", cores, arguments))
                 alike = groups[1].hear()[0]
                 check_alike(facts, alike)
             peak = ours.matrix_flops()
@@ -124,14 +125,14 @@ def measure(
             for group in groups:
                 group.close()
     line = {"bench": "train", "model": model, "batch": batch, "processes": processes, "strategy": strategy}
-    line |= {"dtype": dtype or "float32", "steps": steps, "compile_seconds": round(facts["compile_seconds"], 1)}
+    line |= {"dtype": dtype or "float32", "steps": steps} | {key: facts[key] for key in ("ops", "compile_seconds")}
     own = [pair[0] for pair in times]
     line |= {"ms": spread([1e3 * t for t in own]), "images_per_second": spread([batch * processes / t for t in own])}
     used = facts["flops"] * batch * processes / np.median(own)
     line |= {"share_of_matrix_peak": round(used / peak, 3), "matrix_gflops": round(peak / 1e9, 1)}
-    if against == "torch":
-        rates = spread([batch * processes / pair[1] for pair in times])
-        line["torch"] = {"images_per_second": rates, "layout": alike["layout"], "version": alike["version"]}
+    if against:
+        rates = {"images_per_second": spread([batch * processes / pair[1] for pair in times])}
+        line[against] = rates | {key: alike[key] for key in ("layout", "version", "compile_seconds") if key in alike}
         line["ratio"] = spread([b / a for a, b in times])
         line["ratios"] = [round(b / a, 3) for a, b in times]
         line["loss_at_equal_weights"] = [facts["loss"], alike["loss"]]
@@ -173,7 +174,10 @@ def serve(run: Callable[[int], None], **facts: Any) -> None:
         print(json.dumps({"seconds": time.perf_counter() - begin}), flush=True)
 
 
-def ours(folder: str, address: str, number: int, model: str, batch: int, processes: int, name: str, dtype: str) -> None:
+def ours(
+    folder: str, address: str, number: int, model: str, batch: int, processes: int, name: str, dtype: str,
+    operations: str = "auto",
+) -> None:  # fmt: skip
     import dataclasses
 
     import jax
@@ -182,6 +186,7 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
     from jaxdist import models, strategies
     from jaxdist.cluster.collectives import connect_devices
     from jaxdist.config import default_config
+    from jaxdist.ops import backend
     from jaxdist.optim import optimizers
     from jaxdist.profiling.model_flops import forward_flops
     from jaxdist.runtime import compilation
@@ -193,12 +198,13 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
         jax.distributed.initialize(address, processes, number)
         connect_devices()
     compilation.enable_cache("off")
+    backend.use("xla" if dtype else operations)
     spec = MODELS[model]
     build = lambda **change: models.build(  # noqa: E731
         **spec | {"settings": spec["settings"] | change}, num_classes=10, options={}
     )
     task = Task(build(), optimizers.build("sgd"), lambda seen: 0.1, compute_dtype=jnp.dtype(dtype or "float32"))
-    canonical = task.init()
+    canonical = task.init()  # equal bits on all sides
     weights = {path: np.asarray(leaf) for path, leaf in flatten(canonical.params).items()}
     if number == 0:
         np.savez(f"{folder}/writing.npz", allow_pickle=False, **weights)
@@ -231,8 +237,8 @@ def ours(folder: str, address: str, number: int, model: str, batch: int, process
     norm = float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(grads))))
     flops = 3 * sum(forward_flops(task.chain).values())
     serve(
-        run, compile_seconds=compiled, loss=float(loss), gradient_norm=norm, flops=flops,
-        parameters=sum(leaf.size for leaf in weights.values()),
+        run, compile_seconds=round(compiled, 1), ops=backend.in_use(), loss=float(loss), gradient_norm=norm,
+        flops=flops, parameters=sum(leaf.size for leaf in weights.values()),
     )  # fmt: skip
 
 
@@ -280,7 +286,7 @@ def theirs(
 
 def main(argv: Sequence[str]) -> None:
     side, folder, address, number, model, batch, processes, name, dtype = argv
-    worker: Any = {"ours": ours, "torch": theirs}[side]
+    worker: Any = {"ours": ours, "xla": partial(ours, operations="xla"), "torch": theirs}[side]
     worker(folder, address, int(number), model, int(batch), int(processes), name, dtype)
 
 

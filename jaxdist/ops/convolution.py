@@ -2,6 +2,7 @@
 
     y[n, h, w, o] = sum_{a, b, i} x[n, h*s + a - p, w*s + b - p, i] * k[a, b, i, o]
 
+native    where there are native kernels (`backend.use`) they compute all three, but for 1x1.
 1x1       a matrix product of [pixels, in] and [in, out], as are its derivatives.
 forward   XLA's own. Up to 16 output channels leave half of a tile empty: two neighbouring output pixels are then taken
           as 2*out channels of a convolution of stride 2, with a kernel one column wider. The output has the same bytes:
@@ -24,7 +25,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxdist.ops.backend import native_takes
 from jaxdist.ops.kinds import CONVOLUTION_FORWARD, CONVOLUTION_INPUT_GRADIENT, CONVOLUTION_KERNEL_GRADIENT, kind
+from jaxdist.ops.native import convolution as native
 from jaxdist.ops.platforms import choose, materialize
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -95,6 +98,8 @@ def _forward(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding:
         if strides != (1, 1):
             x = materialize(x[:, :: strides[0], :: strides[1]])
         return (x.reshape(-1, inputs) @ kernel[0, 0]).reshape(*x.shape[:3], outputs)
+    if native_takes(x, kernel):
+        return native.forward(x, kernel, strides, padding)
     width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
     if strides != (1, 1) or outputs > _NARROW or width % 2:
         return _plain(strides, padding)(x, kernel)
@@ -108,6 +113,11 @@ def _backward(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[jax.Array, jax.Array]:
     height, width, inputs, outputs = kernel.shape
+    if not _is_dot(kernel, padding) and native_takes(x, kernel, dy):
+        with kind(CONVOLUTION_INPUT_GRADIENT):
+            dx = native.input_gradient(dy, kernel, x.shape, strides, padding)
+        with kind(CONVOLUTION_KERNEL_GRADIENT):
+            return dx, native.kernel_gradient(x, dy, kernel.shape, strides, padding)
     if strides != (1, 1):
         return _strided_backward(x, kernel, dy, strides, padding)
     if _is_dot(kernel, padding):

@@ -27,7 +27,15 @@ from jaxdist.errors import UsageError
 from jaxdist.roles import server
 from jaxdist.runtime import compilation, devices, prometheus
 from jaxdist.task import Task
-from jaxdist.train.setup import Examples, check_phases, load_examples, make_task, num_params, run_examples
+from jaxdist.train.setup import (
+    Examples,
+    check_phases,
+    choose_operations,
+    load_examples,
+    make_task,
+    num_params,
+    run_examples,
+)
 
 T = TypeVar("T")
 
@@ -85,6 +93,7 @@ def _data(config: ConfigDict) -> tuple[str, Examples]:
 
 
 def _model(config: ConfigDict, examples: Examples, cluster: Cluster) -> tuple[str, Task]:
+    choose_operations(config)
     task = make_task(config, examples)
     here = len(devices.local())
     check_phases(

@@ -20,7 +20,7 @@ from jaxdist.ps import RunFinished
 from jaxdist.runtime import compilation
 from jaxdist.train.callbacks import Callback, Callbacks, RunView
 from jaxdist.train.evaluate import evaluation_row
-from jaxdist.train.setup import fingerprints, load_examples, make_task, total_examples
+from jaxdist.train.setup import choose_operations, fingerprints, load_examples, make_task, total_examples
 
 _ASK_SECONDS = 0.5
 
@@ -54,6 +54,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
     cluster.check_ports(config.cluster.port_range)
     compilation.set_up(config.compilation_cache, config.model.param_dtype)
     os.makedirs(workdir, exist_ok=True)
+    choose_operations(config)
     examples = load_examples(config)
     task = make_task(config, examples)
     signature = cluster_lib.run_signature(config_lib.comparable(config)) | fingerprints(examples, task)

@@ -31,7 +31,7 @@ from jaxdist.train.callbacks import Callback
 from jaxdist.train.loop import TrainingLoop
 from jaxdist.train.metrics import PhaseTimer
 from jaxdist.train.phases import Phases
-from jaxdist.train.setup import check_phases, fingerprints, load_examples, make_task, run_examples
+from jaxdist.train.setup import check_phases, choose_operations, fingerprints, load_examples, make_task, run_examples
 
 
 def train_and_evaluate(
@@ -158,6 +158,8 @@ def _train(
 ) -> dict[str, Any]:
     found = devices.local()
     group.agree("devices", {"number of devices": len(found), "kind of devices": found[0].device_kind})
+    with timer.phase("startup"):
+        choose_operations(config)
     with timer.phase("read"):
         examples = load_examples(config, decoding=lambda: timer.phase("preprocess"))
     task = make_task(config, examples)

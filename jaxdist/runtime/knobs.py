@@ -16,6 +16,13 @@ KNOBS = (
         local=True,
     ),
     Knob(
+        "ops.backend",
+        "auto",
+        "xla, or native: C++ kernels for float32 on CPUs. auto: native where they can be built.",
+        choices=("auto", "xla", "native"),
+        local=True,
+    ),
+    Knob(
         "monitor.interval_seconds",
         2.0,
         "Seconds between two samples in system/ of CPU and memory (the host's, and this process's own without those "

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdist.cluster import Cluster
+from jaxdist.ops import backend
 from jaxdist.runtime import compilation, memory_use, monitor
 from jaxdist.runtime import usage as usage_lib
 from jaxdist.task import Task
@@ -102,7 +103,7 @@ class Recorder:
         measured, epoch = self.measured, self.measured.epoch
         # A run ends up to one update before its last epoch does; a mere beginning of an epoch is not "the last epoch".
         last = epoch if 2 * epoch.count >= measured.last_epoch.count else measured.last_epoch
-        every = [one or [None] * 5 for one in per_worker]
+        every = [one or [None] * 6 for one in per_worker]
         return {
             "train_loss": last.loss if last.count else None,
             "train_accuracy": last.accuracy if last.count else None,
@@ -118,15 +119,16 @@ class Recorder:
             "param_bytes_per_process": [w[2] for w in every],
             "optimizer_bytes_per_process": [w[3] for w in every],
             "programs_compiled": [w[1] for w in every],
+            "ops_backend": [w[5] for w in every],
             "system": usage_lib.of_cluster(w[4] for w in every),
         }
 
 
 def own_numbers(arrays: Mapping[str, Any]) -> list[Any]:
     """Of this process: peak memory, programs compiled, bytes of parameters and of optimizer state on its devices; and
-    what it and its host have spent (`Usage.to_json`), where the monitor is on."""
+    what it and its host have spent (`Usage.to_json`), where the monitor is on; the back end of its operations."""
     held = [memory_use.bytes_here(arrays.get(tree, {})) for tree in ("params", "opt_state")]
-    return [memory_use.peak_bytes(), compilation.counts()["compiled"], *held, monitor.usage()]
+    return [memory_use.peak_bytes(), compilation.counts()["compiled"], *held, monitor.usage(), backend.in_use()]
 
 
 def facts(config: Any, cluster: Cluster, task: Task) -> dict[str, Any]:

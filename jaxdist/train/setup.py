@@ -19,6 +19,7 @@ from jaxdist.config.phases import schedule_of
 from jaxdist.errors import UsageError
 from jaxdist.models import contract as model_contract
 from jaxdist.models.knobs import KNOBS as MODEL_KNOBS
+from jaxdist.ops import backend
 from jaxdist.optim import optimizers, schedules
 from jaxdist.task import Task
 from jaxdist.train import phase_needs
@@ -112,6 +113,18 @@ def _cut(
     return Examples(
         dataset.name, dataset.num_classes, train, holdout, evaluation, stream, loader, digests, dataset.close
     )
+
+
+def choose_operations(config: ConfigDict) -> None:
+    """`ops.backend`, before anything is traced. May block, to build the native kernels.
+
+    Raises:
+      UsageError: native kernels are asked for, and not there.
+    """
+    wanted = config.ops.backend
+    if wanted == "auto" and {config.model.param_dtype, config.model.dtype or "float32"} != {"float32"}:
+        wanted = backend.XLA  # the kernels take float32 alone
+    logging.info("Operations: %s.", backend.use(wanted))
 
 
 def make_task(config: ConfigDict, examples: Examples) -> Task:

@@ -112,6 +112,20 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     assert ended.code == 2 and "cannot be written" in ended.error
 
 
+def test_native_kernels_that_cannot_be_built(tmp_path):
+    """Asked for, they are missed before training; else the log says so, and the run goes on."""
+    (tmp_path / "file").write_text("")
+    nowhere = {"JAXDIST_NATIVE_DIR": str(tmp_path / "file" / "native")}
+    with (
+        Run(tmp_path / "asked", 1, ops__backend="native", model__param_dtype="float32", env=nowhere) as asked,
+        Run(tmp_path / "auto", 1, max_updates=2, model__param_dtype="float32", env=nowhere) as auto,
+    ):
+        (refused,), (ended,) = asked.wait(60), auto.wait(60)
+    assert refused.code == 2 and "ops.backend=native: this process has no native kernels" in refused.error
+    assert "$JAXDIST_NATIVE_DIR names another" in refused.error and "Traceback" not in refused.output
+    assert ended.code == 0 and "there are no native kernels" in ended.output, ended.output[-2000:]
+
+
 def test_a_workdir_in_use_and_one_of_another_model(tmp_path):
     with Run(tmp_path, 1, num_epochs=5000.0, checkpoint__every_updates=5) as first:
         wait_for_checkpoint(tmp_path, 5)

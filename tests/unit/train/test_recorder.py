@@ -149,13 +149,16 @@ def test_the_last_epoch_is_a_whole_one_or_most_of_one(run):
 
 def test_numbers_of_workers_are_listed_and_a_lost_one_s_are_missing(run):
     recorder, _, _ = run
-    found = recorder.summary([[100, 3, 40, 20, None], None])
+    found = recorder.summary([[100, 3, 40, 20, None, "xla"], None])
     assert found["peak_memory_bytes"] == [100, None] and found["programs_compiled"] == [3, None]
     assert found["param_bytes_per_process"] == [40, None] and found["optimizer_bytes_per_process"] == [20, None]
+    assert found["ops_backend"] == ["xla", None]
     assert found["system"] is None  # nobody's monitor was on
 
 
 def test_own_numbers_count_what_is_on_this_process_s_devices():
     one = jax.device_put(np.ones(6, np.float32), jax.devices()[0])
-    peak, compiled, params, slots, spent = own_numbers({"params": {"a": one, "b": one}, "model_state": {"c": one}})
+    arrays = {"params": {"a": one, "b": one}, "model_state": {"c": one}}
+    peak, compiled, params, slots, spent, operations = own_numbers(arrays)
+    assert operations == "xla"
     assert peak > 10**7 and compiled >= 0 and (params, slots) == (48, 0) and spent is None
