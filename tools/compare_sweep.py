@@ -16,6 +16,7 @@ import io
 import json
 import pathlib
 import sys
+import textwrap
 from collections.abc import Sequence
 
 import operator_kinds
@@ -68,7 +69,8 @@ def notes(sweep: Sweep, notable: Sequence[str]) -> list[str]:
 
 
 def as_markdown(parts: Sequence[tuple[str, Table]], remarks: Sequence[str], level: str = "##") -> str:
-    return "\n".join(f"{level} {title}\n\n{markdown(table)}" for title, table in parts) + "\n" + "\n\n".join(remarks)
+    tables = "\n".join(f"{level} {title}\n\n{markdown(table)}" for title, table in parts)
+    return tables + "\n" + "\n\n".join(textwrap.fill(remark, 120, break_long_words=False) for remark in remarks)
 
 
 def as_html(parts: Sequence[tuple[str, Table]], remarks: Sequence[str], svg: str) -> str:
