@@ -12,6 +12,9 @@ CACHE = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir()) / f"jaxdist-tests-{os.getuid()}")
 )
 
+# Built once, also for processes that a test gives a home of their own.
+os.environ.setdefault("JAXDIST_NATIVE_DIR", str(pathlib.Path("~/.cache/jaxdist/native").expanduser()))
+
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -11,6 +11,7 @@ be taken. Here
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import pathlib
@@ -21,6 +22,12 @@ _FIRST, _LAST = 10000, 60000
 _OUTGOING = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range")
 _MARKS = 100  # open at a time
 _marks: collections.deque[socket.socket] = collections.deque()
+
+
+@atexit.register
+def _forget() -> None:
+    while _marks:
+        _marks.popleft().close()
 
 
 def free_port() -> int:
