@@ -79,11 +79,12 @@ def test_every_process_has_its_rows_and_the_run_its_bits(x64, tmp_path, name, n,
 
 @pytest.mark.long
 def test_who_waits_for_a_slowed_worker_waits_as_long_as_it_is_slowed(tmp_path):
-    """40 ms a step: in worker 0's collective, of which the exchange itself is a small part."""
-    profiled(tmp_path, 2, fault="delay@process=1,seconds=0.04")
+    """120 ms a step: in worker 0's collective, of which the exchange itself is a small part. On a busy machine worker 0
+    may be late itself, by less."""
+    profiled(tmp_path, 2, fault="delay@process=1,seconds=0.12")
     (summary,) = (tmp_path / "profile").glob("updates_*/summary.json")
     waits = {one["process"]: one for one in json.loads(summary.read_text())["collectives"]}
-    assert waits["worker-0"]["waiting_ms"] > 30 > waits["worker-1"]["waiting_ms"]
+    assert waits["worker-0"]["waiting_ms"] > 60 > waits["worker-1"]["waiting_ms"]
 
 
 @pytest.mark.long
