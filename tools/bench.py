@@ -44,6 +44,7 @@ from typing import Any
 
 import numpy as np
 from bench_train import MODELS
+from free_ports import free_port
 
 
 def say(**line: Any) -> None:
@@ -69,8 +70,6 @@ def alternate(a: Callable[[], Any], b: Callable[[], Any], pairs: int) -> tuple[l
 
 def allreduce(options: argparse.Namespace) -> None:
     """Starts the processes of `allreduce_worker`, each pinned to a core of its own where there are enough."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    from free_ports import free_port
 
     address = f"127.0.0.1:{free_port()}"
     cores = sorted(os.sched_getaffinity(0))
@@ -165,9 +164,7 @@ def step(options: argparse.Namespace) -> None:
 
 def pipeline(options: argparse.Namespace) -> None:
     """Two or more stages on cores of their own, in turn with the whole model on one."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from bench_pipeline import measure
-    from free_ports import free_port
 
     for microbatches in map(int, options.microbatches.split(",")):
         line = measure(
@@ -179,9 +176,7 @@ def pipeline(options: argparse.Namespace) -> None:
 
 def sharding(options: argparse.Namespace) -> None:
     """State divided over processes of one core each."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from bench_sharding import measure
-    from free_ports import free_port
 
     data = "cifar10" if options.model.startswith("resnet") and options.data == "fashion_mnist" else options.data
     sides = options.sides.split(",")
@@ -190,9 +185,7 @@ def sharding(options: argparse.Namespace) -> None:
 
 def wire(options: argparse.Namespace) -> None:
     """What stages may send their activations by."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from bench_wire import measure
-    from free_ports import free_port
 
     for megabytes in map(float, options.megabytes.split(",")):
         say(**measure(megabytes, options.pairs, free_port))
@@ -200,11 +193,9 @@ def wire(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Training steps, and PyTorch's in turn; one core for each process, or all for one."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     if options.link or options.hosts is not None:
         return train_over_links(options)
     from bench_train import measure
-    from free_ports import free_port
 
     if options.strategy not in ("", "single", "allreduce"):
         raise SystemExit("--strategy is single or allreduce; over links (--link, --hosts) there are more.")
@@ -273,7 +264,6 @@ def convolutions(options: argparse.Namespace) -> None:
 
 def profile(options: argparse.Namespace) -> None:
     """Where the time of one step goes."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from bench_profile import measure
 
     say(**measure(options.model, options.batch, options.ops))
@@ -281,7 +271,6 @@ def profile(options: argparse.Namespace) -> None:
 
 def parameter_server(options: argparse.Namespace) -> None:
     """PushPull against a bare gRPC echo and a raw socket, for each size, number of servers and of workers."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     from bench_servers import measure
 
     for megabytes in map(float, options.megabytes.split(",")):
@@ -383,7 +372,6 @@ def _images_per_second(workdir: str) -> float:
 
 def input_(options: argparse.Namespace) -> None:
     """The visible wait of a step by cache, prefetch and batch size; a line for each batch, then the table of them."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import bench_input
 
     batches = [int(size) for size in options.batches.split(",") if size.isdigit() and int(size)]

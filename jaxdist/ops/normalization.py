@@ -51,8 +51,7 @@ def normalize(
     """x with given statistics: one multiply-add for each element, at least in float32, rounded once."""
     u = scale * jax.lax.rsqrt(var + epsilon)
     v = bias - mean * u
-    y = _wide(x) * u + v
-    return (jnp.maximum(y, 0) if relu else y).astype(x.dtype)
+    return _affine(_wide(x), u, v, relu=relu).astype(x.dtype)
 
 
 def moments(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
@@ -108,16 +107,20 @@ def _batch_norm_bwd(epsilon, relu, axis_name, saved, cotangents):  # type: ignor
 
 def _native_gradients(epsilon, relu, axis_name, saved, dy):  # type: ignore[no-untyped-def]
     x, mean, var, _, _, _, (u, v) = saved
-    sums = choose(
+    s, off = choose(  # the second is t - mean * s, without its cancellation
         x, dy, u, v, mean,
         cpu=partial(native.gradient_sums, relu=relu), plain=partial(_gradient_sums, relu=relu),
     )  # fmt: skip
-    s, off = sums  # the second is t - mean * s, without its cancellation
     r, count = jax.lax.rsqrt(var + epsilon), x.size // x.shape[-1]
-    a = -u * r * r * _pmean(off, axis_name) / count
-    b = -u * _pmean(s, axis_name) / count - a * mean
+    a, b = _coefficients(u, r, mean, _pmean(s, axis_name), _pmean(off, axis_name), count)
     dx = choose(x, dy, u, v, a, b, cpu=partial(native.gradient, relu=relu), plain=partial(_gradient, relu=relu))
     return dx, r * off, s
+
+
+def _coefficients(u, r, mean, mean_s, mean_off, count):  # type: ignore[no-untyped-def]
+    """a and b of dx; `mean_off`: of t - mean * s."""
+    a = -u * r * r * mean_off / count
+    return a, -u * mean_s / count - a * mean
 
 
 def _masked(x, dy, u, v, relu):  # type: ignore[no-untyped-def]
@@ -142,8 +145,7 @@ def _gradients(epsilon, axis_name, saved, dy):  # type: ignore[no-untyped-def]
     dscale = r * (t - mean * s)
     mean_s, mean_t = _pmean(s, axis_name), _pmean(t, axis_name)
     u = scale * r
-    a = -u * r * r * (mean_t - mean * mean_s) / count
-    b = -u * mean_s / count - a * mean
+    a, b = _coefficients(u, r, mean, mean_s, mean_t - mean * mean_s, count)
     dx = materialize((g * u + _wide(x) * a + b).astype(x.dtype))
     return dx, dscale.astype(scale.dtype), s.astype(bias.dtype)
 

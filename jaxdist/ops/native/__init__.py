@@ -2,7 +2,7 @@
 
     compiler.py      compiles source/ into a library, once for a version and a user; build.py is its command
     library.py       loads it, says why not
-    convolution.py   the operations, as functions of arrays
+    convolution.py, normalization.py    the operations, as functions of arrays
     source/          C++17 with AVX2 or AVX-512, chosen when it runs
 
 Nothing needs them: without a compiler everything works, slower. `jaxdist.ops.backend` decides whether they are used.

@@ -1,7 +1,7 @@
 """Compiles the native kernels into a library.
 
-The library lies in ~/.cache/jaxdist/native, or in $JAXDIST_NATIVE_DIR, under a name that has a hash of all that goes
-into it: sources, flags, compiler, headers. Processes of one host that begin together build it once.
+The library lies in ~/.cache/jaxdist/native, or in $JAXDIST_NATIVE_DIR, under a name that has a hash of the sources,
+the flags and jaxlib's version. Processes of one host that begin together build it once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,14 +25,15 @@ from collections.abc import Iterator, Sequence
 
 SOURCE = pathlib.Path(__file__).parent / "source"
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-Wall", "-Wextra", "-Wconversion", "-Werror")
-# File, flags of its own; what has instructions in its name is compiled once for each set.
+# File, flags of its own. Those that need least of a processor come first: of an inline function that several have, as
+# the standard library's, the linker keeps the first copy.
 UNITS = (
-    ("convolution.cc", ("-mavx2", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx2")),
-    ("convolution.cc", ("-mavx512f", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx512")),
-    ("normalization.cc", ("-mavx2", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx2")),
-    ("normalization.cc", ("-mavx512f", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx512")),
     ("convolution_handlers.cc", ()),
     ("normalization_handlers.cc", ()),
+    ("convolution.cc", ("-mavx2", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx2")),
+    ("normalization.cc", ("-mavx2", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx2")),
+    ("convolution.cc", ("-mavx512f", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx512")),
+    ("normalization.cc", ("-mavx512f", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx512")),
 )
 _COMPILERS = ("c++", "g++", "clang++")
 _SECONDS = 300.0
@@ -72,9 +74,7 @@ def build() -> pathlib.Path:
     path = library_path()
     if path.exists():
         return path
-    compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), *_COMPILERS])), None)
-    if compiler is None:
-        raise CannotBuild(f"no C++ compiler is there ({', '.join(_COMPILERS)}, or what $CXX names)")
+    compiler = _compiler()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path.with_suffix(".lock")):
@@ -87,6 +87,18 @@ def build() -> pathlib.Path:
     return path
 
 
+def _compiler() -> list[str]:
+    """The compiler's command: what $CXX says ('ccache g++'), else the first of `_COMPILERS` that is there."""
+    if asked := shlex.split(os.environ.get("CXX", "")):
+        if shutil.which(asked[0]) is None:
+            raise CannotBuild(f"$CXX is {shlex.join(asked)!r}, and {asked[0]} is not there")
+        return asked
+    found = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if found is None:
+        raise CannotBuild(f"no C++ compiler is there ({', '.join(_COMPILERS)}, or what $CXX names)")
+    return [found]
+
+
 @contextlib.contextmanager
 def _alone(lock: pathlib.Path) -> Iterator[None]:
     """One process of this host at a time; the system frees the lock of one that dies."""
@@ -95,20 +107,22 @@ def _alone(lock: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _build(compiler: str, path: pathlib.Path) -> None:
+def _build(compiler: Sequence[str], path: pathlib.Path) -> None:
     import jax.ffi
 
     headers = ("-isystem", jax.ffi.include_dir())
-    with tempfile.TemporaryDirectory(dir=path.parent) as made:
+    for left in path.parent.glob(f"{path.stem}-*"):  # of a build that was killed; nobody else builds this one
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}-") as made:
         objects = [f"{made}/{number}.o" for number in range(len(UNITS))]
         commands = [
-            [compiler, *FLAGS, *own, *headers, "-c", str(SOURCE / name), "-o", to]
+            [*compiler, *FLAGS, *own, *headers, "-c", str(SOURCE / name), "-o", to]
             for (name, own), to in zip(UNITS, objects, strict=True)
         ]
         with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             list(pool.map(_run, commands))
         whole = f"{made}/whole.so"
-        _run([compiler, "-shared", *objects, "-o", whole])
+        _run([*compiler, "-shared", *objects, "-o", whole])
         os.replace(whole, path)  # whole or not at all
 
 

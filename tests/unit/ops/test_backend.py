@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.native_kernels import load_or_skip
 
 from jaxdist.errors import UsageError
 from jaxdist.ops import backend, batch_norm, conv
@@ -16,10 +17,7 @@ AROUND = ((1, 1), (1, 1))
 
 @pytest.fixture
 def native():
-    try:
-        library.load()
-    except library.NotThere as e:
-        pytest.skip(str(e))
+    load_or_skip()
 
 
 def gradients(dtype):

@@ -28,33 +28,30 @@ ffi::Error wrong(const Convolution& c, const Array& kernel) {
   return ffi::Error::InvalidArgument("jaxdist: the shapes are no convolution");
 }
 
+using OverImages = void (*)(const Convolution&, const float*, const float*, float*, int64_t, int64_t);
+
+// Images of the result do not depend on each other.
+ffi::Future over_images(ffi::ThreadPool& pool, const Convolution& c, OverImages run, const Array& from,
+                        const Array& kernel, Result& to) {
+  if (auto error = wrong(c, kernel); !error.success()) return failed(std::move(error));
+  if (to->element_count() == 0) return done();  // the kernel is larger than the image
+  const float *images = from.typed_data(), *k = kernel.typed_data();
+  float* results = to->typed_data();
+  return spread(
+      pool, c.batch, part_for_each_thread(pool, c.batch),
+      [=](int64_t, int64_t first, int64_t last) { run(c, images, k, results, first, last); }, [] {});
+}
+
 ffi::Future convolve(ffi::ThreadPool pool, Array x, Array kernel, Result y, int64_t stride_height,
                      int64_t stride_width, int64_t top, int64_t left) {
   const Convolution c = shapes(x, kernel, *y, stride_height, stride_width, top, left);
-  if (auto error = wrong(c, kernel); !error.success()) return failed(std::move(error));
-  if (y->element_count() == 0) return done();  // the kernel is larger than the image
-  const float *from = x.typed_data(), *k = kernel.typed_data();
-  float* to = y->typed_data();
-  return spread(
-      pool, c.batch, part_for_each_thread(pool, c.batch),
-      [=](int64_t, int64_t first, int64_t last) {
-        (has_avx512() ? avx512::forward : avx2::forward)(c, from, k, to, first, last);
-      },
-      [] {});
+  return over_images(pool, c, has_avx512() ? avx512::forward : avx2::forward, x, kernel, y);
 }
 
 ffi::Future convolve_input_gradient(ffi::ThreadPool pool, Array dy, Array kernel, Result dx, int64_t stride_height,
                                     int64_t stride_width, int64_t top, int64_t left) {
   const Convolution c = shapes(*dx, kernel, dy, stride_height, stride_width, top, left);
-  if (auto error = wrong(c, kernel); !error.success()) return failed(std::move(error));
-  const float *from = dy.typed_data(), *k = kernel.typed_data();
-  float* to = dx->typed_data();
-  return spread(
-      pool, c.batch, part_for_each_thread(pool, c.batch),
-      [=](int64_t, int64_t first, int64_t last) {
-        (has_avx512() ? avx512::input_gradient : avx2::input_gradient)(c, from, k, to, first, last);
-      },
-      [] {});
+  return over_images(pool, c, has_avx512() ? avx512::input_gradient : avx2::input_gradient, dy, kernel, dx);
 }
 
 ffi::Future convolve_kernel_gradient(ffi::ThreadPool pool, Array x, Array dy, Result dkernel, int64_t stride_height,

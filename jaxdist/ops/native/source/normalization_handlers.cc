@@ -135,40 +135,22 @@ ffi::Future normalize_gradient(ffi::ThreadPool pool, Array x, Array dy, Vector u
       [] {});
 }
 
+auto of_x() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>(); }
+
+auto of_x_and_dy() { return of_x().Arg<Array>().Arg<Vector>().Arg<Vector>(); }  // and of u and v
+
+auto moments_binding() { return of_x().Ret<Vector>().Ret<Vector>(); }
+
+auto normalize_binding() { return of_x().Arg<Vector>().Arg<Vector>().Ret<Array>().Attr<bool>("relu"); }
+
+auto sums_binding() { return of_x_and_dy().Arg<Vector>().Ret<Vector>().Ret<Vector>().Attr<bool>("relu"); }
+
+auto gradient_binding() { return of_x_and_dy().Arg<Vector>().Arg<Vector>().Ret<Array>().Attr<bool>("relu"); }
+
 }  // namespace
 }  // namespace jaxdist
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxdist_moments, jaxdist::moments,
-    xla::ffi::Ffi::Bind().Ctx<xla::ffi::ThreadPool>().Arg<jaxdist::Array>().Ret<jaxdist::Vector>().Ret<
-        jaxdist::Vector>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdist_normalize, jaxdist::normalize,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxdist::Array>()
-                                  .Arg<jaxdist::Vector>()
-                                  .Arg<jaxdist::Vector>()
-                                  .Ret<jaxdist::Array>()
-                                  .Attr<bool>("relu"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdist_gradient_sums, jaxdist::gradient_sums,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxdist::Array>()
-                                  .Arg<jaxdist::Array>()
-                                  .Arg<jaxdist::Vector>()
-                                  .Arg<jaxdist::Vector>()
-                                  .Arg<jaxdist::Vector>()
-                                  .Ret<jaxdist::Vector>()
-                                  .Ret<jaxdist::Vector>()
-                                  .Attr<bool>("relu"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdist_normalize_gradient, jaxdist::normalize_gradient,
-                              xla::ffi::Ffi::Bind()
-                                  .Ctx<xla::ffi::ThreadPool>()
-                                  .Arg<jaxdist::Array>()
-                                  .Arg<jaxdist::Array>()
-                                  .Arg<jaxdist::Vector>()
-                                  .Arg<jaxdist::Vector>()
-                                  .Arg<jaxdist::Vector>()
-                                  .Arg<jaxdist::Vector>()
-                                  .Ret<jaxdist::Array>()
-                                  .Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdist_moments, jaxdist::moments, jaxdist::moments_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdist_normalize, jaxdist::normalize, jaxdist::normalize_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdist_gradient_sums, jaxdist::gradient_sums, jaxdist::sums_binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxdist_normalize_gradient, jaxdist::normalize_gradient, jaxdist::gradient_binding());

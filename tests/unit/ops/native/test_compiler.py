@@ -49,7 +49,9 @@ def test_it_is_built_once_and_again_for_other_sources(one_small_unit, caplog):
     assert sorted(p.suffix for p in first.parent.iterdir()) == [".lock", ".so"]
     one_small_unit.write_text(one_small_unit.read_text() + "// more\n")
     library_path.cache_clear()
+    (first.parent / f"{library_path().stem}-killed").mkdir()  # what a build that was killed has left
     assert build() != first and first.exists()
+    assert sorted(p.suffix for p in first.parent.iterdir()) == [".lock", ".lock", ".so", ".so"]
 
 
 def test_a_compilers_first_error_is_said_and_nothing_is_left(one_small_unit):
@@ -70,6 +72,16 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
     library_path.cache_clear()
     with pytest.raises(CannotBuild, match=r"no C\+\+ compiler is there \(c\+\+, g\+\+, clang\+\+"):
         build()
+
+
+def test_the_compiler_that_is_asked_for_is_taken_with_its_flags_or_missed(one_small_unit, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -m64")
+    with pytest.raises(CannotBuild, match=r"\$CXX is 'no-such-compiler -m64', and no-such-compiler is not there"):
+        build()
+    monkeypatch.setenv("CXX", "c++ -DASKED")
+    one_small_unit.write_text("#ifndef ASKED\n#error flags are missing\n#endif\n" + one_small_unit.read_text())
+    library_path.cache_clear()
+    assert build().exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(one_small_unit, monkeypatch, tmp_path):

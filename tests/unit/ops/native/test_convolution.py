@@ -6,18 +6,15 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from helpers.native_kernels import load_or_skip
 from hypothesis import strategies as st
 
 from jaxdist.ops.native import convolution as native
-from jaxdist.ops.native.library import NotThere, load
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _kernels():
-    try:
-        load()
-    except NotThere as e:
-        pytest.skip(str(e))
+    load_or_skip()
 
 
 def windows(x, kernel, strides, padding):

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.native_kernels import load_or_skip
 from hypothesis import strategies as st
 
 from jaxdist.ops import backend
-from jaxdist.ops.native import library
 from jaxdist.ops.native import normalization as native
 from jaxdist.ops.normalization import batch_norm
 
@@ -19,10 +19,7 @@ EPSILON = 1e-5
 
 @pytest.fixture(scope="module", autouse=True)
 def _kernels():
-    try:
-        library.load()
-    except library.NotThere as e:
-        pytest.skip(str(e))
+    load_or_skip()
 
 
 def reference(x, scale, bias, dy, relu):
