@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which would be made twice
+    from jaxdist.runtime.allocator import restart_with_large_pages
+
+    restart_with_large_pages("jaxdist.main")
+
 import contextlib
 import faulthandler
 import logging

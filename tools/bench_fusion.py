@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from bench_links import Unusable, links_of
-from bench_train import MALLOC, ROOT, spread
+from bench_train import ROOT, malloc, spread
 from free_ports import free_port
 from lab import Lab, NoLab
 from lab_link import Link
@@ -183,7 +183,7 @@ def _train(lab: Lab | None, folder: pathlib.Path, plan: dict[str, Any], megabyte
     command = [sys.executable, "-m", "jaxdist.main", f"--config={config}", f"--workdir={folder / 'run'}"]
     command += [f"--num_processes={plan['hosts']}", f"--coordinator_address={address}"]
     command += [f"--config.profile.updates=({WINDOW[0]},{WINDOW[1]})", f"--config.max_updates={WINDOW[1]}"]
-    environment = {**os.environ, **MALLOC, "PYTHONPATH": f"{ROOT}:{ROOT}/tools", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **malloc("ours"), "PYTHONPATH": f"{ROOT}:{ROOT}/tools", "OMP_NUM_THREADS": "1"}
     environment |= {"JAXDIST_TOKEN": "of one measurement"}
     cores = sorted(os.sched_getaffinity(0))
     processes: list[subprocess.Popen[Any]] = []

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bench_links_needed import Bytes, bytes_of, excess, needed
-from bench_train import MALLOC, MODELS, ROOT, spread
+from bench_train import MODELS, ROOT, malloc, spread
 from lab import Lab, NoLab
 from lab_link import Link
 
@@ -162,7 +162,7 @@ class _Run:
         plan |= {"updates_a_note": case.hosts if case.strategy == "server_async" else 1}  # an update is one push there
         if case.strategy == TORCH:
             save_weights(case.model, f"{folder}/weights.npz")
-        environment = {**os.environ, **MALLOC, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **malloc(case.strategy), "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
         environment |= {"JAXDIST_TOKEN": "of one measurement"}
         self._processes: list[subprocess.Popen[Any]] = []
         for host in range(len(lab.names)):

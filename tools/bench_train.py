@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdist.runtime import allocator
+
 MODELS: dict[str, dict[str, Any]] = {
     "densenet": {"name": "densenet", "input_shape": (28, 28, 1), "settings": {"depth": 40, "dropout": 0.1}},
     "resnet50": {"name": "resnet", "input_shape": (32, 32, 3), "settings": {"depth": 50}},
@@ -29,11 +31,20 @@ MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"name": "cnn", "input_shape": (28, 28, 1), "settings": {}},
 }
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# The same on both sides; `jaxdist/runtime/allocator.py` sets these for a run.
-MALLOC = {
-    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_TOP_PAD_": "67108864",
-    "MALLOC_ARENA_MAX": "1",
-}  # fmt: skip
+
+
+def malloc(side: str) -> dict[str, str]:
+    """The variables of malloc that are quickest for each side.
+
+    Ours are a run's (`jaxdist/runtime/allocator.py`). PyTorch makes many arrays above 32 MiB in a step and is slower
+    if these go back to the kernel, so all of its memory is kept.
+    """
+    if side != "torch":
+        return {"GLIBC_TUNABLES": allocator.TUNABLES}
+    return {
+        "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**63), "MALLOC_TOP_PAD_": str(2**26),
+        "MALLOC_ARENA_MAX": "1",
+    }  # fmt: skip
 
 
 class Group:
@@ -52,7 +63,7 @@ class Group:
         self.workers = []
         for i, pinned in enumerate(cores_of(cores, processes_in(arguments))):
             command = [sys.executable, script, side, folder, address, str(i), *arguments]
-            environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": str(len(pinned)), "PYTHONPATH": ROOT}
+            environment = {**os.environ, **malloc(side), "OMP_NUM_THREADS": str(len(pinned)), "PYTHONPATH": ROOT}
             worker = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
                 preexec_fn=partial(os.sched_setaffinity, 0, pinned),

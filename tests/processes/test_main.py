@@ -15,6 +15,7 @@ from helpers.compiled import OPTIMIZED
 from helpers.outcomes import final_state
 from helpers.processes import ROOT, environment, long, main_command, start
 
+from jaxdist.runtime import allocator
 from jaxdist.state import flatten
 
 
@@ -74,6 +75,20 @@ def test_what_a_process_has_imported(tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert json.loads(output.splitlines()[-1]) == {"preloaded": True, "tensorflow": False}
+
+
+@pytest.mark.skipif(not allocator._large_pages(), reason="the kernel or glibc has no large pages")
+def test_it_starts_again_for_large_pages_in_the_same_process(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os; print(os.getpid(), os.environ.get('GLIBC_TUNABLES'), file=open({str(tmp_path / 'seen')!r}, 'a'))"
+    )
+    env = {k: v for k, v in environment().items() if k != "GLIBC_TUNABLES" and not k.startswith("MALLOC_")}
+    env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}"
+    command = [sys.executable, "-W", "error", "-m", "jaxdist.main", "--help"]
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0 and "--workdir" in ended.stdout, ended.stderr
+    first, second = (line.split() for line in (tmp_path / "seen").read_text().splitlines())
+    assert first == [second[0], "None"] and second[1] == allocator.TUNABLES
 
 
 def test_a_closed_stream_changes_nothing(tmp_path):
