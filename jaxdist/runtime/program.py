@@ -30,6 +30,7 @@ _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
 _GROUPS = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _WINDOW = re.compile(r"window=\{size=([\dx]+)")
+_NATIVE_CONVOLUTION = re.compile(r'custom_call_target="jaxdist_convolve(|_input_gradient|_kernel_gradient)_\d+"')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
@@ -146,10 +147,17 @@ class Program:
         return sum(self._flops(one) for one in self.inside(name))
 
     def _flops(self, instruction: Instruction) -> float:
-        if instruction.opcode not in ("dot", "convolution") or len(instruction.operands) < 2:
+        native = _NATIVE_CONVOLUTION.search(instruction.attributes) if instruction.opcode == "custom-call" else None
+        if (instruction.opcode not in ("dot", "convolution") and not native) or len(instruction.operands) < 2:
             return 0.0
         siblings = self.siblings(instruction.name)
         left, right = (siblings[o].dims if o in siblings else () for o in instruction.operands[:2])
+        if native:
+            y, kernel = {
+                "": (instruction.dims, right), "_input_gradient": (left, right),
+                "_kernel_gradient": (right, instruction.dims),
+            }[native[1]]  # fmt: skip
+            return 2.0 * math.prod(y[:-1]) * math.prod(kernel)
         size = math.prod(instruction.dims)
         if instruction.opcode == "dot":
             found = _CONTRACTED.search(instruction.attributes)

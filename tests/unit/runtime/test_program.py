@@ -3,7 +3,10 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers.native_kernels import load_or_skip
 
+from jaxdist import ops
+from jaxdist.ops import backend
 from jaxdist.runtime.program import Program, is_kernel_gradient
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -31,6 +34,23 @@ def test_flops_of_a_matrix_product_and_of_a_convolution():
     assert total(compiled(lambda a, b: a @ b, (8, 5), (5, 7)), "flops_of") == 2 * 8 * 5 * 7
     found = compiled(conv, (2, 6, 6, 3), (3, 3, 3, 5))
     assert total(found, "flops_of") == 2 * (2 * 6 * 6 * 5) * (3 * 3 * 3)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
+def test_flops_of_a_native_convolution_and_its_gradients(strides):
+    load_or_skip()
+    backend.use("native")
+    x, kernel = (2, 6, 6, 3), (3, 3, 3, 5)
+    one = 2 * (2 * 6 * 6 * 5 // strides[0]) * (3 * 3 * 3)
+
+    def around(x, kernel):
+        return ops.conv(x, kernel, strides, ((1, 1), (1, 1)))
+
+    assert total(compiled(around, x, kernel), "flops_of") == one
+    dy = (2, 6 // strides[0], 6, 5)
+    for argnum in (0, 1):
+        found = compiled(lambda x, kernel, dy, k=argnum: jax.vjp(around, x, kernel)[1](dy)[k], x, kernel, dy)
+        assert [found.flops_of(name) for name, of in entry(found).items() if of.opcode == "custom-call"] == [one]
 
 
 def test_bytes_are_those_of_operands_and_result():
