@@ -12,7 +12,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxdist.ops.kinds import DROPOUT, kind
 from jaxdist.ops.platforms import materialize
@@ -20,14 +19,9 @@ from jaxdist.ops.platforms import materialize
 
 def mix32(h: jax.Array) -> jax.Array:
     """A bijection of uint32 whose every output bit depends on every input bit (MurmurHash3's finaliser)."""
-    # By `lax`, on operands of one shape: an operator of jax.numpy is a program to trace, and these are in each block.
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        h = lax.mul(_xor_of_shifted(h, shift), lax.full_like(h, np.uint32(factor)))
-    return _xor_of_shifted(h, 16)
-
-
-def _xor_of_shifted(h: jax.Array, shift: int) -> jax.Array:
-    return lax.bitwise_xor(h, lax.shift_right_logical(h, lax.full_like(h, np.uint32(shift))))
+    h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
+    return h ^ (h >> 16)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -12,27 +11,10 @@ from jax.sharding import AxisType
 
 T = TypeVar("T")
 
-_for_all_platforms = False
-
-
-@contextlib.contextmanager
-def for_all_platforms() -> Iterator[None]:
-    """Programs that are traced meanwhile, in any thread, can be lowered for other platforms than JAX's default one.
-
-    Each choice is traced both ways then, which takes a third of the time that tracing a model takes.
-    """
-    global _for_all_platforms
-    before, _for_all_platforms = _for_all_platforms, True
-    try:
-        yield
-    finally:
-        _for_all_platforms = before
-
 
 def choose(*args: Any, cpu: Callable[..., T], plain: Callable[..., T]) -> T:
-    """`cpu(*args)` in programs for CPUs, `plain(*args)` in all others; both give the same shapes and numbers.
+    """`cpu(*args)` in programs lowered for CPUs, `plain(*args)` in all others; both give the same shapes and numbers.
 
-    Programs are for JAX's default platform, but `for_all_platforms`.
     A program that XLA partitions by itself counts as 'other' where the mesh is known while it is traced
     (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`): one with an axis of several devices that is not Manual, as the
     axes of `shard_map` are. Elsewhere it gives the same numbers and gathers the batch.
@@ -41,9 +23,7 @@ def choose(*args: Any, cpu: Callable[..., T], plain: Callable[..., T]) -> T:
     axes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     if any(size > 1 and kind != AxisType.Manual for size, kind in axes):
         return plain(*args)
-    if _for_all_platforms:
-        return jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
-    return cpu(*args) if jax.default_backend() == "cpu" else plain(*args)
+    return jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
 
 
 @jax.custom_vjp

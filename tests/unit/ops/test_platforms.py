@@ -11,7 +11,6 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdist import ops
-from jaxdist.ops import platforms
 
 
 def test_materialize_keeps_xla_from_computing_twice():
@@ -42,11 +41,8 @@ def test_other_platforms_and_partitioned_programs_get_the_plain_operations():
     def gradient(x, k):
         return jax.grad(lambda x, k: jnp.sum(ops.materialize(ops.conv(x, k, (1, 1), ((1, 1), (1, 1)))) ** 2), 1)(x, k)
 
-    with platforms.for_all_platforms():
-        traced = jax.jit(lambda x, k: gradient(x, k)).trace(x, k)
-    on_gpu = traced.lower(lowering_platforms=("cuda",)).as_text()
+    on_gpu = jax.jit(gradient).trace(x, k).lower(lowering_platforms=("cuda",)).as_text()
     assert "stablehlo.while" not in on_gpu
-    assert "stablehlo.while" in traced.lower(lowering_platforms=("cpu",)).as_text()
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     spread = jax.device_put(x, NamedSharding(mesh, P("data")))
     assert "all-gather" in jax.jit(gradient).lower(spread, k).compile().as_text()  # what is to be avoided
