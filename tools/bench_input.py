@@ -93,7 +93,7 @@ def measure(name: str, batches: list[int], rounds: int) -> Iterator[dict[str, An
     """A line of decoding and opening, then one for each batch size."""
     from jaxdist.runtime.allocator import keep_freed_memory
 
-    keep_freed_memory()  # as a run does: else arrays of a large batch come fresh from the kernel each time
+    keep_freed_memory()  # all of it; a run maps arrays above 32 MiB by themselves
     config = _config(name)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_copied(name))

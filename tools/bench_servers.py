@@ -217,5 +217,5 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from jaxdist.runtime.allocator import keep_freed_memory
 
-    keep_freed_memory()  # as jaxdist.main does; the echo gets it too
+    keep_freed_memory()  # all of it, for the echo too; a run maps arrays above 32 MiB
     {"server": serve, "echo": echo, "worker": work}[sys.argv[1]](int(sys.argv[2]), json.loads(sys.argv[3]))
