@@ -269,8 +269,8 @@ def theirs(
     labels = torch.from_numpy(one["label"].astype(np.int64))
     images = torch.from_numpy(one["image"].transpose(0, 3, 1, 2).copy())
     with np.load(f"{folder}/weights.npz") as weights:
-        plain = torch_side.model_with(weights, spec["name"], dropout=False, **spec["settings"])
-        net = torch_side.model_with(weights, spec["name"], **spec["settings"])
+        plain = torch_side.model_with(weights, spec["name"], spec["settings"], dropping=False)
+        net = torch_side.model_with(weights, spec["name"], spec["settings"])
     loss, norm = torch_side.loss_and_norm(plain, images, labels)
     torch_side.join(address, number, processes)
 

@@ -107,8 +107,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, folder: pathlib.Path, begin: 
         examples = training.Examples(config)
         settings = {key: config.model[key] for key in _MODELS[config.model.name]}
         with np.load(folder / "weights.npz") as weights:
-            net = torch_side.model_with(weights, config.model.name, **settings)
-            plain = torch_side.model_with(weights, config.model.name, dropout=False, **settings)
+            net = torch_side.model_with(weights, config.model.name, settings)
+            plain = torch_side.model_with(weights, config.model.name, settings, dropping=False)
     asked = time.monotonic()
     theirs = _agreed(lambda: _alike(ours, training.first_losses(plain, config, examples)), number, processes)
     layout = training.quicker_layout(net, config, examples, processes)

@@ -23,11 +23,13 @@ def prepare(threads: int) -> None:
     torch.set_flush_denormal(True)
 
 
-def model_with(weights: Mapping[str, np.ndarray], name: str, *, dropout: bool = True, **settings: Any) -> nn.Module:
-    """The model `name` of `torch_models` with weights by jaxdist's paths; `dropout=False`: with none."""
-    net = torch_models.build(name, **(settings if dropout else settings | {"dropout": 0.0}))
+def model_with(
+    weights: Mapping[str, np.ndarray], name: str, settings: Mapping[str, Any], *, dropping: bool = True
+) -> nn.Module:
+    """The model `name` of `torch_models` with weights by jaxdist's paths; not `dropping`: without its dropout."""
+    net = torch_models.build(name, **(settings if dropping else {**settings, "dropout": 0.0}))
     torch_models.load(net, weights)
-    if not dropout:
+    if not dropping:
         for module in net.modules():
             if isinstance(module, torch_models.ConvRelu | torch_models.DenseRelu):
                 module.dropout = 0.0

@@ -2,7 +2,7 @@
 
     y[n, h, w, o] = sum_{a, b, i} x[n, h*s + a - p, w*s + b - p, i] * k[a, b, i, o]
 
-native    where there are native kernels (`backend.use`) they compute all three, but for 1x1.
+native    where there are native kernels (`backend.use`) they compute all three; of 1x1 the kernel gradient alone.
 1x1       a matrix product of [pixels, in] and [in, out], as are its derivatives.
 forward   XLA's own. Up to 16 output channels leave half of a tile empty: two neighbouring output pixels are then taken
           as 2*out channels of a convolution of stride 2, with a kernel one column wider. The output has the same bytes:
@@ -113,7 +113,8 @@ def _backward(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: tuple[int, int], padding: Padding
 ) -> tuple[jax.Array, jax.Array]:
     height, width, inputs, outputs = kernel.shape
-    if not _is_dot(kernel, padding) and native_takes(x, kernel, dy):
+    by_kernels = native_takes(x, kernel, dy)
+    if by_kernels and not _is_dot(kernel, padding):
         with kind(CONVOLUTION_INPUT_GRADIENT):
             dx = native.input_gradient(dy, kernel, x.shape, strides, padding)
         with kind(CONVOLUTION_KERNEL_GRADIENT):
@@ -125,6 +126,8 @@ def _backward(
         with kind(CONVOLUTION_INPUT_GRADIENT):
             dx = (flat @ kernel[0, 0].T).reshape(x.shape)
         with kind(CONVOLUTION_KERNEL_GRADIENT):
+            if by_kernels:
+                return dx, native.kernel_gradient(x, dy, kernel.shape, strides, padding)
             return dx, (x.reshape(-1, inputs).T @ flat)[None, None]
     (top, bottom), (left, right) = padding
     around = ((height - 1 - top, height - 1 - bottom), (width - 1 - left, width - 1 - right))

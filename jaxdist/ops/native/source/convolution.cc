@@ -31,10 +31,16 @@ using std::int64_t;
 
 constexpr int kMostVectors = 3;  // of a tile
 // Numbers that are broadcast at a time: a tile, its vectors and the number itself are in registers.
-constexpr int most_rows(int vectors) { return std::min((kRegisters - 1 - vectors) / vectors, 12); }
-constexpr int64_t kCacheBytes = 20 * 1024;  // of rows that are read again and again: most of a core's first cache
+constexpr int most_rows(int vectors) { return std::min((kRegisters - 1 - vectors) / vectors, 16); }
+constexpr int64_t kCacheBytes = 28 * 1024;  // of rows that are read again and again: most of a core's first cache
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Compilers know nothing of `value` from here on.
+template <typename T>
+void hide(T& value) {
+  __asm__("" : "+r"(value));
+}
 
 // `count` in equal parts of at most `most`: their number, and where each begins.
 struct Parts {
@@ -80,7 +86,7 @@ class PaddedRows {
         from_(std::max<int64_t>(-left, 0)),
         to_(std::max<int64_t>(left, 0)),
         copied_(std::max<int64_t>(std::min(image_width - from_, width - to_), 0)),
-        stride_(width * channels + kLanes),
+        stride_(divide_up(width * channels, kLanes) * kLanes + kLanes),
         rows_(held, -1),
         numbers_(static_cast<std::size_t>((held + 1) * stride_), 0.0f) {}
 
@@ -107,7 +113,7 @@ class PaddedRows {
   int64_t image_height_, image_width_, channels_, from_, to_, copied_, stride_;
   const float* image_ = nullptr;
   std::vector<int64_t> rows_;
-  std::vector<float> numbers_;
+  Floats numbers_;
 };
 
 // ---------------------------------------------------------------------------------------------------------- forward
@@ -123,28 +129,39 @@ struct Pixels {
 template <int kPixels, int kVectors>
 void convolve_pixels(const Pixels& tile) {
   Vector sum[kPixels][kVectors];
-#pragma GCC unroll 12
+#pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p)
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) sum[p][v] = zero();
   const float* panel = tile.panel;
-  const int64_t step = tile.step;
+  // Pixels are 0 to 3 steps from every fourth. Were that known to compilers, they would keep a number for each pixel,
+  // more than there are registers.
+  constexpr int kFourths = (kPixels + 3) / 4;
+  int64_t step = tile.step, three_steps = 3 * step;
+  hide(step), hide(three_steps);
   for (int64_t a = 0; a < tile.height; ++a) {
-    const float* row = tile.rows[a] + tile.offset;
-    for (int64_t k = 0; k < tile.length; ++k, ++row, panel += kVectors * kLanes) {
+    const float* fourth[kFourths];
+#pragma GCC unroll 4
+    for (int j = 0; j < kFourths; ++j) {
+      fourth[j] = tile.rows[a] + tile.offset + 4 * j * tile.step;
+      hide(fourth[j]);
+    }
+    for (int64_t k = 0; k < tile.length; ++k, panel += kVectors * kLanes) {
       Vector kernel[kVectors];
 #pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v) kernel[v] = load(panel + v * kLanes);
-#pragma GCC unroll 12
+#pragma GCC unroll 16
       for (int p = 0; p < kPixels; ++p) {
-        const Vector x = broadcast(row + p * step);
+        const Vector x = broadcast(fourth[p / 4] + (p % 4 == 3 ? three_steps : p % 4 * step));
 #pragma GCC unroll 3
         for (int v = 0; v < kVectors; ++v) sum[p][v] = multiply_add(x, kernel[v], sum[p][v]);
       }
+#pragma GCC unroll 4
+      for (int j = 0; j < kFourths; ++j) ++fourth[j];
     }
   }
   const auto last = static_cast<int>(std::min<int64_t>(tile.channels - (kVectors - 1) * kLanes, kLanes));
-#pragma GCC unroll 12
+#pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p) {
     float* to = tile.to + p * tile.pixel_stride;
 #pragma GCC unroll 3
@@ -171,7 +188,7 @@ struct Products {
 template <int kSingles, int kVectors>
 void add_products(const Products& tile) {
   Vector sum[kSingles][kVectors];
-#pragma GCC unroll 12
+#pragma GCC unroll 16
   for (int j = 0; j < kSingles; ++j)
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) sum[j][v] = zero();
@@ -182,7 +199,7 @@ void add_products(const Products& tile) {
       Vector right[kVectors];
 #pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v) right[v] = load(wide + v * kLanes);
-#pragma GCC unroll 12
+#pragma GCC unroll 16
       for (int j = 0; j < kSingles; ++j) {
         const Vector left = broadcast(single + j);
 #pragma GCC unroll 3
@@ -190,7 +207,7 @@ void add_products(const Products& tile) {
       }
     }
   }
-#pragma GCC unroll 12
+#pragma GCC unroll 16
   for (int j = 0; j < kSingles; ++j)
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) {
@@ -253,7 +270,7 @@ void correlate(const Correlation& c, const float* images, int64_t image_size, Ke
   const int64_t length = c.kernel_width * c.inputs, vectors = divide_up(c.outputs, kLanes);
   const Tiling tiling(c.columns, vectors);
   const Parts across(vectors, tiling.most_vectors);
-  std::vector<float> panels(static_cast<std::size_t>(c.kernel_height * length * vectors * kLanes), 0.0f);
+  Floats panels(static_cast<std::size_t>(c.kernel_height * length * vectors * kLanes), 0.0f);
   std::vector<float*> panel_of;
   float* at = panels.data();
   for (int64_t v = 0; v < across.number; ++v) {
@@ -341,36 +358,44 @@ void kernel_gradient(const Convolution& c, const float* x, const float* dy, floa
   const Tiling& tiling = outputs_wide ? by_output : by_input;
   const int64_t singles = outputs_wide ? length : c.outputs;
   const int64_t vectors = divide_up(outputs_wide ? c.outputs : length, kLanes), sum_stride = vectors * kLanes;
-  std::vector<float> sum(static_cast<std::size_t>(c.kernel_height * singles * sum_stride), 0.0f);
+  Floats sum(static_cast<std::size_t>(c.kernel_height * singles * sum_stride), 0.0f);
 
   const int64_t padded_width = (c.out_width - 1) * c.stride_width + c.kernel_width;
-  const int64_t row_bytes = (padded_width * c.inputs * c.stride_height + c.out_width * c.outputs) * 4;
-  const int64_t group = std::clamp<int64_t>(kCacheBytes / row_bytes, 1, c.out_height);
+  const int64_t single_row = outputs_wide ? padded_width * c.inputs : c.out_width * c.outputs;
+  const int64_t row_bytes = (single_row + c.out_width * tiling.most_vectors * kLanes) * 4;
+  const Parts groups(c.out_height, std::clamp<int64_t>(kCacheBytes / row_bytes, 1, c.out_height));
+  const int64_t group = divide_up(c.out_height, groups.number);
   const int64_t held = (group - 1) * c.stride_height + c.kernel_height;
   PaddedRows padded(c.height, c.width, c.inputs, c.left, padded_width, held);
-  // Of dy only what a vector would read beyond the end is copied.
+  // Vectors may read beyond a row, so a copy of the last row stands for it. Others are copied for their padding only.
   PaddedRows padded_dy(c.out_height, c.out_width, c.outputs, 0, c.out_width, group);
-  const bool copy_dy = outputs_wide && c.outputs % kLanes != 0;
+  const bool x_padded = c.left > 0 || padded_width > c.width;
   std::vector<const float*> rows(static_cast<std::size_t>(held)), dy_rows(static_cast<std::size_t>(group));
 
   for (int64_t n = first; n < last; ++n) {
     const float* dy_image = dy + n * c.out_height * c.out_width * c.outputs;
-    padded.begin(x + n * c.height * c.width * c.inputs);
+    const float* x_image = x + n * c.height * c.width * c.inputs;
+    const int64_t last_row = n == c.batch - 1 ? c.height - 1 : c.height;
+    const int64_t last_dy_row = n == c.batch - 1 ? c.out_height - 1 : c.out_height;
+    padded.begin(x_image);
     padded_dy.begin(dy_image);
-    for (int64_t q = 0; q < c.out_height; q += group) {
-      const int64_t count = std::min(group, c.out_height - q);
-      for (int64_t r = 0; r < (count - 1) * c.stride_height + c.kernel_height; ++r)
-        rows[static_cast<std::size_t>(r)] = padded.row(q * c.stride_height + r - c.top);
+    for (int64_t part = 0; part < groups.number; ++part) {
+      const int64_t q = groups.begin(part), count = groups.begin(part + 1) - q;
+      for (int64_t r = 0; r < (count - 1) * c.stride_height + c.kernel_height; ++r) {
+        const int64_t row = q * c.stride_height + r - c.top;
+        const bool copied = x_padded || row < 0 || row >= last_row;
+        rows[static_cast<std::size_t>(r)] = copied ? padded.row(row) : x_image + row * c.width * c.inputs;
+      }
       for (int64_t r = 0; r < count; ++r)
         dy_rows[static_cast<std::size_t>(r)] =
-            copy_dy ? padded_dy.row(q + r) : dy_image + (q + r) * c.out_width * c.outputs;
+            q + r >= last_dy_row ? padded_dy.row(q + r) : dy_image + (q + r) * c.out_width * c.outputs;
       for (int64_t a = 0; a < c.kernel_height; ++a) {
         const Parts across(vectors, tiling.most_vectors);
         for (int64_t v = 0; v < across.number; ++v) {
           const int64_t wide = across.begin(v + 1) - across.begin(v), from = across.begin(v) * kLanes;
           const Parts down(singles, most_rows(static_cast<int>(wide)));
-          for (int64_t part = 0; part < down.number; ++part) {
-            const int64_t j = down.begin(part);
+          for (int64_t d = 0; d < down.number; ++d) {
+            const int64_t j = down.begin(d);
             Products tile{};
             tile.rows = count;
             tile.pixels = c.out_width;
@@ -385,7 +410,7 @@ void kernel_gradient(const Convolution& c, const float* x, const float* dy, floa
               tile.single = dy_rows.data(), tile.single_row = 1, tile.single_offset = j, tile.single_step = c.outputs;
               tile.wide = images, tile.wide_row = c.stride_height, tile.wide_offset = from, tile.wide_step = step;
             }
-            run(tile, down.begin(part + 1) - j, wide);
+            run(tile, down.begin(d + 1) - j, wide);
           }
         }
       }
