@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdist.runtime import allocator
+from jaxdist.runtime import allocator, large_blocks
 
 MODELS: dict[str, dict[str, Any]] = {
     "densenet": {"name": "densenet", "input_shape": (28, 28, 1), "settings": {"depth": 40, "dropout": 0.1}},
@@ -37,10 +37,11 @@ def malloc(side: str) -> dict[str, str]:
     """The variables of malloc that are quickest for each side.
 
     Ours are a run's (`jaxdist/runtime/allocator.py`). PyTorch makes many arrays above 32 MiB in a step and is slower
-    if these go back to the kernel, so all of its memory is kept.
+    if these go back to the kernel, so all of its memory is kept in the heap.
     """
     if side != "torch":
-        return {"GLIBC_TUNABLES": allocator.TUNABLES}
+        library = large_blocks.library()
+        return {"GLIBC_TUNABLES": allocator.TUNABLES} | ({large_blocks.VARIABLE: str(library)} if library else {})
     return {
         "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**63), "MALLOC_TOP_PAD_": str(2**26),
         "MALLOC_ARENA_MAX": "1",

@@ -2,7 +2,7 @@
 
     y[n, h, w, o] = sum_{a, b, i} x[n, h*s + a - p, w*s + b - p, i] * k[a, b, i, o]
 
-native    where there are native kernels (`backend.use`) they compute all three; of 1x1 the kernel gradient alone.
+native    where there are native kernels (`backend.use`) they compute all three, but for the input gradient of 1x1.
 1x1       a matrix product of [pixels, in] and [in, out], as are its derivatives.
 forward   XLA's own. Up to 16 output channels leave half of a tile empty: two neighbouring output pixels are then taken
           as 2*out channels of a convolution of stride 2, with a kernel one column wider. The output has the same bytes:
@@ -94,12 +94,12 @@ def _is_dot(kernel: jax.Array, padding: Padding) -> bool:
 
 def _forward(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
     inputs, outputs = kernel.shape[2:]
+    if native_takes(x, kernel):
+        return native.forward(x, kernel, strides, padding)
     if _is_dot(kernel, padding):
         if strides != (1, 1):
             x = materialize(x[:, :: strides[0], :: strides[1]])
         return (x.reshape(-1, inputs) @ kernel[0, 0]).reshape(*x.shape[:3], outputs)
-    if native_takes(x, kernel):
-        return native.forward(x, kernel, strides, padding)
     width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
     if strides != (1, 1) or outputs > _NARROW or width % 2:
         return _plain(strides, padding)(x, kernel)

@@ -5,12 +5,12 @@ buffer pays a page fault for every 4 KiB. One arena serves all threads, because 
 hold 64 MiB at most and go back whole. What is freed stays in the heap, up to 32 MiB for one block:
 
     block          place                                           when it is freed
-    <= 32 MiB      heap, in pages of 2 MiB                         stays
-    larger         mapped by itself, in pages of 2 MiB             goes back to the kernel
+    < 32 MiB       heap, in pages of 2 MiB                         stays
+    larger         mapped by itself, in pages of 2 MiB             stays, with `large_blocks`; else back to the kernel
 
-Larger blocks are the temporary memory of a step, above all. In the heap they would be quicker yet, if they came back to
-one place. They do not: to align a block glibc asks for more than the block, and what it cuts off is in use by the time
-the block is freed; the next request of the same size does not fit. Pages of 2 MiB make a fresh block cheap enough.
+Larger blocks are the temporary memory of a step, above all. In the heap they would not come back to one place: to align
+a block glibc asks for more than the block, and what it cuts off is in use by the time the block is freed; the next
+request of the same size does not fit. So a library of this package keeps them, where there is a compiler to build it.
 BUILD_NOTES.md has the figures.
 """
 
@@ -21,6 +21,8 @@ import logging
 import os
 import pathlib
 import sys
+
+from jaxdist.runtime import large_blocks
 
 _KEPT = {  # name in glibc.malloc: (number in malloc.h, value)
     "trim_threshold": (-1, -1),  # unsigned there, and no heap is so long; 2 GiB gave memory back after each step
@@ -52,6 +54,9 @@ def restart_with_large_pages(program: str) -> None:
     if _settings_of_others() or _made() or program not in sys.orig_argv or not _large_pages():
         return
     environ = os.environ | {_VARIABLE: ":".join(filter(None, (os.environ.get(_VARIABLE), TUNABLES)))}
+    # A library of somebody else's may be a malloc, too.
+    if large_blocks.VARIABLE not in environ and (library := large_blocks.library()) is not None:
+        environ[large_blocks.VARIABLE] = str(library)
     try:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
     except OSError as e:
@@ -66,6 +71,8 @@ def keep_freed_memory() -> bool:
     if sys.platform != "linux" or _settings_of_others():
         return False
     if _made():
+        if not large_blocks.preloaded():
+            logging.info("Large blocks of memory are mapped anew in each step: there is no library that keeps them.")
         return True
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

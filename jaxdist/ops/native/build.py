@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
-from jaxdist.ops.native.compiler import CannotBuild, build
+from jaxdist.ops.native.compiler import build
+from jaxdist.runtime.compiler import CannotBuild
 
 
 def main() -> int:

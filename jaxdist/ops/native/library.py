@@ -7,7 +7,8 @@ import functools
 
 import jax
 
-from jaxdist.ops.native.compiler import CannotBuild, build
+from jaxdist.ops.native.compiler import build
+from jaxdist.runtime.compiler import CannotBuild
 
 OPERATIONS = (
     "convolve",

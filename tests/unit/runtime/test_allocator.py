@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
 from helpers.processes import ROOT
 
-from jaxdist.runtime import allocator
+from jaxdist.runtime import allocator, large_blocks
 
 FAULTS = """
 import resource, sys
@@ -80,6 +81,8 @@ def executed(monkeypatch):
     monkeypatch.setattr(os, "execve", lambda path, arguments, environ: calls.append((arguments, environ)))
     monkeypatch.setattr(sys, "orig_argv", ["python", "-W", "error", "-m", "the.program", "--flag"])
     monkeypatch.setattr(allocator, "_large_pages", lambda: True)
+    monkeypatch.setattr(large_blocks, "library", lambda: pathlib.Path("/large-blocks-1.so"))
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
     for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]:
         monkeypatch.delenv(name)
     return calls
@@ -89,7 +92,7 @@ def test_a_program_is_started_again_once(monkeypatch, executed):
     allocator.restart_with_large_pages("the.program")
     ((arguments, environ),) = executed
     assert arguments == [sys.executable, "-W", "error", "-m", "the.program", "--flag"]
-    assert environ == os.environ | {"GLIBC_TUNABLES": allocator.TUNABLES}
+    assert environ == os.environ | {"GLIBC_TUNABLES": allocator.TUNABLES, "LD_PRELOAD": "/large-blocks-1.so"}
     monkeypatch.setenv("GLIBC_TUNABLES", allocator.TUNABLES)
     allocator.restart_with_large_pages("the.program")
     assert len(executed) == 1 and allocator.keep_freed_memory()
@@ -97,8 +100,10 @@ def test_a_program_is_started_again_once(monkeypatch, executed):
 
 def test_others_settings_that_are_not_malloc_s_are_kept(monkeypatch, executed):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.pthread.rseq=1")
+    monkeypatch.setenv("LD_PRELOAD", "/another/malloc.so")
     allocator.restart_with_large_pages("the.program")
     assert executed[0][1]["GLIBC_TUNABLES"] == f"glibc.pthread.rseq=1:{allocator.TUNABLES}"
+    assert executed[0][1]["LD_PRELOAD"] == "/another/malloc.so"
 
 
 @pytest.mark.parametrize(

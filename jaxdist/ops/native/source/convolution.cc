@@ -34,6 +34,8 @@ constexpr int kMostVectors = 3;  // of a tile
 constexpr int most_rows(int vectors) { return std::min((kRegisters - 1 - vectors) / vectors, 16); }
 constexpr int64_t kCacheBytes = 28 * 1024;  // of rows that are read again and again: most of a core's first cache
 
+constexpr int64_t kLongRow = 24;  // pixels
+
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Compilers know nothing of `value` from here on.
@@ -263,10 +265,26 @@ struct Correlation {
   int64_t row_stride, pixel_stride;  // of the result, in numbers
 };
 
+// Rows of few pixels leave tiles half empty. Where a pixel reads no other, some rows are one long row.
+Correlation with_long_rows(Correlation c) {
+  const bool alone = c.kernel_height == 1 && c.kernel_width == 1 && c.stride_height == 1 && c.stride_width == 1;
+  const bool whole = c.top == 0 && c.left == 0 && c.rows == c.height && c.columns == c.width;
+  if (!alone || !whole || c.row_stride != c.columns * c.pixel_stride) return c;
+  int64_t merged = 1;
+  while (merged * c.columns < kLongRow && merged < c.rows)
+    do ++merged;
+    while (c.rows % merged);
+  c.height = c.rows /= merged;
+  c.width = c.columns *= merged;
+  c.row_stride *= merged;
+  return c;
+}
+
 // `kernel(a, k, o)` for all a < kernel_height, k < kernel_width * inputs.
 template <typename Kernel>
-void correlate(const Correlation& c, const float* images, int64_t image_size, Kernel kernel, float* results,
+void correlate(const Correlation& given, const float* images, int64_t image_size, Kernel kernel, float* results,
                int64_t result_size, int64_t first, int64_t last) {
+  const Correlation c = with_long_rows(given);
   const int64_t length = c.kernel_width * c.inputs, vectors = divide_up(c.outputs, kLanes);
   const Tiling tiling(c.columns, vectors);
   const Parts across(vectors, tiling.most_vectors);
@@ -280,14 +298,19 @@ void correlate(const Correlation& c, const float* images, int64_t image_size, Ke
       for (int64_t k = 0; k < length; ++k, at += wide)
         for (int64_t o = 0; o < std::min(wide, c.outputs - from); ++o) at[o] = kernel(a, k, from + o);
   }
-  PaddedRows padded(c.height, c.width, c.inputs, c.left, (c.columns - 1) * c.stride_width + c.kernel_width,
-                    std::max(c.kernel_height, c.stride_height));
+  const int64_t padded_width = (c.columns - 1) * c.stride_width + c.kernel_width;
+  const bool in_place = c.left == 0 && padded_width <= c.width;  // rows of an image need no padding
+  PaddedRows padded(c.height, c.width, c.inputs, c.left, padded_width, std::max(c.kernel_height, c.stride_height));
   std::vector<const float*> rows(static_cast<std::size_t>(c.kernel_height));
   for (int64_t n = first; n < last; ++n) {
-    padded.begin(images + n * image_size);
+    const float* image = images + n * image_size;
+    padded.begin(image);
     for (int64_t q = 0; q < c.rows; ++q) {
-      for (int64_t a = 0; a < c.kernel_height; ++a)
-        rows[static_cast<std::size_t>(a)] = padded.row(q * c.stride_height + a - c.top);
+      for (int64_t a = 0; a < c.kernel_height; ++a) {
+        const int64_t row = q * c.stride_height + a - c.top;
+        const bool there = in_place && row >= 0 && row < c.height;
+        rows[static_cast<std::size_t>(a)] = there ? image + row * c.width * c.inputs : padded.row(row);
+      }
       float* row = results + n * result_size + q * c.row_stride;
       for (int64_t v = 0; v < across.number; ++v) {
         const int64_t wide = across.begin(v + 1) - across.begin(v), o = across.begin(v) * kLanes;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <utility>
 
@@ -19,7 +20,10 @@ using std::int64_t;
 inline constexpr int64_t kParts = 8;
 
 inline bool has_avx512() {
-  static const bool found = __builtin_cpu_supports("avx512f");
+  static const bool found = [] {
+    const char* without = std::getenv("JAXDIST_NATIVE_AVX2");  // both can be tested on one machine
+    return __builtin_cpu_supports("avx512f") && (without == nullptr || *without == 0);
+  }();
   return found;
 }
 

@@ -1,0 +1,31 @@
+"""The library that stands in front of glibc's malloc for blocks of 32 MiB and more (`source/large_blocks.cc`)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+
+_SOURCE = pathlib.Path(__file__).parent / "source" / "large_blocks.cc"
+VARIABLE = "LD_PRELOAD"
+# Every process that a run starts loads it: nothing but glibc is needed.
+_FLAGS = ("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fno-builtin")
+
+
+def library() -> pathlib.Path | None:
+    """Where it is; built now where there is a compiler, which takes half a second once for each host. None: nowhere."""
+    # Imported here: every process of a run calls this before anything else, and few build.
+    from jaxdist.runtime.compiler import CannotBuild, build, folder
+
+    path = folder() / f"large-blocks-{hashlib.sha256(repr(_FLAGS).encode() + _SOURCE.read_bytes()).hexdigest()[:16]}.so"
+    if any(c in str(path) for c in " :"):  # what separates the names in the variable
+        return None
+    try:
+        return build(path, "large blocks", [(_SOURCE, _FLAGS)])
+    except CannotBuild:  # who asks for the native kernels is told why
+        return None
+
+
+def preloaded() -> bool:
+    """Whether this process has it."""
+    return any(pathlib.Path(name).name.startswith("large-blocks-") for name in os.environ.get(VARIABLE, "").split(":"))
