@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdist.errors import UsageError
+from jaxdist.ops.platforms import trace_for
 
 XLA, NATIVE = "xla", "native"
 
@@ -20,8 +21,9 @@ _traced: collections.Counter[str] = collections.Counter()
 
 
 def use(backend: str) -> str:
-    """From now on operations of this process are traced for that back end, as `ops.backend` names them; 'auto' takes
-    XLA where there are no native kernels, and says so once. May block, to build them.
+    """From now on operations of this process are traced for that back end, as `ops.backend` names them, and for JAX's
+    default platform; 'auto' takes XLA where there are no native kernels, and says so once. May block, to build them.
+    Begins JAX's back ends: call it after `jax.distributed` has met.
 
     Returns:
       'xla', or 'native (AVX2)'.
@@ -41,7 +43,7 @@ def use(backend: str) -> str:
             if backend == NATIVE:
                 raise UsageError(f"ops.backend=native: this process has no native kernels. {remedy}.") from e
             logging.warning("Convolutions take up to twice the time: there are no native kernels. %s.", remedy)
-    if before != _instructions:
+    if trace_for(jax.default_backend()) or before != _instructions:
         jax.clear_caches()  # what was traced has the other one's operations
     return in_use()
 

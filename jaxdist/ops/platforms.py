@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -11,9 +12,37 @@ from jax.sharding import AxisType
 
 T = TypeVar("T")
 
+_platform: str | None = None  # that programs are for, where it is known
+
+
+def trace_for(platform: str) -> bool:
+    """Programs that are traced from now on are for that platform of JAX's alone, 'cpu' or another.
+
+    Until then both formulations are traced, which takes half as long again, and each program gets its own when it is
+    lowered. Nothing here asks JAX for its platform: that would begin its back ends, which must not be before
+    `jax.distributed` has met.
+
+    Returns:
+      Whether it was not so before: what has been traced is for other platforms, too.
+    """
+    global _platform
+    before, _platform = _platform, platform
+    return before != platform
+
+
+@contextlib.contextmanager
+def for_all_platforms() -> Iterator[None]:
+    """Programs that are traced meanwhile, in any thread, can be lowered for each platform."""
+    global _platform
+    before, _platform = _platform, None
+    try:
+        yield
+    finally:
+        _platform = before
+
 
 def choose(*args: Any, cpu: Callable[..., T], plain: Callable[..., T]) -> T:
-    """`cpu(*args)` in programs lowered for CPUs, `plain(*args)` in all others; both give the same shapes and numbers.
+    """`cpu(*args)` in programs for CPUs, `plain(*args)` in all others; both give the same shapes and numbers.
 
     A program that XLA partitions by itself counts as 'other' where the mesh is known while it is traced
     (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`): one with an axis of several devices that is not Manual, as the
@@ -23,7 +52,9 @@ def choose(*args: Any, cpu: Callable[..., T], plain: Callable[..., T]) -> T:
     axes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     if any(size > 1 and kind != AxisType.Manual for size, kind in axes):
         return plain(*args)
-    return jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
+    if _platform is None:
+        return jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
+    return cpu(*args) if _platform == "cpu" else plain(*args)
 
 
 @jax.custom_vjp

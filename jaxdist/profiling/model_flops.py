@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdist.models import Chain, Context
+from jaxdist.ops.platforms import for_all_platforms
 from jaxdist.profiling.naming import layer_of, tokens_of
 
 _COUNTED = ("conv_general_dilated", "dot_general")
@@ -43,7 +44,8 @@ def forward_flops(chain: Chain) -> dict[str, float]:
     params, stats = ({name: pair[k] for name, pair in shapes if pair[k]} for k in (0, 1))
     x = jax.ShapeDtypeStruct((1, *chain.input_shape), jnp.float32)
     context = Context(train=False)
-    count(jax.make_jaxpr(lambda p, s, x: chain.apply(p, s, x, context)[0])(params, stats, x).jaxpr, "")
+    with for_all_platforms():
+        count(jax.make_jaxpr(lambda p, s, x: chain.apply(p, s, x, context)[0])(params, stats, x).jaxpr, "")
     return found
 
 

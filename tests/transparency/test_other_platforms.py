@@ -16,6 +16,7 @@ from helpers.reference import make_batches, make_task
 
 from jaxdist.ops import backend
 from jaxdist.ops.native import library
+from jaxdist.ops.platforms import for_all_platforms
 from jaxdist.strategies.parameter_server.flat_model import FlatModel
 
 
@@ -70,6 +71,8 @@ def _operations(request):
         with contextlib.suppress(library.NotThere):
             library.load()
         backend.use("auto")
+    with for_all_platforms():
+        yield
 
 
 STRATEGIES = [

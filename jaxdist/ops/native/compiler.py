@@ -20,10 +20,13 @@ SOURCE = pathlib.Path(__file__).parent / "source"
 UNITS = (
     ("convolution_handlers.cc", ()),
     ("normalization_handlers.cc", ()),
+    ("dropout_handlers.cc", ()),
     ("convolution.cc", ("-mavx2", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx2")),
     ("normalization.cc", ("-mavx2", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx2")),
+    ("dropout.cc", ("-mavx2", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx2")),
     ("convolution.cc", ("-mavx512f", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx512")),
     ("normalization.cc", ("-mavx512f", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx512")),
+    ("dropout.cc", ("-mavx512f", "-mfma", "-DJAXDIST_INSTRUCTIONS=avx512")),
 )
 
 

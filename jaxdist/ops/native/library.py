@@ -18,6 +18,7 @@ OPERATIONS = (
     "normalize",
     "gradient_sums",
     "normalize_gradient",
+    "dropout",
 )
 _INSTRUCTIONS = {2: "AVX2", 512: "AVX-512"}
 

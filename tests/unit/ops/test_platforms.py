@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdist import ops
+from jaxdist.ops import platforms
 
 
 def test_materialize_keeps_xla_from_computing_twice():
@@ -41,8 +42,17 @@ def test_other_platforms_and_partitioned_programs_get_the_plain_operations():
     def gradient(x, k):
         return jax.grad(lambda x, k: jnp.sum(ops.materialize(ops.conv(x, k, (1, 1), ((1, 1), (1, 1)))) ** 2), 1)(x, k)
 
-    on_gpu = jax.jit(gradient).trace(x, k).lower(lowering_platforms=("cuda",)).as_text()
+    with platforms.for_all_platforms():
+        traced = jax.jit(lambda x, k: gradient(x, k)).trace(x, k)
+    on_gpu = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "stablehlo.while" not in on_gpu
+    assert "stablehlo.while" in traced.lower(lowering_platforms=("cpu",)).as_text()
+    try:
+        assert platforms.trace_for("cuda")
+        alone = jax.jit(lambda x, k: gradient(x, k)).lower(x, k).as_text()
+        assert "stablehlo.while" not in alone and "stablehlo.case" not in alone
+    finally:
+        assert platforms.trace_for("cpu") and not platforms.trace_for("cpu")
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     spread = jax.device_put(x, NamedSharding(mesh, P("data")))
     assert "all-gather" in jax.jit(gradient).lower(spread, k).compile().as_text()  # what is to be avoided

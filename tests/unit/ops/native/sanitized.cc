@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "convolution.h"
+#include "dropout.h"
 #include "normalization.h"
 
 namespace {
@@ -115,6 +116,18 @@ void normalization(bool wide) {
   check("its gradient", gradient, dx);
 }
 
+void dropout(bool wide) {
+  const Numbers x = some(one_of(1, 200));
+  Numbers found(x.size(), NAN);
+  std::vector<double> y(x.size());
+  const auto example = static_cast<std::uint32_t>(bits()), least = static_cast<std::uint32_t>(bits());
+  for (std::size_t i = 0; i < x.size(); ++i)
+    y[i] = jaxdist::mix32(example + static_cast<std::uint32_t>(i) * 0x9E3779B9u) >= least ? double{x[i]} * 1.25 : 0;
+  (wide ? avx512::dropout : avx2::dropout)(x.data(), static_cast<int64_t>(x.size()), example, least, 1.25f,
+                                           found.data());
+  check("dropout", found, y);
+}
+
 }  // namespace
 
 int main() {
@@ -126,6 +139,7 @@ int main() {
     for (int shape = 0; shape < 150; ++shape) {
       convolution(wide == 1);
       normalization(wide == 1);
+      dropout(wide == 1);
     }
   std::printf("150 shapes\n");
   return 0;
