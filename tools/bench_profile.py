@@ -20,6 +20,7 @@ def measure(model: str, batch: int, operations: str = "auto", steps: int = 7) ->
 
     from jaxdist import models
     from jaxdist.ops import backend
+    from jaxdist.ops.native import compiler
     from jaxdist.optim import optimizers
     from jaxdist.profiling.programs import programs_of
     from jaxdist.profiling.table import make_table
@@ -30,6 +31,8 @@ def measure(model: str, batch: int, operations: str = "auto", steps: int = 7) ->
 
     allocator.keep_freed_memory()
     compilation.enable_cache("off")
+    if operations != backend.XLA and compiler.likely():
+        compilation.use_loop_emitters()
     operations, before = backend.use(operations), backend.traced()
     spec = MODELS[model]
     chain = models.build(**spec, num_classes=10, options={})

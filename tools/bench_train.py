@@ -196,21 +196,21 @@ def ours(
     import jax.numpy as jnp
 
     from jaxdist import models, strategies
-    from jaxdist.cluster.collectives import connect_devices
     from jaxdist.config import default_config
     from jaxdist.ops import backend
+    from jaxdist.ops.native import compiler
     from jaxdist.optim import optimizers
     from jaxdist.profiling.model_flops import forward_flops
     from jaxdist.runtime import compilation
     from jaxdist.state import flatten
     from jaxdist.task import Task
 
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if processes > 1:
-        jax.distributed.initialize(address, processes, number)
-        connect_devices()
     compilation.enable_cache("off")
-    backend.use("xla" if dtype else operations)
+    operations = "xla" if dtype else operations
+    if operations != backend.XLA and compiler.likely():
+        compilation.use_loop_emitters()
+    connect(address, processes, number)
+    backend.use(operations)
     spec = MODELS[model]
     build = lambda **change: models.build(  # noqa: E731
         **spec | {"settings": spec["settings"] | change}, num_classes=10, options={}
@@ -252,6 +252,17 @@ def ours(
         run, compile_seconds=round(compiled, 1), ops=backend.in_use(), loss=float(loss), gradient_norm=norm,
         flops=flops, parameters=sum(leaf.size for leaf in weights.values()),
     )  # fmt: skip
+
+
+def connect(address: str, processes: int, number: int) -> None:
+    import jax
+
+    from jaxdist.cluster.collectives import connect_devices
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if processes > 1:
+        jax.distributed.initialize(address, processes, number)
+        connect_devices()
 
 
 def theirs(

@@ -37,7 +37,6 @@ def main(argv: Sequence[str]) -> None:
     from jaxdist import cluster as cluster_lib
     from jaxdist import strategies
     from jaxdist.config import default_config
-    from jaxdist.runtime import compilation
     from jaxdist.runtime.memory_use import bytes_here, peak_bytes
     from jaxdist.state import Position
     from jaxdist.train import setup
@@ -49,9 +48,10 @@ def main(argv: Sequence[str]) -> None:
     config.global_batch_size = batch
     config.num_epochs = 1e6
     config.strategy.update(settings)
-    compilation.set_up(config.compilation_cache, config.model.param_dtype)
+    setup.set_up_compilation(config)
     own = cluster_lib.Cluster(process_id=number, num_processes=processes, coordinator_address=address)
     group = cluster_lib.connect(own, run=address, signature={}, settings=config.cluster, collectives=collectives)
+    setup.choose_operations(config)
     examples = setup.load_examples(config)
     task = setup.make_task(config, examples)
     strategy = strategies.build(

@@ -25,7 +25,7 @@ from jaxdist.checkpoint.checkpointer import Checkpointer
 from jaxdist.cluster import Cluster, reachable
 from jaxdist.errors import UsageError
 from jaxdist.roles import server
-from jaxdist.runtime import compilation, devices, prometheus
+from jaxdist.runtime import devices, prometheus
 from jaxdist.task import Task
 from jaxdist.train.setup import (
     Examples,
@@ -35,6 +35,7 @@ from jaxdist.train.setup import (
     make_task,
     num_params,
     run_examples,
+    set_up_compilation,
 )
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster) -> str:
     """
     begin = time.monotonic()
     devices.check_settings()
-    compilation.set_up(config.compilation_cache, config.model.param_dtype)
+    set_up_compilation(config)
     problems: list[str] = []
     good: list[str] = []
 

@@ -17,10 +17,16 @@ from jaxdist.cluster import Cluster
 from jaxdist.config.phases import is_scheduled
 from jaxdist.errors import Preempted, UsageError
 from jaxdist.ps import RunFinished
-from jaxdist.runtime import compilation
 from jaxdist.train.callbacks import Callback, Callbacks, RunView
 from jaxdist.train.evaluate import evaluation_row
-from jaxdist.train.setup import choose_operations, fingerprints, load_examples, make_task, total_examples
+from jaxdist.train.setup import (
+    choose_operations,
+    fingerprints,
+    load_examples,
+    make_task,
+    set_up_compilation,
+    total_examples,
+)
 
 _ASK_SECONDS = 0.5
 
@@ -52,7 +58,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
         )
     cluster.check_secret()
     cluster.check_ports(config.cluster.port_range)
-    compilation.set_up(config.compilation_cache, config.model.param_dtype)
+    set_up_compilation(config)
     os.makedirs(workdir, exist_ok=True)
     choose_operations(config)
     examples = load_examples(config)

@@ -23,7 +23,7 @@ from jaxdist.config.phases import schedule_of
 from jaxdist.errors import ConnectionLost, Preempted, Terminated, ending
 from jaxdist.ps.reservation import end_waiting_servers
 from jaxdist.roles.profiles import profile_of
-from jaxdist.runtime import compilation, devices
+from jaxdist.runtime import devices
 from jaxdist.runtime.stop_signal import StopSignal, sigterm_as_stop_signal
 from jaxdist.train import callbacks as callbacks_lib
 from jaxdist.train import phase_needs, phase_triggers
@@ -31,7 +31,15 @@ from jaxdist.train.callbacks import Callback
 from jaxdist.train.loop import TrainingLoop
 from jaxdist.train.metrics import PhaseTimer
 from jaxdist.train.phases import Phases
-from jaxdist.train.setup import check_phases, choose_operations, fingerprints, load_examples, make_task, run_examples
+from jaxdist.train.setup import (
+    check_phases,
+    choose_operations,
+    fingerprints,
+    load_examples,
+    make_task,
+    run_examples,
+    set_up_compilation,
+)
 
 
 def train_and_evaluate(
@@ -73,7 +81,7 @@ def run(
     timer = PhaseTimer(begin)
     callbacks_lib.check(callbacks)
     devices.check_settings()
-    compilation.set_up(config.compilation_cache, config.model.param_dtype)
+    set_up_compilation(config)
     schedule = schedule_of(config.strategy)
     run = cluster_lib.identity(cluster, config.cluster.run_id, workdir)
     with contextlib.ExitStack() as stack:

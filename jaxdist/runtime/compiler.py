@@ -41,7 +41,7 @@ def build(path: pathlib.Path, what: str, units: Sequence[tuple[pathlib.Path, Seq
     """
     if path.exists():
         return path
-    compiler = _compiler()
+    compiler = command()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path.with_suffix(".lock")):
@@ -54,8 +54,12 @@ def build(path: pathlib.Path, what: str, units: Sequence[tuple[pathlib.Path, Seq
     return path
 
 
-def _compiler() -> list[str]:
-    """The compiler's command: what $CXX says ('ccache g++'), else the first of `COMPILERS` that is there."""
+def command() -> list[str]:
+    """The compiler's: what $CXX says ('ccache g++'), else the first of `COMPILERS` that is there.
+
+    Raises:
+      CannotBuild: there is none.
+    """
     if asked := shlex.split(os.environ.get("CXX", "")):
         if shutil.which(asked[0]) is None:
             raise CannotBuild(f"$CXX is {shlex.join(asked)!r}, and {asked[0]} is not there")

@@ -20,7 +20,9 @@ from jaxdist.errors import UsageError
 from jaxdist.models import contract as model_contract
 from jaxdist.models.knobs import KNOBS as MODEL_KNOBS
 from jaxdist.ops import backend
+from jaxdist.ops.native import compiler as native_kernels
 from jaxdist.optim import optimizers, schedules
+from jaxdist.runtime import compilation
 from jaxdist.task import Task
 from jaxdist.train import phase_needs
 
@@ -115,16 +117,27 @@ def _cut(
     )
 
 
+def set_up_compilation(config: ConfigDict) -> None:
+    """What every process does before JAX's back ends begin."""
+    compilation.set_up(config.compilation_cache, config.model.param_dtype)
+    if _wanted_operations(config) != backend.XLA and native_kernels.likely():
+        compilation.use_loop_emitters()
+
+
 def choose_operations(config: ConfigDict) -> None:
     """`ops.backend`, before anything is traced. May block, to build the native kernels.
 
     Raises:
       UsageError: native kernels are asked for, and not there.
     """
+    logging.info("Operations: %s.", backend.use(_wanted_operations(config)))
+
+
+def _wanted_operations(config: ConfigDict) -> str:
     wanted = config.ops.backend
     if wanted == "auto" and {config.model.param_dtype, config.model.dtype or "float32"} != {"float32"}:
-        wanted = backend.XLA  # the kernels take float32 alone
-    logging.info("Operations: %s.", backend.use(wanted))
+        return backend.XLA  # the kernels take float32 alone
+    return wanted
 
 
 def make_task(config: ConfigDict, examples: Examples) -> Task:

@@ -47,6 +47,14 @@ def library_path() -> pathlib.Path:
     return compiler.folder() / f"jaxdist-{content.hexdigest()[:16]}.so"
 
 
+def likely() -> bool:
+    """Whether `build` has, or can probably make, the library. Does not block."""
+    try:
+        return library_path().exists() or bool(compiler.command())
+    except CannotBuild:
+        return False
+
+
 def build() -> pathlib.Path:
     """The library, compiled where it is not there yet. Blocks, seconds for the first time.
 
