@@ -71,6 +71,7 @@ class StageWorker:
         self.stage, self.device = stage, device
         self._actions, self._before, self._after = list(actions), before, after
         self._incoming, self._outgoing = incoming, outgoing
+        self._kept_bytes = 0  # of one microbatch
         self._one = jax.device_put(np.ones((), stage.metrics_dtype), device)
 
     @profiler.named(profiler.STEP)
@@ -100,7 +101,7 @@ class StageWorker:
         sums, grads = stage.start(arrays)
         kept: dict[int, tuple[jax.Array | None, Any]] = {}
         spans: list[tuple[Action, float, float]] = []
-        live = most = sent = 0
+        most = sent = 0
         behind: Mapping[str, Any] = {}
         last_action = self._actions[-1]
         for action in self._actions:
@@ -119,8 +120,8 @@ class StageWorker:
                     self._after.send({"kind": kind, "microbatch": m, "step": step, "stop": stop}, y)
                     sent += y.nbytes
                 kept[m] = (x, saved)
-                live += _bytes(kept[m])
-                most = max(most, live)
+                self._kept_bytes = self._kept_bytes or _bytes(kept[m])  # microbatches are of one size
+                most = max(most, len(kept))
                 continue
             cotangent = self._one
             if self._after is not None:
@@ -130,7 +131,6 @@ class StageWorker:
             by_x, grads = stage.backward(arrays, x, batch, saved, cotangent, grads)
             jax.block_until_ready((by_x, grads))
             spans.append((action, begin, time.time()))
-            live -= _bytes((x, saved))
             del x, saved
             sent += by_x.nbytes if by_x is not None else 0
             if action is not last_action and self._before is not None:
@@ -151,7 +151,7 @@ class StageWorker:
             finite = self._agreed(finite, step)
         if waited is not None:
             waited = (self._waited() or 0.0) - waited
-        return Step(grads, sums, metrics, stop, finite, spans, busy, every_sent, most, waited)
+        return Step(grads, sums, metrics, stop, finite, spans, busy, every_sent, most * self._kept_bytes, waited)
 
     def _waited(self) -> float | None:
         """Of the links to other processes, since they were opened."""
