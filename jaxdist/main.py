@@ -46,6 +46,9 @@ _SERVERS = flags.DEFINE_list(
 )
 _SERVER_INDEX = flags.DEFINE_integer("server_index", None, "Which of them a server is.")
 _CHECK = flags.DEFINE_bool("check", False, "Check data, model, cluster and disk; start and write nothing.")
+_WARM_UP = flags.DEFINE_bool(
+    "warm_up", False, "Compile what the run's first update and evaluation need, keep it in the cache, and end."
+)
 _INSECURE = flags.DEFINE_bool("insecure", False, "The run may reach beyond this machine without JAXDIST_TOKEN.")
 _WITH_SERVER = flags.DEFINE_bool("with_server", False, "Start server --server_index on this host as a child.")
 
@@ -63,6 +66,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str], stop: stop_signal.StopSignal, begin: float) -> int:
+    with contextlib.ExitStack() as stack:
+        return _run_until_end(argv, stop, begin, stack)
+
+
+def _run_until_end(argv: Sequence[str], stop: stop_signal.StopSignal, begin: float, stack: contextlib.ExitStack) -> int:
+    """`stack` is closed when the last line has been said."""
     try:
         workdir = _parse_flags(argv)
         keep_freed_memory()
@@ -83,6 +92,10 @@ def _run(argv: Sequence[str], stop: stop_signal.StopSignal, begin: float) -> int
             from jaxdist.roles import check
 
             return _end(0, check.run(_CONFIG.value, workdir, cluster))
+        if _WARM_UP.value:
+            from jaxdist.roles import warm_up
+
+            workdir, cluster = stack.enter_context(warm_up.shortened(_CONFIG.value, workdir, cluster))
         name = cluster.role if cluster.role == "evaluator" else f"{cluster.role}-{cluster.number}"
         _start_logging(workdir, name)
         settings = _CONFIG.value.monitor
@@ -114,6 +127,8 @@ def _run(argv: Sequence[str], stop: stop_signal.StopSignal, begin: float) -> int
         logging.error("%s", traceback.format_exc())
         words = str(e) or f"(it says nothing; the log has where it was raised, {_place(e)})"
         return _end(1, f"{type(e).__name__}: {words}")
+    if _WARM_UP.value:
+        return _end(0, warm_up.words())
     if not cluster.is_chief:
         return _end(0, f"worker {cluster.process_id} has done its part of {summary['updates']} updates.")
     accuracy, seconds = 100 * summary["validation_accuracy"], summary["elapsed_seconds"]
