@@ -57,10 +57,10 @@ class Pulls:
                     return reply, b""
                 state.changed.wait(left)
         with profiler.span(profiler.SERVER_PULL):
-            whole, digest = shard.reply_of(values)
+            chunk, digest, total = shard.reply_of(values)
         reply.granted, reply.version = True, values.version
-        reply.total, reply.checksum = len(whole), digest
-        return reply, memoryview(whole)[: wire.CHUNK]
+        reply.total, reply.checksum = total, digest
+        return reply, chunk
 
     def _may_have(
         self, caller: pb.Caller, pulling: pb.Pulling, shard: Shard, reply: pb.PullReply, start: _Start

@@ -84,7 +84,8 @@ class Shard:
         self._done: collections.OrderedDict[int, bool] = collections.OrderedDict()  # claim -> applied, or forgotten
         self._loading: dict[str, wire.Arriving] = {}
         self._loaded: set[str] = set()
-        self._replies: collections.OrderedDict[int, tuple[bytes, int]] = collections.OrderedDict()
+        # version -> the whole as bytes, where it is longer than a chunk; what `reply_of` gives
+        self._replies: collections.OrderedDict[int, tuple[bytes, list[Any], int, int]] = collections.OrderedDict()
         self.most_staged = 1024
         self.seconds: list[float] = []  # of the last updates, for measurements
         self.values = self.initial()
@@ -301,18 +302,25 @@ class Shard:
         with self._lock:
             return self._pinned.get(name)
 
-    def reply_of(self, values: Values) -> tuple[bytes, int]:
-        """(parameters and statistics as bytes, their checksum); made once a version, for all who pull it."""
+    def reply_of(self, values: Values) -> tuple[list[Any], int, int]:
+        """(parameters and statistics as buffers end to end, of one chunk at most; its checksum; bytes of the whole);
+        made once a version, for all who pull it."""
         with self._lock:
             found = self._replies.get(values.version)
         if found is None:
-            whole = both(values)
-            found = whole, wire.checksum(memoryview(whole)[: wire.CHUNK])
+            parts: list[Any] = [values.flat("params").view(np.uint8), values.flat("stats").view(np.uint8)]
+            size = sum(map(len, parts))
+            if size > wire.CHUNK:  # in one message the parts are copied once, into it
+                whole = b"".join(part.data for part in parts)
+                parts = [memoryview(whole)[: wire.CHUNK]]
+            else:
+                whole = b""
+            found = whole, parts, wire.checksum(parts), size
             with self._lock:
                 self._replies[values.version] = found
-                while len(self._replies) > (1 if len(whole) <= wire.CHUNK else 4):
+                while len(self._replies) > (1 if size <= wire.CHUNK else 4):
                     self._replies.popitem(last=False)
-        return found
+        return found[1:]
 
     def recent(self, version: int) -> bytes:
         """What `reply_of` gave for a version, for a caller that takes it in chunks.

@@ -23,8 +23,14 @@ M = TypeVar("M", bound=Message)
 
 
 def checksum(data: Any, claim: int = 0) -> int:
-    """XXH3-64 of a buffer, seeded with the claim that it belongs to: data under another claim's number are noticed."""
-    return xxhash.xxh3_64_intdigest(data, claim)
+    """XXH3-64 of a buffer, or of a list of them end to end, seeded with the claim that it belongs to: data under
+    another claim's number are noticed."""
+    if not isinstance(data, list):
+        return xxhash.xxh3_64_intdigest(data, claim)
+    state = xxhash.xxh3_64(seed=claim)
+    for part in data:
+        state.update(part)
+    return state.intdigest()
 
 
 def chunks(data: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -55,11 +61,12 @@ class Arriving:
 
 
 def encode(message: Message, data: Any = b"") -> bytes:
-    """The serialised message with `data` (any contiguous buffer) as its last field."""
-    if not len(data):
+    """The serialised message with `data` (a contiguous buffer, or a list of them, end to end) as its last field."""
+    views = [memoryview(part).cast("B") for part in (data if isinstance(data, list) else [data]) if len(part)]
+    size = sum(map(len, views))
+    if not size:
         return message.SerializeToString()
-    view = memoryview(data).cast("B")
-    return b"".join((message.SerializeToString(), bytes((_TAG,)), _varint(len(view)), view))
+    return b"".join((message.SerializeToString(), bytes((_TAG,)), _varint(size), *views))
 
 
 def decode(kind: type[M], payload: bytes) -> tuple[M, memoryview]:
