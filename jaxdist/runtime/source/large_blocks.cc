@@ -1,4 +1,4 @@
-// malloc for blocks of 32 MiB and more: mapped in pages of 2 MiB, and kept when they are freed.
+// malloc for blocks of 32 to 512 MiB: mapped in pages of 2 MiB, and kept when they are freed.
 //
 // To be loaded before glibc (LD_PRELOAD), whose functions these stand in front of; smaller blocks go through to it.
 // glibc can map a large block anew for each use, page fault by page fault, or put it into the heap, where its place has
@@ -7,6 +7,9 @@
 //   request     the shortest kept block that is long enough and not more than twice as long, else a new one;
 //               where no kept block fits they all go back to the system first, so that no more is held than was in use
 //   free        the block is kept
+//
+// Larger ones are glibc's. A step that is dispatched before the last has ended has a block beside the last one's, so that
+// two stay: that is much memory then, and a fresh block costs such a step little.
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -28,7 +31,7 @@ void __libc_free(void*);
 namespace {
 
 constexpr size_t kPage = size_t{1} << 21;
-constexpr size_t kLeast = size_t{1} << 25;
+constexpr size_t kLeast = size_t{1} << 25, kLargest = size_t{1} << 29;
 constexpr int kMost = 256;  // blocks; more are glibc's
 
 struct Block {
@@ -65,7 +68,7 @@ char* map(size_t length) {
 
 // nullptr: glibc shall do it.
 void* take(size_t size, size_t alignment) {
-  if (size < kLeast || alignment > kPage || size > SIZE_MAX / 4) return nullptr;
+  if (size < kLeast || size > kLargest || alignment > kPage) return nullptr;
   const int before = errno;
   const Lock lock;
   const size_t length = (size + kPage - 1) / kPage * kPage;
