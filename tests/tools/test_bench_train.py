@@ -35,6 +35,7 @@ def test_an_interval_holds_the_median_and_narrows_with_the_values():
 def test_the_other_side_has_each_model_with_and_without_dropout(model):
     pytest.importorskip("torch")
     import torch_side
+
     from jaxdist import models
     from jaxdist.state import flatten
 
