@@ -28,8 +28,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 def pytest_sessionstart(session):
     """Builds the native kernels once, before the processes of the tests begin: where and as a user's run does."""
+    from jaxdist.cxx_library import CannotBuild
     from jaxdist.ops.native.compiler import build
-    from jaxdist.runtime.compiler import CannotBuild
 
     if not hasattr(session.config, "workerinput"):  # xdist's own processes come later
         with contextlib.suppress(CannotBuild):

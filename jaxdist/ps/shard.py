@@ -308,13 +308,10 @@ class Shard:
         with self._lock:
             found = self._replies.get(values.version)
         if found is None:
-            parts: list[Any] = [values.flat("params").view(np.uint8), values.flat("stats").view(np.uint8)]
+            parts: list[Any] = [values.flat(what).view(np.uint8) for what in ("params", "stats")]
             size = sum(map(len, parts))
-            if size > wire.CHUNK:  # in one message the parts are copied once, into it
-                whole = b"".join(part.data for part in parts)
-                parts = [memoryview(whole)[: wire.CHUNK]]
-            else:
-                whole = b""
+            whole = b"" if size <= wire.CHUNK else both(values)  # one message: the parts are copied once, into it
+            parts = [memoryview(whole)[: wire.CHUNK]] if whole else parts
             found = whole, parts, wire.checksum(parts), size
             with self._lock:
                 self._replies[values.version] = found

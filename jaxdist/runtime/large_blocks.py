@@ -15,7 +15,7 @@ _FLAGS = ("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fno-built
 def library() -> pathlib.Path | None:
     """Where it is; built now where there is a compiler, which takes half a second once for each host. None: nowhere."""
     # Imported here: every process of a run calls this before anything else, and few build.
-    from jaxdist.runtime.compiler import CannotBuild, build, folder
+    from jaxdist.cxx_library import CannotBuild, build, folder
 
     path = folder() / f"large-blocks-{hashlib.sha256(repr(_FLAGS).encode() + _SOURCE.read_bytes()).hexdigest()[:16]}.so"
     if any(c in str(path) for c in " :"):  # what separates the names in the variable

@@ -1,4 +1,4 @@
-"""`--warm_up`: the run that follows compiles nothing, and finds no trace of it."""
+"""`--warm_up` (`roles/warm_up.py`): the run that follows compiles nothing, and finds no trace of it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "jaxdist"
 
 # Rooms from the bottom to the top: a room imports from rooms of lower floors alone.
 FLOORS = (
-    {"errors", "dotted"},
+    {"errors", "dotted", "cxx_library"},
     {"knobs"},
     {"state", "ops", "runtime", "data"},
     {"comm", "parallel", "models"},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from jaxdist.cxx_library import CannotBuild
 from jaxdist.ops.native.compiler import build
-from jaxdist.runtime.compiler import CannotBuild
 
 
 def main() -> int:

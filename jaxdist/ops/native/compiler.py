@@ -1,4 +1,4 @@
-"""Which files the library of native kernels is made of, and for which machines; `jaxdist.runtime.compiler` makes it.
+"""Which files the library of native kernels is made of, and for which machines; `jaxdist.cxx_library` makes it.
 
 Its name has a hash of the sources, the flags and jaxlib's version.
 """
@@ -11,8 +11,8 @@ import pathlib
 import platform
 import sys
 
-from jaxdist.runtime import compiler
-from jaxdist.runtime.compiler import FLAGS, CannotBuild
+from jaxdist import cxx_library
+from jaxdist.cxx_library import FLAGS, CannotBuild
 
 SOURCE = pathlib.Path(__file__).parent / "source"
 # File, flags of its own. Those that need least of a processor come first: of an inline function that several have, as
@@ -44,13 +44,13 @@ def library_path() -> pathlib.Path:
     content = hashlib.sha256(repr((jaxlib.__version__, FLAGS, UNITS)).encode())
     for path in sorted(SOURCE.iterdir()):
         content.update(path.name.encode() + path.read_bytes())
-    return compiler.folder() / f"jaxdist-{content.hexdigest()[:16]}.so"
+    return cxx_library.folder() / f"jaxdist-{content.hexdigest()[:16]}.so"
 
 
 def likely() -> bool:
     """Whether `build` has, or can probably make, the library. Does not block."""
     try:
-        return library_path().exists() or bool(compiler.command())
+        return library_path().exists() or bool(cxx_library.command())
     except CannotBuild:
         return False
 
@@ -59,7 +59,7 @@ def build() -> pathlib.Path:
     """The library, compiled where it is not there yet. Blocks, seconds for the first time.
 
     Raises:
-      CannotBuild: no kernels for this machine, or what `compiler.build` raises.
+      CannotBuild: no kernels for this machine, or what `cxx_library.build` raises.
     """
     path = library_path()
     if path.exists():
@@ -67,4 +67,4 @@ def build() -> pathlib.Path:
     import jax.ffi
 
     headers = ("-isystem", jax.ffi.include_dir())
-    return compiler.build(path, "the native kernels", [(SOURCE / name, (*own, *headers)) for name, own in UNITS])
+    return cxx_library.build(path, "the native kernels", [(SOURCE / name, (*own, *headers)) for name, own in UNITS])

@@ -7,8 +7,8 @@ import functools
 
 import jax
 
+from jaxdist.cxx_library import CannotBuild
 from jaxdist.ops.native.compiler import build
-from jaxdist.runtime.compiler import CannotBuild
 
 OPERATIONS = (
     "convolve",

@@ -117,6 +117,7 @@ void normalization(bool wide) {
 }
 
 void dropout(bool wide) {
+  using namespace jaxdist;
   const Numbers x = some(one_of(1, 200));
   Numbers found(x.size(), NAN);
   std::vector<double> y(x.size());

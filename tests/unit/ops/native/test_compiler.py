@@ -1,4 +1,5 @@
-"""Compiling the library (`ops/native/build.py` as a command), and loading it (`ops/native/library.py`).
+"""Compiling the library (`ops/native/build.py` as a command), and loading it (`ops/native/library.py`). Both by
+`cxx_library.py`.
 
 Also the kernels under AddressSanitizer and UndefinedBehaviorSanitizer: `sanitized.cc` is a program of its own.
 """
@@ -13,9 +14,9 @@ import sys
 
 import pytest
 
+from jaxdist.cxx_library import COMPILERS, FLAGS, CannotBuild, folder
 from jaxdist.ops.native import compiler, library
 from jaxdist.ops.native.compiler import SOURCE, UNITS, build, library_path
-from jaxdist.runtime.compiler import COMPILERS, FLAGS, CannotBuild, folder
 
 _SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{SOURCE}"]
 
