@@ -4,9 +4,10 @@ By default every buffer above 128 KiB comes fresh from the kernel and goes back 
 buffer pays a page fault for every 4 KiB. One arena serves all threads, because those of other threads than the main one
 hold 64 MiB at most and go back whole. What is freed stays in the heap, up to 32 MiB for one block:
 
-    block          place                                           when it is freed
-    < 32 MiB       heap, in pages of 2 MiB                         stays
-    larger         mapped by itself, in pages of 2 MiB             stays, with `large_blocks`; else back to the kernel
+    block             place                                       when it is freed
+    < 32 MiB          heap, in pages of 2 MiB                     stays
+    32 to 512 MiB     mapped by itself, in pages of 2 MiB         stays, with `large_blocks`; else back to the kernel
+    larger            mapped by itself, in pages of 2 MiB         back to the kernel
 
 Larger blocks are the temporary memory of a step, above all. In the heap they would not come back to one place: to align
 a block glibc asks for more than the block, and what it cuts off is in use by the time the block is freed; the next

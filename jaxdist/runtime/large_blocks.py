@@ -1,4 +1,4 @@
-"""The library that stands in front of glibc's malloc for blocks of 32 MiB and more (`source/large_blocks.cc`)."""
+"""The library that stands in front of glibc's malloc for blocks of 32 to 512 MiB (`source/large_blocks.cc`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FLAGS = ("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fno-built
 
 
 def library() -> pathlib.Path | None:
-    """Where it is; built now where there is a compiler, which takes half a second once for each host. None: nowhere."""
+    """Where it is; built now where there is a compiler, which takes 0.2 s once for each host. None: nowhere."""
     # Imported here: every process of a run calls this before anything else, and few build.
     from jaxdist.cxx_library import CannotBuild, build, folder
 

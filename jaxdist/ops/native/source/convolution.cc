@@ -51,6 +51,9 @@ struct Parts {
   int64_t begin(int64_t part) const { return part * count / number; }
 };
 
+// How many of the last `rows` rows of an array may be read in vectors: as far as one vector beyond a row stays inside.
+int64_t rows_in_place(int64_t rows, int64_t numbers) { return rows - divide_up(kLanes, numbers); }
+
 // How a product of `rows` by `vectors` is tiled: the most vectors of a tile.
 struct Tiling {
   int most_vectors = 1;
@@ -390,7 +393,7 @@ void kernel_gradient(const Convolution& c, const float* x, const float* dy, floa
   const int64_t group = divide_up(c.out_height, groups.number);
   const int64_t held = (group - 1) * c.stride_height + c.kernel_height;
   PaddedRows padded(c.height, c.width, c.inputs, c.left, padded_width, held);
-  // Vectors may read beyond a row, so a copy of the last row stands for it. Others are copied for their padding only.
+  // Vectors may read beyond a row, so copies stand for the last rows. Others are copied for their padding only.
   PaddedRows padded_dy(c.out_height, c.out_width, c.outputs, 0, c.out_width, group);
   const bool x_padded = c.left > 0 || padded_width > c.width;
   std::vector<const float*> rows(static_cast<std::size_t>(held)), dy_rows(static_cast<std::size_t>(group));
@@ -398,20 +401,20 @@ void kernel_gradient(const Convolution& c, const float* x, const float* dy, floa
   for (int64_t n = first; n < last; ++n) {
     const float* dy_image = dy + n * c.out_height * c.out_width * c.outputs;
     const float* x_image = x + n * c.height * c.width * c.inputs;
-    const int64_t last_row = n == c.batch - 1 ? c.height - 1 : c.height;
-    const int64_t last_dy_row = n == c.batch - 1 ? c.out_height - 1 : c.out_height;
+    const int64_t safe = rows_in_place((c.batch - n) * c.height, c.width * c.inputs);
+    const int64_t safe_dy = rows_in_place((c.batch - n) * c.out_height, c.out_width * c.outputs);
     padded.begin(x_image);
     padded_dy.begin(dy_image);
     for (int64_t part = 0; part < groups.number; ++part) {
       const int64_t q = groups.begin(part), count = groups.begin(part + 1) - q;
       for (int64_t r = 0; r < (count - 1) * c.stride_height + c.kernel_height; ++r) {
         const int64_t row = q * c.stride_height + r - c.top;
-        const bool copied = x_padded || row < 0 || row >= last_row;
+        const bool copied = x_padded || row < 0 || row >= std::min(safe, c.height);
         rows[static_cast<std::size_t>(r)] = copied ? padded.row(row) : x_image + row * c.width * c.inputs;
       }
       for (int64_t r = 0; r < count; ++r)
         dy_rows[static_cast<std::size_t>(r)] =
-            q + r >= last_dy_row ? padded_dy.row(q + r) : dy_image + (q + r) * c.out_width * c.outputs;
+            q + r >= safe_dy ? padded_dy.row(q + r) : dy_image + (q + r) * c.out_width * c.outputs;
       for (int64_t a = 0; a < c.kernel_height; ++a) {
         const Parts across(vectors, tiling.most_vectors);
         for (int64_t v = 0; v < across.number; ++v) {

@@ -43,8 +43,9 @@ void convolution(bool wide) {
   c.batch = one_of(1, 3), c.inputs = one_of(1, 37), c.outputs = one_of(1, 37);
   c.kernel_height = one_of(1, 4), c.kernel_width = one_of(1, 4);
   c.stride_height = one_of(1, 3), c.stride_width = one_of(1, 3);
-  c.top = one_of(0, c.kernel_height), c.left = one_of(0, c.kernel_width);
-  const int64_t bottom = one_of(0, c.kernel_height), right = one_of(0, c.kernel_width);
+  const bool padded = one_of(0, 1) == 1;  // rows are read in place without
+  c.top = padded ? one_of(0, c.kernel_height) : 0, c.left = padded ? one_of(0, c.kernel_width) : 0;
+  const int64_t bottom = padded ? one_of(0, c.kernel_height) : 0, right = padded ? one_of(0, c.kernel_width) : 0;
   c.height = one_of(std::max<int64_t>(c.kernel_height - c.top - bottom, 1), 11);
   c.width = one_of(std::max<int64_t>(c.kernel_width - c.left - right, 1), 20);
   c.out_height = (c.height + c.top + bottom - c.kernel_height) / c.stride_height + 1;
