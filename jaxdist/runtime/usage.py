@@ -31,7 +31,7 @@ class Usage:
 
     Args:
       interval_seconds: between two samples. Least and most are over samples that are at least half as long: a shorter
-        one, as the last may be, says little. The mean is over all.
+        one, as the last may be, says little. The mean is over all, and within the two.
     """
 
     def __init__(self, process: str, interval_seconds: float) -> None:
@@ -62,7 +62,8 @@ class Usage:
         spent = {}
         for key, (least, most, total, seconds) in self._sums.items():
             mean = total / max(seconds, 1e-9)
-            spent[key] = [_short(v) for v in (least if least <= most else mean, mean, most if least <= most else mean)]
+            # The mean is that of the longest window there is: in a short run it may lie outside the others.
+            spent[key] = [_short(v) for v in (min(least, mean), mean, max(most, mean))]
         return {"process": self._process, **self._about, "seconds": round(self._seconds, 3), "spent": spent,
                 "cells": self._cells.to_json()}  # fmt: skip
 
@@ -160,7 +161,7 @@ def _added_up(reports: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> dict
         mean = sum(r["spent"][key][1] for r in reports)
         means = [_means(r["cells"], width, key) for r in reports]
         common = set.intersection(*(set(one) for one in means))
-        every = [sum(one[number] for one in means) for number in common] or [mean]
+        every = [mean, *(sum(one[number] for one in means) for number in common)]
         found[key] = _three(_short(min(every)), _short(mean), _short(max(every)))
     return found
 
