@@ -48,7 +48,7 @@ def test_what_hosts_spent_is_read_of_samples_and_of_the_summary_for_hosts_that_a
     assert found["hosts"]["a"]["host_cpu_user"] == {"min": 0.5, "mean": round(mean, 4), "max": round(mean, 4)}
     header, row = system_table({"x": [run]})
     cells = dict(zip(header, row, strict=True))
-    assert cells["user"] == f"{50 * mean:.0f} [25, 25]" and cells["system"] == "12 [12, 12]" and cells["wait"] == "-"
+    assert cells["user"] == f"{50 * mean:.0f} [25, 26]" and cells["system"] == "12 [12, 12]" and cells["wait"] == "-"
     assert cells["memory used, GiB"] == "1.00 [1.00, 1.00]" and (row[0], row[1]) == ("x", "a")
     assert cluster_samples(run)["cpu_system"][5] == 0.125 and cluster_samples(run)["cpu_iowait"][5] == 0.0
     # Another host's samples are on its own disk; the summary has what it told at the end.
