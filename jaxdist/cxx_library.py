@@ -29,8 +29,26 @@ class CannotBuild(Exception):
 
 
 def folder() -> pathlib.Path:
-    """Where libraries lie."""
-    return pathlib.Path(os.environ.get("JAXDIST_NATIVE_DIR") or "~/.cache/jaxdist/native").expanduser()
+    """Where libraries lie.
+
+    Raises:
+      CannotBuild: this user has no home, and no variable says where else.
+    """
+    try:
+        return pathlib.Path(os.environ.get("JAXDIST_NATIVE_DIR") or "~/.cache/jaxdist/native").expanduser().absolute()
+    except (OSError, RuntimeError):
+        raise CannotBuild("there is no home folder; $JAXDIST_NATIVE_DIR names another place") from None
+
+
+def is_there(path: pathlib.Path) -> bool:
+    """Whether a library has been built; also where the folder cannot be read."""
+    return os.path.exists(path)
+
+
+def can_be_written(path: pathlib.Path) -> bool:
+    """Whether the folder of `path` is there or could be made."""
+    there = next((p for p in path.parents if os.path.exists(p)), None)
+    return there is not None and os.access(there, os.W_OK | os.X_OK)
 
 
 def build(path: pathlib.Path, what: str, units: Sequence[tuple[pathlib.Path, Sequence[str]]]) -> pathlib.Path:
@@ -39,13 +57,13 @@ def build(path: pathlib.Path, what: str, units: Sequence[tuple[pathlib.Path, Seq
     Raises:
       CannotBuild: no compiler, an error of the compiler, or a folder that cannot be written.
     """
-    if path.exists():
+    if is_there(path):
         return path
     compiler = command()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path.with_suffix(".lock")):
-            if not path.exists():  # another process may have built it meanwhile
+            if not is_there(path):  # another process may have built it meanwhile
                 begin = time.monotonic()
                 _build(compiler, path, what, units)
                 logging.info("%s: built in %.1f s, %s", what.capitalize(), time.monotonic() - begin, path)
@@ -60,7 +78,11 @@ def command() -> list[str]:
     Raises:
       CannotBuild: there is none.
     """
-    if asked := shlex.split(os.environ.get("CXX", "")):
+    try:
+        asked = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as e:
+        raise CannotBuild(f"$CXX is {os.environ['CXX']!r}: {e}") from None
+    if asked:
         if shutil.which(asked[0]) is None:
             raise CannotBuild(f"$CXX is {shlex.join(asked)!r}, and {asked[0]} is not there")
         return asked

@@ -93,6 +93,8 @@ def _run_until_end(argv: Sequence[str], stop: stop_signal.StopSignal, begin: flo
 
             return _end(0, check.run(_CONFIG.value, workdir, cluster))
         if _WARM_UP.value:
+            if cluster.role == "evaluator":
+                return _end(0, "an evaluator compiles its one program when it first evaluates.")
             from jaxdist.roles import warm_up
 
             workdir, cluster = stack.enter_context(warm_up.shortened(_CONFIG.value, workdir, cluster))

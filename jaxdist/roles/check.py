@@ -48,8 +48,8 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster) -> str:
       UsageError: what is not; of several parts the first one's words, the others' are in the log.
     """
     begin = time.monotonic()
+    set_up_compilation(config)  # first: the other may begin JAX's back ends
     devices.check_settings()
-    set_up_compilation(config)
     problems: list[str] = []
     good: list[str] = []
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import pathlib
 import tempfile
 from collections.abc import Iterator
 
@@ -18,7 +19,8 @@ from jaxdist.runtime import compilation
 
 @contextlib.contextmanager
 def shortened(config: ConfigDict, workdir: str, cluster: Cluster) -> Iterator[tuple[str, Cluster]]:
-    """(run directory, cluster) to use instead, and one update in `config`; the directory goes at the end.
+    """(run directory, cluster) to use instead, and one update in `config`; the directory, beside the run's, goes at the
+    end.
 
     Raises:
       UsageError: there is no cache to fill.
@@ -26,9 +28,13 @@ def shortened(config: ConfigDict, workdir: str, cluster: Cluster) -> Iterator[tu
     if config.compilation_cache == "off":
         raise UsageError("--warm_up fills the compilation cache, and compilation_cache is 'off'.")
     config.max_updates = 1
-    config.profile.updates, config.profile.at_epochs = (), ()
+    if config.profile.updates or config.profile.at_epochs:  # a profiled run looks for its programs with names
+        compilation.keep_names()
+        config.profile.updates, config.profile.at_epochs = (), ()
     name = cluster.run_id or config.cluster.run_id or f"workdir={os.path.abspath(workdir)}"
-    with tempfile.TemporaryDirectory(prefix="jaxdist-warm-up-", ignore_cleanup_errors=True) as folder:
+    # On the disk that the run will have: there is a checkpoint in the end.
+    beside = next(p for p in pathlib.Path(workdir).absolute().parents if p.is_dir())
+    with tempfile.TemporaryDirectory(prefix="jaxdist-warm-up-", dir=beside, ignore_cleanup_errors=True) as folder:
         yield folder, dataclasses.replace(cluster, run_id=f"warm-up of {name}")
 
 

@@ -80,8 +80,8 @@ def run(
     """
     timer = PhaseTimer(begin)
     callbacks_lib.check(callbacks)
+    set_up_compilation(config)  # first: the other may begin JAX's back ends
     devices.check_settings()
-    set_up_compilation(config)
     schedule = schedule_of(config.strategy)
     run = cluster_lib.identity(cluster, config.cluster.run_id, workdir)
     with contextlib.ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import pathlib
@@ -17,13 +18,16 @@ def library() -> pathlib.Path | None:
     # Imported here: every process of a run calls this before anything else, and few build.
     from jaxdist.cxx_library import CannotBuild, build, folder
 
-    path = folder() / f"large-blocks-{hashlib.sha256(repr(_FLAGS).encode() + _SOURCE.read_bytes()).hexdigest()[:16]}.so"
-    if any(c in str(path) for c in " :"):  # what separates the names in the variable
-        return None
+    made_of = repr((_FLAGS, os.uname().machine)).encode() + _SOURCE.read_bytes()
     try:
-        return build(path, "large blocks", [(_SOURCE, _FLAGS)])
-    except CannotBuild:  # who asks for the native kernels is told why
+        path = folder() / f"large-blocks-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
+        if any(c in str(path) for c in " :$"):  # what separates names in the variable, and what is replaced in them
+            return None
+        build(path, "large blocks", [(_SOURCE, _FLAGS)])
+        ctypes.CDLL(str(path), os.RTLD_NOW)  # what cannot be loaded would be complained of by every process
+    except (CannotBuild, OSError):  # who asks for the native kernels is told why
         return None
+    return path
 
 
 def preloaded() -> bool:

@@ -161,7 +161,7 @@ def _added_up(reports: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> dict
         mean = sum(r["spent"][key][1] for r in reports)
         means = [_means(r["cells"], width, key) for r in reports]
         common = set.intersection(*(set(one) for one in means))
-        every = [mean, *(sum(one[number] for one in means) for number in common)]
+        every = [sum(one[number] for one in means) for number in common] or [mean]
         found[key] = _three(_short(min(every)), _short(mean), _short(max(every)))
     return found
 

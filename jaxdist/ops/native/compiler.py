@@ -48,10 +48,13 @@ def library_path() -> pathlib.Path:
 
 
 def likely() -> bool:
-    """Whether `build` has, or can probably make, the library. Does not block."""
+    """Whether this process can probably use the library: it is there or can be made, for this processor. Does not
+    block."""
     try:
-        return library_path().exists() or bool(cxx_library.command())
-    except CannotBuild:
+        path = library_path()
+        there = cxx_library.is_there(path) or (bool(cxx_library.command()) and cxx_library.can_be_written(path))
+        return there and {"avx2", "fma"} <= set(pathlib.Path("/proc/cpuinfo").read_text().split())
+    except (CannotBuild, OSError):
         return False
 
 
@@ -62,7 +65,7 @@ def build() -> pathlib.Path:
       CannotBuild: no kernels for this machine, or what `cxx_library.build` raises.
     """
     path = library_path()
-    if path.exists():
+    if cxx_library.is_there(path):
         return path
     import jax.ffi
 

@@ -66,32 +66,54 @@ char* map(size_t length) {
   return from + before;
 }
 
+void* take_kept(size_t length) {
+  const Lock lock;
+  Block* found = nullptr;
+  for (Block* b = blocks; b < blocks + count; ++b)
+    if (!b->used && b->length >= length && b->length / 2 <= length && (!found || b->length < found->length)) found = b;
+  if (!found) return nullptr;
+  found->used = true;
+  return found->begin;
+}
+
+void give_back_kept() {
+  const Lock lock;
+  int left = 0;
+  for (int i = 0; i < count; ++i) {
+    if (blocks[i].used)
+      blocks[left++] = blocks[i];
+    else
+      munmap(blocks[i].begin, blocks[i].length);
+  }
+  count = left;
+}
+
+// Of glibc; where there is no memory left, once more without what is kept.
+template <typename Request>
+void* by_glibc(Request request) {
+  void* found = request();
+  if (found) return found;
+  give_back_kept();
+  return request();
+}
+
 // nullptr: glibc shall do it.
 void* take(size_t size, size_t alignment) {
   if (size < kLeast || size > kLargest || alignment > kPage) return nullptr;
   const int before = errno;
-  const Lock lock;
   const size_t length = (size + kPage - 1) / kPage * kPage;
-  Block* found = nullptr;
-  for (Block* b = blocks; b < blocks + count; ++b)
-    if (!b->used && b->length >= length && b->length / 2 <= length && (!found || b->length < found->length)) found = b;
-  if (!found) {
-    int left = 0;
-    for (int i = 0; i < count; ++i) {
-      if (blocks[i].used)
-        blocks[left++] = blocks[i];
-      else
-        munmap(blocks[i].begin, blocks[i].length);
-    }
-    count = left;
-    char* begin = count < kMost ? map(length) : nullptr;
-    errno = before;
-    if (!begin) return nullptr;
-    found = &blocks[count++];
-    *found = {begin, length, false};
+  if (void* kept = take_kept(length)) return kept;
+  give_back_kept();
+  char* begin = map(length);
+  errno = before;
+  if (!begin) return nullptr;
+  const Lock lock;
+  if (count == kMost) {
+    munmap(begin, length);
+    return nullptr;
   }
-  found->used = true;
-  return found->begin;
+  blocks[count++] = {begin, length, true};
+  return begin;
 }
 
 // The length of a block of this file, 0 of others.
@@ -112,12 +134,12 @@ extern "C" {
 
 void* malloc(size_t size) {
   void* found = take(size, 1);
-  return found ? found : __libc_malloc(size);
+  return found ? found : by_glibc([&] { return __libc_malloc(size); });
 }
 
 void* memalign(size_t alignment, size_t size) {
   void* found = take(size, alignment);
-  return found ? found : __libc_memalign(alignment, size);
+  return found ? found : by_glibc([&] { return __libc_memalign(alignment, size); });
 }
 
 void* aligned_alloc(size_t alignment, size_t size) { return memalign(alignment, size); }
@@ -134,7 +156,7 @@ int posix_memalign(void** to, size_t alignment, size_t size) {
 
 void* realloc(void* pointer, size_t size) {
   const size_t length = length_of(pointer, false);
-  if (!length) return __libc_realloc(pointer, size);
+  if (!length) return size ? by_glibc([&] { return __libc_realloc(pointer, size); }) : __libc_realloc(pointer, size);
   if (size && size <= length) return pointer;
   void* found = size ? malloc(size) : nullptr;
   if (found) memcpy(found, pointer, length);
@@ -148,7 +170,9 @@ void free(void* pointer) {
 
 // The rest of the family, which must not come from another malloc than what these functions give to `__libc_free`.
 
-void* calloc(size_t number, size_t size) { return __libc_calloc(number, size); }  // a kept block is not of zeros
+void* calloc(size_t number, size_t size) {  // by glibc: a kept block is not of zeros
+  return by_glibc([&] { return __libc_calloc(number, size); });
+}
 
 void* valloc(size_t size) { return memalign(4096, size); }
 

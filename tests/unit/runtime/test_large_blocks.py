@@ -175,13 +175,43 @@ print(sum(ends))
     assert total == "0"
 
 
+def test_one_that_cannot_be_loaded_is_not_asked_for(library, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXDIST_NATIVE_DIR", str(tmp_path))
+    (tmp_path / library.name).write_text("of another kind of processor")
+    assert large_blocks.library() is None
+
+
+def test_where_memory_ends_what_is_kept_is_given_back_first(library):
+    (held,) = run(
+        library,
+        """
+used(400 * MIB)
+with open("/proc/self/statm") as statm:
+    now = int(statm.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 300 * MIB, now + 300 * MIB))
+block = c.malloc(600 * MIB)  # of glibc, which has place for it without the 400
+assert block
+print(c.malloc_usable_size(block) // MIB)
+""",
+    )
+    assert held == "600"
+
+
 def test_where_there_is_none(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXDIST_NATIVE_DIR", str(tmp_path / "a [folder]"))  # a space would end the variable's name
     assert large_blocks.library() is None
     monkeypatch.setenv("JAXDIST_NATIVE_DIR", str(tmp_path / "one"))
+    monkeypatch.setenv("CXX", "g++ '")
+    assert large_blocks.library() is None
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert large_blocks.library() is None
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("JAXDIST_NATIVE_DIR", str(tmp_path / "a file" / "one"))
+    assert large_blocks.library() is None
+    monkeypatch.delenv("JAXDIST_NATIVE_DIR")
+    monkeypatch.setattr(large_blocks.pathlib.Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError()))
+    assert large_blocks.library() is None  # nobody's home
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     assert not large_blocks.preloaded()
     monkeypatch.setenv("LD_PRELOAD", "/somewhere/other.so:/a/large-blocks-1.so")
