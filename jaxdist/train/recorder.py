@@ -93,7 +93,7 @@ class Recorder:
 
     def end(self, summary: dict[str, Any]) -> None:
         """The run is over, and well, or it was of no use: raises `Unhealthy`."""
-        self._health.ended(summary["updates"] - self.measured.skipped)
+        self._health.ended(summary["updates"], self.measured.skipped)
         self._writer.summarise(summary)
         self.report_saved()
         self._callbacks.call("end", summary)
