@@ -104,14 +104,13 @@ class Health:
             where = f"from update {before[0]} to {updates}"
             self._say("unchanged", f"No parameter has changed {where}: the gradients or the learning rate are 0")
 
-    def ended(self, updates: int, skipped: int) -> None:
-        """Before the run is called complete: updates that this process knows of, and how many of them were left out.
+    def ended(self, updates: int) -> None:
+        """Before the run is called complete.
 
         Raises:
-          Unhealthy: it has made no update, under any policy. A worker that came late to a short run knows of none, and
-            has left out none.
+          Unhealthy: it has made no update, under any policy.
         """
-        if skipped and updates <= skipped:
+        if not updates:
             raise Unhealthy(
                 "The run is over and has made no update: every gradient was refused (they were not finite). Look at "
                 "the data and lower optim.learning_rate."

@@ -389,7 +389,7 @@ class TrainingLoop:
                 self.checkpoints.close()
             summary = self.summary()
             self.record_events()
-        self.recorder.end(summary)
+        self.recorder.end(summary, is_chief=self.cluster.is_chief)
         if self.cluster.is_chief:
             self.profile.merge()
         return summary

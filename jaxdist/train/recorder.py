@@ -91,9 +91,11 @@ class Recorder:
         while not self._saved.empty():
             self._callbacks.call("saved", self._saved.get())
 
-    def end(self, summary: dict[str, Any]) -> None:
+    def end(self, summary: dict[str, Any], *, is_chief: bool = True) -> None:
         """The run is over, and well, or it was of no use: raises `Unhealthy`."""
-        self._health.ended(summary["updates"], self.measured.skipped)
+        # Another worker that came late to a short run of servers knows of no update, and has left out none.
+        if is_chief or summary["updates"] or self.measured.skipped:
+            self._health.ended(summary["updates"] - self.measured.skipped)
         self._writer.summarise(summary)
         self.report_saved()
         self._callbacks.call("end", summary)
