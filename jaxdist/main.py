@@ -10,13 +10,15 @@ if __name__ == "__main__":  # before the imports, which would be made twice
 import contextlib
 import faulthandler
 import logging
+import math
 import os
 import pathlib
 import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -133,12 +135,20 @@ def _run_until_end(argv: Sequence[str], stop: stop_signal.StopSignal, begin: flo
         return _end(0, warm_up.words())
     if not cluster.is_chief:
         return _end(0, f"worker {cluster.process_id} has done its part of {summary['updates']} updates.")
-    accuracy, seconds = 100 * summary["validation_accuracy"], summary["elapsed_seconds"]
-    print(f"Validation accuracy {accuracy:.2f} % after {seconds:.0f} s.", flush=True)
+    print(f"{_found(summary)} after {summary['elapsed_seconds']:.0f} s.", flush=True)
     early = ", stopped early by early_stopping_patience" if summary["stopped_early"] else ""
     place = pathlib.Path(workdir).resolve()
     words = f"{summary['updates']} updates{early}; results are in {place} (summary.json, metrics.jsonl, tensorboard/)."
     return _end(0, words)
+
+
+def _found(summary: Mapping[str, Any]) -> str:
+    """'Validation accuracy 89.72 %', or of another objective its first metric, or the loss."""
+    kept = {key: value for key, value in summary.items() if key.startswith("validation_") and value is not None}
+    numbers = [key for key, value in kept.items() if isinstance(value, int | float)]
+    key = next((key for key in numbers if key != "validation_loss"), "validation_loss")
+    shown = f"{100 * kept[key]:.2f} %" if key.endswith("accuracy") else f"{kept.get(key, math.nan):.4g}"
+    return f"{key.replace('_', ' ').capitalize()} {shown}"
 
 
 @contextlib.contextmanager

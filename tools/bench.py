@@ -95,7 +95,7 @@ def allreduce_worker(options: argparse.Namespace) -> None:
     from jaxdist.comm.fused import fused_psum
 
     jax.distributed.initialize(options.address, options.processes, options.id)
-    chain = models.build(num_classes=10, options={}, **MODELS[options.model])
+    chain = models.build(num_outputs=10, options={}, **MODELS[options.model])
     shapes = [params for params, _ in chain.shapes.values()]
     tree = jax.tree.map(lambda s: np.ones(s.shape, np.float32), shapes)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
@@ -132,12 +132,12 @@ def step(options: argparse.Namespace) -> None:
 
     compilation.enable_cache("")
     spec = MODELS[options.model]
-    chain = models.build(num_classes=10, options={}, **spec)
+    chain = models.build(num_outputs=10, options={}, **spec)
     task = Task(chain, optimizers.build("sgd"), lambda seen: 0.1)
     rng = np.random.default_rng(0)
     batch = {
-        "image": rng.normal(size=(options.batch, *spec["input_shape"])).astype(np.float32),
-        "label": rng.integers(10, size=options.batch).astype(np.int32),
+        "inputs": {"image": rng.normal(size=(options.batch, *spec["inputs"])).astype(np.float32)},
+        "target": rng.integers(10, size=options.batch).astype(np.int32),
         "position": np.arange(options.batch, dtype=np.uint32),
     }
 

@@ -64,7 +64,7 @@ def shapes_of(model: str) -> list[Shape]:
 
     made, layers.ops.conv = ops.conv, noted  # type: ignore[assignment]
     try:
-        models.build(**MODELS[model], num_classes=10, options={}).shapes  # noqa: B018 - traces the blocks
+        models.build(**MODELS[model], num_outputs=10, options={}).shapes  # noqa: B018 - traces the blocks
     finally:
         layers.ops.conv = made
     return list(found)

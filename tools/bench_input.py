@@ -179,7 +179,7 @@ def _grain(examples: Any, batch: int) -> Callable[[], Iterator[Any]] | None:
         import grain
     except ImportError:
         return None
-    images, labels, loader = examples.train.images, examples.train.labels, examples.loader
+    images, labels, loader = examples.train.inputs["image"], examples.train.target, examples.loader
 
     def example(k: int) -> dict[str, Any]:
         return loader.train_batch(data.Split(images[k : k + 1], labels[k : k + 1]), _Rows(), [0])
@@ -196,9 +196,10 @@ class _Rows:
         return positions
 
 
-def _flat(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _flat(batch: data.HostBatch) -> data.HostBatch:
     """Of batches of single examples [b, 1, ...]."""
-    return {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}
+    flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items() if name != "inputs"}
+    return flat | {"inputs": {name: array.reshape(-1, *array.shape[2:]) for name, array in batch["inputs"].items()}}
 
 
 def _config(name: str) -> Any:

@@ -278,7 +278,7 @@ def chain_of(model: str) -> Any:
     """One of `MODELS`, built."""
     from jaxdist import models
 
-    return models.build(**MODELS[model], num_classes=10, options={})
+    return models.build(**MODELS[model], num_outputs=10, options={})
 
 
 def save_weights(model: str, path: str) -> None:

@@ -46,7 +46,7 @@ def config_of(plan: Mapping[str, Any]) -> Any:
     config.data.name, config.model.name = "synthetic", spec["name"]
     config.model.update(spec["settings"])
     with config.unlocked():
-        config.data.options = ConfigDict({"num_train": 4096, "num_eval": 16, "shape": tuple(spec["input_shape"])})
+        config.data.options = ConfigDict({"num_train": 4096, "num_eval": 16, "shape": tuple(spec["inputs"])})
     config.num_epochs = config.eval_every_epochs = 1e6
     config.checkpoint.every_epochs = 0
     config.global_batch_size = plan["batch"] * plan["hosts"]

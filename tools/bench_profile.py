@@ -35,10 +35,10 @@ def measure(model: str, batch: int, operations: str = "auto", steps: int = 7) ->
         compilation.use_loop_emitters()
     operations, before = backend.use(operations), backend.traced()
     spec = MODELS[model]
-    chain = models.build(**spec, num_classes=10, options={})
+    chain = models.build(**spec, num_outputs=10, options={})
     task = Task(chain, optimizers.build("sgd"), lambda seen: 0.1)
     held = [jax.tree.map(jax.numpy.asarray, task.init().arrays())]
-    examples = jax.device_put(make_batch(spec["input_shape"], batch, 0))
+    examples = jax.device_put(make_batch(spec["inputs"], batch, 0))
     rate = jax.numpy.float32(0.1)
     compiled = jax.jit(lambda *a: update(task, *a)[0], donate_argnums=0).lower(held[0], examples, rate).compile()
 

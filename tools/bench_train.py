@@ -25,10 +25,10 @@ import numpy as np
 from jaxdist.runtime import allocator, large_blocks
 
 MODELS: dict[str, dict[str, Any]] = {
-    "densenet": {"name": "densenet", "input_shape": (28, 28, 1), "settings": {"depth": 40, "dropout": 0.1}},
-    "resnet50": {"name": "resnet", "input_shape": (32, 32, 3), "settings": {"depth": 50}},
-    "resnet56v2": {"name": "resnet", "input_shape": (32, 32, 3), "settings": {"depth": 56, "version": 2}},
-    "cnn": {"name": "cnn", "input_shape": (28, 28, 1), "settings": {}},
+    "densenet": {"name": "densenet", "inputs": (28, 28, 1), "settings": {"depth": 40, "dropout": 0.1}},
+    "resnet50": {"name": "resnet", "inputs": (32, 32, 3), "settings": {"depth": 50}},
+    "resnet56v2": {"name": "resnet", "inputs": (32, 32, 3), "settings": {"depth": 56, "version": 2}},
+    "cnn": {"name": "cnn", "inputs": (28, 28, 1), "settings": {}},
 }
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -169,11 +169,11 @@ def check_alike(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         raise SystemExit(f"these are different models: {ours} and {theirs}")
 
 
-def make_batch(shape: Sequence[int], batch: int, number: int) -> dict[str, np.ndarray]:
+def make_batch(shape: Sequence[int], batch: int, number: int) -> dict[str, Any]:
     rng = np.random.default_rng(number)
     return {
-        "image": rng.normal(size=(batch, *shape)).astype(np.float32),
-        "label": rng.integers(10, size=batch).astype(np.int32),
+        "inputs": {"image": rng.normal(size=(batch, *shape)).astype(np.float32)},
+        "target": rng.integers(10, size=batch).astype(np.int32),
         "position": np.arange(number * batch, (number + 1) * batch, dtype=np.uint32),
     }
 
@@ -220,7 +220,7 @@ def ours(
     backend.use(operations)
     spec = MODELS[model]
     build = lambda **change: models.build(  # noqa: E731
-        **spec | {"settings": spec["settings"] | change}, num_classes=10, options={}
+        **spec | {"settings": spec["settings"] | change}, num_outputs=10, options={}
     )
     task = Task(build(), optimizers.build("sgd"), lambda seen: 0.1, compute_dtype=jnp.dtype(dtype or "float32"))
     canonical = task.init()  # equal bits on all sides
@@ -233,7 +233,7 @@ def ours(
     strategy = strategies.build(
         settings, task, global_batch_size=batch * processes, process_id=number, num_processes=processes
     )
-    placed = strategy.place(make_batch(spec["input_shape"], batch, number))
+    placed = strategy.place(make_batch(spec["inputs"], batch, number))
     held = [strategy.import_state(canonical)]
 
     def run(steps: int) -> None:
@@ -249,7 +249,7 @@ def ours(
         return serve(run)
     # Dropout is random on both sides: the models are compared without.
     plain = dataclasses.replace(task, chain=build(dropout=0.0), compute_dtype=None)
-    one = {k: v for k, v in make_batch(spec["input_shape"], batch, 0).items() if k != "position"}
+    one = {k: v for k, v in make_batch(spec["inputs"], batch, 0).items() if k != "position"}
     params, stats = (jax.tree.map(np.asarray, tree) for tree in (canonical.params, canonical.model_state))
     value = jax.jit(jax.value_and_grad(lambda params: plain.loss(params, stats, one)[0]))
     loss, grads = value(params)
@@ -284,9 +284,9 @@ def theirs(
 
     torch_side.prepare(int(os.environ["OMP_NUM_THREADS"]))
     spec = MODELS[model]
-    one = make_batch(spec["input_shape"], batch, number)
-    labels = torch.from_numpy(one["label"].astype(np.int64))
-    images = torch.from_numpy(one["image"].transpose(0, 3, 1, 2).copy())
+    one = make_batch(spec["inputs"], batch, number)
+    labels = torch.from_numpy(one["target"].astype(np.int64))
+    images = torch.from_numpy(one["inputs"]["image"].transpose(0, 3, 1, 2).copy())
     with np.load(f"{folder}/weights.npz") as weights:
         plain = torch_side.model_with(weights, spec["name"], spec["settings"], dropping=False)
         net = torch_side.model_with(weights, spec["name"], spec["settings"])

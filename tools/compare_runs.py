@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from run_metric import Metric, metrics_of
 from run_reader import Run, cluster_samples, groups, keep_small, path_of, read_run, staleness_mean
 from system_table import system_table
 
@@ -59,20 +60,26 @@ def _memory(run: Run) -> float | None:
     return max(cluster_samples(run).get("memory", [0.0])) or None
 
 
-def columns(accuracy: float) -> list[tuple[str, Value, Callable[[float], str]]]:
-    """(title, value of a run, how it is written)."""
+def columns(metrics: Sequence[Metric], wanted: float) -> list[tuple[str, Value, Callable[[float], str]]]:
+    """(title, value of a run, how it is written).
+
+    `wanted`: of the first metric, for the seconds until it was reached.
+    """
+    first = metrics[0]
 
     def reached(run: Run) -> float | None:
-        return next((row["time"] for row in run.evaluations if row["accuracy"] >= accuracy), None)
+        return next((row["time"] for row in run.evaluations if first.reaches(row.get(first.name), wanted)), None)
 
+    others = [(f"validation {m.words}", _of_summary(f"validation_{m.name}"), m.text) for m in metrics[1:]]
     return [
-        ("training accuracy, %", _of_summary("train_accuracy"), lambda v: f"{100 * v:.2f}"),
-        ("validation accuracy, %", _of_summary("validation_accuracy"), lambda v: f"{100 * v:.2f}"),
+        (f"training {first.words}", _of_summary(f"train_{first.name}"), first.text),
+        (f"validation {first.words}", _of_summary(f"validation_{first.name}"), first.text),
+        *others,
         ("training loss", _of_summary("train_loss"), lambda v: f"{v:.4f}"),
         ("validation loss", _of_summary("validation_loss"), lambda v: f"{v:.4f}"),
         ("elapsed s", _of_summary("elapsed_seconds"), lambda v: f"{v:.0f}"),
         ("of them training", _of_summary("phase_seconds", "train"), lambda v: f"{v:.0f}"),
-        (f"s to {100 * accuracy:g} %", reached, lambda v: f"{v:.0f}"),
+        (f"s to {first.factor * wanted:g}{first.unit[1:]}", reached, lambda v: f"{v:.0f}"),
         ("images/s", _of_summary("images_per_second"), lambda v: f"{v:.0f}"),
         ("staleness", lambda run: staleness_mean(run.summary or {}), lambda v: f"{v:.2f}"),
         ("network MB", _bytes_sent, lambda v: f"{v / 1e6:.0f}"),
@@ -81,9 +88,9 @@ def columns(accuracy: float) -> list[tuple[str, Value, Callable[[float], str]]]:
     ]
 
 
-def table(grouped: Mapping[str, Sequence[Run]], accuracy: float) -> list[list[str]]:
-    """Header and rows: a group of runs each, of those that have ended."""
-    wanted = columns(accuracy)
+def table(grouped: Mapping[str, Sequence[Run]], reached: float) -> list[list[str]]:
+    """Header and rows: a group of runs each, of those that have ended; `reached`: what `columns` wants."""
+    wanted = columns(metrics_of([run for runs in grouped.values() for run in runs]), reached)
     rows = [["run", "seeds", *(title for title, _, _ in wanted)]]
     for name, runs in grouped.items():
         ended = [run for run in runs if run.summary is not None]
@@ -131,11 +138,15 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} others"
 
 
-def common_accuracy(grouped: Mapping[str, Sequence[Run]]) -> float:
-    """The highest half percent that every run that has ended reached."""
-    best = [max(r["accuracy"] for r in run.evaluations) for runs in grouped.values() for run in runs if run.evaluations
-            and run.summary is not None]  # fmt: skip
-    return int(200 * min(best, default=0.0)) / 200
+def common_value(grouped: Mapping[str, Sequence[Run]]) -> float:
+    """What every run that has ended reached of the first metric: the best half percent of an accuracy."""
+    ended = [run for runs in grouped.values() for run in runs if run.evaluations and run.summary is not None]
+    metric = metrics_of(ended)[0]
+    every = [[r[metric.name] for r in run.evaluations if r.get(metric.name) is not None] for run in ended]
+    best = [metric.best(values) for values in every if values]
+    if metric.higher_is_better:
+        return int(200 * min(best, default=0.0)) / 200
+    return float(f"{1.0001 * max(best, default=0.0):.3g}")
 
 
 def _html(rows: Sequence[Sequence[str]]) -> str:
@@ -189,7 +200,12 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=path_of)
     parser.add_argument("--out", type=path_of, default=pathlib.Path("."))
-    parser.add_argument("--accuracy", type=float, default=0.0, help="of the column 's to'; 0: what all have reached")
+    parser.add_argument(
+        "--accuracy",
+        type=float,
+        default=0.0,
+        help="of the column 's to'; 0: what all have reached",
+    )
     parser.add_argument("--keep", type=path_of, help="write each run's small result files here, GROUP/seedN")
     parser.add_argument("--anyway", action="store_true", help="compare runs of different models or data")
     options = parser.parse_args(argv)
@@ -206,7 +222,7 @@ def main(argv: Sequence[str]) -> int:
         )
         return 2
     grouped = groups(runs)
-    accuracy = options.accuracy or common_accuracy(grouped)
+    accuracy = options.accuracy or common_value(grouped)
     rows, hosts = table(grouped, accuracy), system_table(grouped)
     notes = ["Means over seeds [least, most]. Network: bytes that left the hosts, and those of their loopback.",
              *(f"Differs: {text}." for text in [*fatal, *notable])]  # fmt: skip

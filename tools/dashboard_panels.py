@@ -30,6 +30,13 @@ PANELS: tuple[dict[str, Any], ...] = (
         _measure("training", _line("train", "accuracy", 100.0)),
         _measure("holdout", _line("eval", "holdout_accuracy", 100.0, "marked")),
     ]},
+    {"title": "errors", "unit": "", "from_zero": True, "optional": True, "measures": [
+        _measure("mean absolute error", *_both("mean_absolute_error")),
+        _measure("root mean squared error", *_both("root_mean_squared_error")),
+        _measure("sigma NMAD", _line("eval", "sigma_nmad", 1.0, "marked")),
+        _measure("kappa", _line("eval", "kappa", 1.0, "marked")),
+        _measure("average accuracy", _line("eval", "average_accuracy", 1.0, "marked")),
+    ]},
     {"title": "loss", "unit": "", "from_zero": False, "measures": [
         _measure("validation and training", *_both("loss")),
         _measure("validation and training, log", *_both("loss"), log=True),

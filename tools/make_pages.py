@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- keys -->", "<!-- end of keys -->"
 _ROOMS = {  # by the key's first word
     "data": "jaxdist/data", "model": "jaxdist/models", "optim": "jaxdist/optim", "monitor": "jaxdist/runtime",
-    "profile": "jaxdist/profiling", "ops": "jaxdist/ops",
+    "profile": "jaxdist/profiling", "objective": "jaxdist/task", "ops": "jaxdist/ops",
 }  # fmt: skip
 
 

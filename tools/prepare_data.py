@@ -16,33 +16,46 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from jaxdist.data.tfds_reader import TFDS_NAMES, exclusive, read_tfds
+from jaxdist.data.tfds_reader import TFDS_NAMES, exclusive, whole_version
 from jaxdist.errors import UsageError
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=TFDS_NAMES)
+    parser.add_argument("name", help=f"{', '.join(TFDS_NAMES)}, or any other of TFDS: NAME or NAME/CONFIG")
     parser.add_argument("--data_dir", default=os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     parser.add_argument("--manual_dir", help="folder with the original files")
     options = parser.parse_args(argv)
     folder = pathlib.Path(options.data_dir).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder / f".{options.name}.lock"):
-        try:
-            dataset = read_tfds(options.name, folder, "none")
-            print(f"{options.name} is there already: {len(dataset.train)} + {len(dataset.evaluation)} examples.")
+    with exclusive(folder / f".{options.name.replace('/', '.')}.lock"):
+        if there := prepared(options.name, folder):
+            print(f"{options.name} is there already: {there}.")
             return 0
-        except UsageError:
-            pass
         try:
             prepare(options.name, folder, options.manual_dir)
         except ImportError as e:
             print(f"Preparing needs the extra 'prepare' (pip install 'jaxdist[prepare]'): {e}.", file=sys.stderr)
             return 2
-        dataset = read_tfds(options.name, folder, "none")
-    print(f"{options.name}: {len(dataset.train)} + {len(dataset.evaluation)} examples under {folder}.")
+        there = prepared(options.name, folder)
+    if not there:
+        print(f"{options.name} was prepared under {folder}, and cannot be read back.", file=sys.stderr)
+        return 1
+    print(f"{options.name}: {there} under {folder}.")
     return 0
+
+
+def prepared(name: str, folder: pathlib.Path) -> str:
+    """How many examples of what features are there, whatever they are; '' where the data set is not, or not whole."""
+    import tensorflow_datasets as tfds
+
+    try:
+        version = whole_version(name, folder)
+    except UsageError:
+        return ""
+    info = tfds.builder_from_directory(str(version)).info
+    counts = " + ".join(f"{split.num_examples} {key}" for key, split in info.splits.items())
+    return f"{counts} examples of {', '.join(info.features)}"
 
 
 def prepare(name: str, folder: pathlib.Path, manual_dir: str | None) -> None:

@@ -1,10 +1,11 @@
-"""One figure of a comparison: accuracy and loss against epochs and wall time, with what the machines spent below."""
+"""One figure of a comparison: a metric, loss and what the machines spent, against epochs and wall time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from run_metric import metrics_of
 from run_reader import Row, Run, cluster_samples
 
 # Okabe and Ito's palette, distinguishable by colour-blind readers; line styles and markers for print.
@@ -16,7 +17,7 @@ MARKERS = "os^vDPX*"
 def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
     """A matplotlib figure. Needs the extra 'report'.
 
-    Thick lines are means over seeds, thin ones the seeds, bars the switch points. Training accuracy (a running mean),
+    Thick lines are means over seeds, thin ones the seeds, bars the switch points. The training metric (a running mean),
     training loss and the samples of the machines are of each group's first run.
     """
     import matplotlib
@@ -27,8 +28,10 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
 
     measured = {name: cluster_samples(runs[0]) for name, runs in grouped.items()}
     sampled = any(measured.values())
-    trained = any("accuracy" in row for runs in grouped.values() for row in runs[0].train)
-    first = 3 if trained else 2  # rows of accuracy and loss; what the machines spent comes below
+    metric = metrics_of([run for runs in grouped.values() for run in runs])[0]
+    own, percent = metric.name, metric.factor
+    trained = any(own in row for runs in grouped.values() for row in runs[0].train)
+    first = 3 if trained else 2  # rows of the metric and loss; what the machines spent comes below
     rows = first + 3 if sampled else first
     figure = plt.figure(figsize=(11, 2.7 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, 2)
@@ -42,11 +45,11 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
     for i, (name, runs) in enumerate(grouped.items()):
         look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
         marker = MARKERS[i % len(MARKERS)]
-        for row, (key, factor) in enumerate((("accuracy", 100.0), ("loss", 1.0))):
+        for row, (key, factor) in enumerate(((own, percent), ("loss", 1.0))):
             for axis, x, scale in ((left[row], "epoch", 1.0), (right[row], "time", 60.0)):
                 for run in runs if len(runs) > 1 else ():
                     axis.plot(*_line(run.evaluations, x, scale, key, factor), **look, linewidth=0.6, alpha=0.4)
-                mean = _mean([run.evaluations for run in runs])
+                mean = _mean([run.evaluations for run in runs], own)
                 label = name if axis is left[0] else None
                 axis.plot(*_line(mean, x, scale, key, factor), **look, marker=marker, markersize=3, label=label)
                 for switch in runs[0].switches:
@@ -54,20 +57,20 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
                     if height is not None:
                         axis.plot(where / scale, factor * height, marker="|", markersize=16, color=look["color"])
         for axis, x, scale in ((left[2], "epoch", 1.0), (right[2], "time", 60.0)) if trained else ():
-            along, shares = _line([row for row in runs[0].train if "accuracy" in row], x, scale, "accuracy", 100.0)
+            along, shares = _line([row for row in runs[0].train if own in row], x, scale, own, percent)
             axis.plot(along, _smooth(shares), **look, linewidth=1)
         if sampled:
-            left[first].plot(*_line(mean, "epoch", 1.0, "accuracy", 100.0), **look, marker=marker, markersize=3)
+            left[first].plot(*_line(mean, "epoch", 1.0, own, percent), **look, marker=marker, markersize=3)
             left[first + 1].plot(*_line(runs[0].train, "epoch", 1.0, "loss", 1.0), **look, linewidth=0.8)
         for row, (key, factor) in enumerate((("cpu", 100.0), ("memory", 2.0**-30), ("network", 1e-6)), first):
             if measured[name]:
                 minutes = [t / 60 for t in measured[name]["time"]]
                 values = _smooth([factor * v for v in measured[name][key]])
                 right[row].plot(minutes, values, **look, linewidth=1)
-    left[0].set_ylabel("validation accuracy, %")
+    left[0].set_ylabel(f"validation {metric.words}")
     left[1].set_ylabel("validation loss")
     if trained:
-        left[2].set_ylabel("training accuracy, %")
+        left[2].set_ylabel(f"training {metric.words}")
     left[-1].set_xlabel("epochs")
     for axis, title in zip(right[first:], ("CPU, % of all cores", "memory, GiB", "network, MB/s"), strict=False):
         axis.set_ylabel(title)
@@ -76,10 +79,14 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
     for axis in (*left, *right):
         axis.grid(alpha=0.3)
     if sampled:
-        left[first].set_ylabel("validation accuracy, where it ends, %", fontsize="small")
-        ends = [100.0 * run.evaluations[-1]["accuracy"] for runs in grouped.values() for run in runs if run.evaluations]
+        ending = f"{own.replace('_', ' ')}, where it ends{metric.unit}"
+        left[first].set_ylabel(f"validation {ending}", fontsize="small")
+        every = [run.evaluations[-1].get(own) for runs in grouped.values() for run in runs if run.evaluations]
+        ends = [percent * value for value in every if value is not None]
         if ends:
-            left[first].set_ylim(min(ends) - 1.5, max(ends) + 0.5)
+            one = 1.0 if metric.unit else max(max(ends) - min(ends), 0.05 * abs(max(ends)), 1e-9)
+            low, high = (1.5, 0.5) if metric.higher_is_better else (0.5, 1.5)
+            left[first].set_ylim(min(ends) - low * one, max(ends) + high * one)
         left[first + 1].set_ylabel("training loss")
         corner = figure.add_subplot(grid[first + 2, 0])
         corner.axis("off")
@@ -92,21 +99,23 @@ def draw(grouped: Mapping[str, Sequence[Run]]) -> Any:
 
 
 def _line(rows: Sequence[Row], x: str, scale: float, key: str, factor: float) -> tuple[list[float], list[float]]:
-    known = [r for r in rows if r[key] is not None]  # a row of no step, or of numbers that are not finite, has none
+    known = [r for r in rows if r.get(key) is not None]  # a row of no step, or of numbers that are not finite, has none
     return [r[x] / scale for r in known], [factor * r[key] for r in known]
 
 
-def _mean(evaluations: Sequence[Sequence[Row]]) -> list[Row]:
+def _mean(evaluations: Sequence[Sequence[Row]], metric: str) -> list[Row]:
     """The k-th evaluations of several runs, averaged, as far as all have one."""
     found = []
     for same in zip(*evaluations, strict=False):
-        found.append({k: sum(r[k] for r in same) / len(same) for k in ("epoch", "time", "accuracy", "loss")})
+        keys = [k for k in ("epoch", "time", metric, "loss") if all(r.get(k) is not None for r in same)]
+        found.append({k: sum(r[k] for r in same) / len(same) for k in keys})
     return found
 
 
 def _at(rows: Sequence[Row], event: Row, x: str, key: str) -> tuple[float, float | None]:
     """Where on a line an event lies: between the evaluations around it."""
     where = event[x]
+    rows = [r for r in rows if r.get(key) is not None]
     before = [r for r in rows if r[x] <= where]
     after = [r for r in rows if r[x] > where]
     if not before or not after:

@@ -38,35 +38,35 @@ class Examples:
         count = (d.train_examples or len(found.train)) - d.holdout_examples
         self.train = found.train.select(0, count)
         self.evaluation = found.evaluation.select(0, d.eval_examples or len(found.evaluation))
-        self._normalised = {"scale": found.scale, "seed": config.seed, "augment": d.augment}
-        self._mean = data.mean_image(self.train)
-        self._loader = data.Loader(mean=self._mean, **self._normalised)
+        self._normalised = {"scales": data.scales_of(found), "seed": config.seed, "augment": d.augment}
+        self._means = data.mean_of(self.train)
+        self._loader = data.Loader(means=self._means, **self._normalised)
         self._stream = data.ExampleStream(count, config.seed)
 
-    def train_batch(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+    def train_batch(self, positions: np.ndarray) -> data.HostBatch:
         return self._loader.train_batch(self.train, self._stream, positions)
 
-    def in_float64(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+    def in_float64(self, positions: np.ndarray) -> data.HostBatch:
         """The same, for comparisons."""
-        loader = data.Loader(mean=self._mean, dtype=np.float64, **self._normalised)
+        loader = data.Loader(means=self._means, dtype=np.float64, **self._normalised)
         return loader.train_batch(self.train, self._stream, positions)
 
-    def eval_batches(self, size: int, part: int, parts: int) -> Iterator[dict[str, np.ndarray]]:
+    def eval_batches(self, size: int, part: int, parts: int) -> Iterator[data.HostBatch]:
         return self._loader.eval_batches(self.evaluation, size, part, parts)
 
 
 class Batches:
     """A DataLoader's data set: one item is a whole batch of this process, with the seconds that making it took."""
 
-    def __init__(self, make: Callable[[Any], dict[str, np.ndarray]], channels_last: bool) -> None:
+    def __init__(self, make: Callable[[Any], data.HostBatch], channels_last: bool) -> None:
         self._make, self._channels_last = make, channels_last
 
     def __getitem__(self, item: Any) -> dict[str, Any]:
         begin = time.perf_counter()
         batch = self._make(item)
-        images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2)  # that alone is channels last
+        images = torch.from_numpy(batch["inputs"]["image"]).permute(0, 3, 1, 2)  # that alone is channels last
         made: dict[str, Any] = {"image": images if self._channels_last else images.contiguous()}
-        made["label"] = torch.from_numpy(batch["label"].astype(np.int64))
+        made["target"] = torch.from_numpy(batch["target"].astype(np.int64))
         if "mask" in batch:
             made["mask"] = torch.from_numpy(batch["mask"])
         return made | {"seconds": time.perf_counter() - begin}
@@ -129,8 +129,8 @@ def first_losses(net: Any, config: ConfigDict, examples: Examples) -> dict[str, 
     """What `torch_reference` has of our side, of this one; `net` has no dropout, and becomes float64."""
     one = examples.in_float64(np.arange(torch_reference.EXAMPLES))
     net = net.double()
-    images = torch.from_numpy(one["image"].transpose(0, 3, 1, 2).copy())
-    labels = torch.from_numpy(one["label"].astype(np.int64))
+    images = torch.from_numpy(one["inputs"]["image"].transpose(0, 3, 1, 2).copy())
+    labels = torch.from_numpy(one["target"].astype(np.int64))
     rule = update_rule(net, config)
     loss, norm = torch_side.loss_and_norm(net, images, labels)
     found = {"loss": loss, "gradient_norm": norm, "parameters": sum(p.numel() for p in net.parameters())}
@@ -145,11 +145,11 @@ def quicker_layout(net: Any, config: ConfigDict, examples: Examples, processes: 
     """Of the memory layouts of images and kernels, by a few steps without the others."""
     size = min(config.global_batch_size // processes, _LAYOUT_EXAMPLES)
     one = examples.train_batch(np.arange(size))
-    labels = torch.from_numpy(one["label"].astype(np.int64))
+    labels = torch.from_numpy(one["target"].astype(np.int64))
 
     def stepper(layout: Any) -> torch_side.Run:
         tried = copy.deepcopy(net).to(memory_format=layout)
-        images = torch.from_numpy(one["image"]).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        images = torch.from_numpy(one["inputs"]["image"]).permute(0, 3, 1, 2).contiguous(memory_format=layout)
 
         def run(steps: int) -> None:
             for _ in range(steps):
@@ -195,14 +195,14 @@ class Trainer:
         """One update; (sum of the losses, hits) of this process's examples."""
         with torch_operators.named(torch_operators.FORWARD):
             logits = self.net(batch["image"])
-            loss = F.cross_entropy(logits, batch["label"])
+            loss = F.cross_entropy(logits, batch["target"])
         with torch_operators.named(torch_operators.BACKWARD):
             loss.backward()
         with torch_operators.named(torch_operators.OPTIMIZER):
             self.rule.step()
             self.rule.zero_grad()
-        hits = (logits.detach().argmax(1) == batch["label"]).sum()
-        return loss.item() * len(batch["label"]), float(hits)
+        hits = (logits.detach().argmax(1) == batch["target"]).sum()
+        return loss.item() * len(batch["target"]), float(hits)
 
     def over_all(self, values: Sequence[float]) -> list[float]:
         """The sums over the processes."""
@@ -296,8 +296,8 @@ class Trainer:
         while (batch := self.taken(batches, timed=False)) is not None:
             with self.timer.phase("evaluate"), torch.no_grad():
                 logits, mask = self.plain(batch["image"]), batch["mask"]
-                losses = F.cross_entropy(logits, batch["label"], reduction="none")
-                hits = (logits.argmax(1) == batch["label"]).float()
+                losses = F.cross_entropy(logits, batch["target"], reduction="none")
+                hits = (logits.argmax(1) == batch["target"]).float()
                 totals.add(float((losses * mask).sum()), float((hits * mask).sum()), int(mask.sum()), timed=False)
         with self.timer.phase("evaluate"):
             self.plain.train()

@@ -90,12 +90,17 @@ def _numbers(run: FollowedRun) -> list[str]:
     quality = [
         _joined(
             _some(row, "loss", kind + " loss {:.4f}"),
-            f"accuracy {100 * row['accuracy']:.1f} %" if row.get("accuracy") is not None else "",
+            f"accuracy {100 * row['accuracy']:.1f} %" if row.get("accuracy") is not None else _error(row),
             f"at update {row['updates']}" if row else "",
         )
         for kind, row in (("train", train), ("validation", found))
     ]
     return [line for line in (what, place, rates, *quality) if line]
+
+
+def _error(row: dict[str, Any]) -> str:
+    """Of a row without an accuracy, what else it has."""
+    return _some(row, "mean_absolute_error", "mean absolute error {:.4g}")
 
 
 def _processes(run: FollowedRun, now: float, most: int) -> Any:

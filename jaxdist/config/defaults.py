@@ -19,6 +19,7 @@ import jaxdist.models.knobs
 import jaxdist.optim.knobs
 import jaxdist.profiling.knobs
 import jaxdist.runtime.knobs
+import jaxdist.task.knobs
 from jaxdist.config import phases
 from jaxdist.errors import UsageError, nearest
 from jaxdist.knobs import Knob, Values
@@ -35,6 +36,7 @@ def all_knobs() -> dict[str, Knob]:
         *jaxdist.config.run.KNOBS,
         *jaxdist.data.knobs.KNOBS,
         *jaxdist.models.knobs.KNOBS,
+        *jaxdist.task.knobs.KNOBS,
         *jaxdist.optim.knobs.KNOBS,
         STRATEGY_NAME,
         *registry.knobs(),

@@ -43,9 +43,10 @@ KNOBS = (
     Knob(
         "strategy.switch_threshold",
         0.2,
-        "plateau: the loss of a window has to fall by this share of the loss of the window before.",
+        "plateau: the metric of a window has to improve by this share of that of the window before.",
         lambda value: "" if -1 < value < 1 else "between -1 and 1",
     ),
+    Knob("strategy.switch_metric", "loss", "plateau: what it looks at: loss, or a metric of training rows."),
     Knob("strategy.switch_window_epochs", 0.5, "plateau: length of a window, in epochs.", above_zero),
     Knob(
         "strategy.switch_after_drop",

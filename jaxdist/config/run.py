@@ -27,8 +27,14 @@ KNOBS = (
     Knob(
         "early_stopping_patience",
         0,
-        "Stops the run after so many evaluations without a lower holdout loss. 0: off.",
+        "Stops the run after so many evaluations that did not improve the holdout's early_stopping_metric. 0: off.",
         at_least_zero,
+    ),
+    Knob(
+        "early_stopping_metric",
+        "loss",
+        "What early stopping looks at: loss, or a metric of the objective.",
+        lambda value: "" if isinstance(value, str) and value else "a metric's name",
     ),
 )
 
@@ -37,6 +43,6 @@ def check(values: Values) -> None:
     """Raises `UsageError` for early stopping without examples to decide by."""
     if values["early_stopping_patience"] and not values["data.holdout_examples"]:
         raise UsageError(
-            f"early_stopping_patience={values['early_stopping_patience']} decides by the loss on held-out training "
+            f"early_stopping_patience={values['early_stopping_patience']} decides by held-out training "
             "examples: set data.holdout_examples above 0 (the test set is only reported)."
         )

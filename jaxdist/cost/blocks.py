@@ -23,7 +23,7 @@ class BlockCost:
     """Of one block, for one microbatch.
 
     Attributes:
-      input_bytes, output_bytes: of activations; those cross a cut before or after it. Images do not.
+      input_bytes, output_bytes: of activations; those cross a cut before or after it. The batch's inputs do not.
       output_dtype: of the activations.
       param_bytes: of its parameters.
       saved_bytes: what is kept from its forward to its backward pass.
@@ -72,9 +72,13 @@ def _shapes_of(task: Task, name: str) -> Any:
 
 
 def _batch_shapes(task: Task, examples: int) -> Batch:
+    dtype_of = lambda like: like.dtype if np.dtype(like.dtype).kind in "iu" else task.dtype  # noqa: E731
     return {
-        "image": jax.ShapeDtypeStruct((examples, *task.chain.input_shape), task.dtype),
-        "label": jax.ShapeDtypeStruct((examples,), np.int32),
+        "inputs": {
+            name: jax.ShapeDtypeStruct((examples, *like.shape), dtype_of(like))
+            for name, like in task.chain.inputs.items()
+        },
+        "target": jax.ShapeDtypeStruct((examples, *task.target.shape), task.target.dtype),
         "position": jax.ShapeDtypeStruct((examples,), np.uint32),
     }
 

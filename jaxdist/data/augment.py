@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxdist.data.dataset import Inputs
+
 PADDING = 4  # pixels added on each side before the crop
 
 
@@ -29,3 +31,8 @@ def flip_and_crop(images: np.ndarray, positions: np.ndarray, seed: int) -> np.nd
     columns = left[:, None] + np.where(flip[:, None], np.arange(width - 1, -1, -1), np.arange(width))
     rows = top[:, None] + np.arange(height)
     return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def flip_and_crop_images(inputs: Inputs, positions: np.ndarray, seed: int) -> Inputs:
+    """Of all inputs [n, h, w, c] alike: bands of one place, say, stay one upon the other. Others stay as they are."""
+    return {name: flip_and_crop(x, positions, seed) if x.ndim == 4 else x for name, x in inputs.items()}

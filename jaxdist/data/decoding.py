@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdist.data.tfds_source import open_splits
+from jaxdist.data.tfds_source import Chosen, open_splits
 
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from jaxdist.data import decoding; decoding.serve()"
 
@@ -35,18 +35,19 @@ class Decoders:
 
     Args:
       folder: of one version of a data set.
+      chosen: what is decoded of each example.
       count: processes, started with the first request; 0: whoever asks decodes.
     """
 
-    def __init__(self, folder: str, count: int) -> None:
-        self._folder, self._count = folder, count
-        self.splits = open_splits(folder)
+    def __init__(self, folder: str, chosen: Chosen, count: int) -> None:
+        self._folder, self._chosen, self._count = folder, chosen, count
+        self.splits = open_splits(folder, chosen)
         self._starting = threading.Lock()
         self._all: list[_Process] = []
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
 
-    def decode(self, split: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(images [n, ...], labels int32 [n]) of `rows`. Blocks until a process is free and has decoded them.
+    def decode(self, split: str, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """({input: array [n, ...]}, targets [n, ...]) of `rows`. Blocks until a process is free and has decoded them.
 
         Raises:
           ValueError: they cannot be decoded. (Without processes TFDS's own kinds of error.)
@@ -82,7 +83,7 @@ class Decoders:
         processes: list[_Process] = []
         try:
             for _ in range(self._count):
-                processes.append(_Process(self._folder))
+                processes.append(_Process(self._folder, self._chosen))
         except BaseException as e:
             _end(processes)
             if not isinstance(e, OSError):
@@ -97,9 +98,9 @@ class Decoders:
 class _Process:
     """One, and this end of the pipe to it."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, chosen: Chosen) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), folder, str(theirs.fileno())]
+        command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), folder, str(theirs.fileno()), json.dumps(chosen)]
         try:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         except BaseException:
@@ -131,12 +132,14 @@ def serve() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # for the process that trains: it may have batches to save
         signal.signal(number, signal.SIG_IGN)
     folder, pipe = sys.argv[2], Connection(int(sys.argv[3]))
+    features, target = json.loads(sys.argv[4])
+    chosen = Chosen(tuple(features), target)
     sources: dict[str, Any] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
             split, rows = pipe.recv()
             try:
-                sources = sources or open_splits(folder)
+                sources = sources or open_splits(folder, chosen)
                 answer: tuple[bool, Any] = True, sources[split].decode(rows)
             except MemoryError:  # the examples are not to blame: this process ends
                 raise

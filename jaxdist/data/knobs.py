@@ -3,7 +3,13 @@
 from jaxdist.knobs import Knob, at_least_zero
 
 KNOBS = (
-    Knob("data.name", "fashion_mnist", "The data set.", choices="jaxdist.data.sources:NAMES", dotted=True),
+    Knob(
+        "data.name",
+        "fashion_mnist",
+        "The data set: fashion_mnist, cifar10, mnist, digits, synthetic, another of TFDS, or your own function.",
+    ),
+    Knob("data.features", (), "The inputs, of a TFDS set with several features. (): its image."),
+    Knob("data.target", "", "The target, of a TFDS set with several features. '': its label."),
     Knob(
         "data.data_dir",
         "",
@@ -18,7 +24,11 @@ KNOBS = (
         "Takes so many examples off the end of the training set, for early stopping and other decisions.",
         at_least_zero,
     ),
-    Knob("data.augment", False, "Flips training images at random, pads them by 4 pixels and crops them."),
+    Knob(
+        "data.augment",
+        False,
+        "Flips training images at random, pads and crops them; or does what the data set says.",
+    ),
     Knob(
         "data.cache",
         "file",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxdist.data.dataset import Dataset, Split
-from jaxdist.data.tfds_reader import TFDS_NAMES, read_tfds
+from jaxdist.data.tfds_reader import TFDS_NAMES, prepared_names, read_tfds
+from jaxdist.data.tfds_source import Chosen
 from jaxdist.dotted import function_of
 from jaxdist.errors import UsageError, nearest
 
@@ -24,41 +25,57 @@ def load(
     workers: int = 0,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    features: Sequence[str] = (),
+    target: str = "",
     decoding: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Dataset:
     """Loads a data set.
 
     Args:
-      name: one of `NAMES`, or 'package.module:function' for a function `f(**options) -> Dataset` of the user's.
+      name: one of `NAMES`, another prepared TFDS data set ('NAME' or 'NAME/CONFIG'), or 'package.module:function' for a
+        function `f(**options) -> Dataset` of the user's.
       data_dir: TFDS directory; default $TFDS_DATA_DIR, then ~/tensorflow_datasets.
       cache: for TFDS: 'memory', 'file' (decoded once, mapped from a file beside the data) or 'none'.
       workers: for TFDS: processes that decode beside this one.
       seed: for `synthetic` alone.
       options: keyword arguments of `synthetic` and of a user's function.
+      features, target: which features of a TFDS data set are trained on; (): its image, '': its label.
       decoding: opened around what decodes the whole of a split.
 
     Raises:
       UsageError: unknown name, or data that are missing, incomplete or damaged (with the remedy).
     """
     options = dict(options or {})
-    if ":" in name:
-        try:
-            loader = function_of(name, "data.name")
-        except ValueError as e:
-            raise UsageError(str(e)) from e
-        dataset = loader(**options)
-        if not isinstance(dataset, Dataset):
-            raise UsageError(f"data.name={name!r} returned {type(dataset).__name__}, not a jaxdist.data.Dataset.")
-        return dataset
-    if name in _EMBEDDED:
-        try:
-            return _EMBEDDED[name](seed=seed, **options)
-        except TypeError as e:
-            raise UsageError(f"data.options does not fit data.name={name!r}: {e}.") from e
-    if name in TFDS_NAMES:
-        root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-        return read_tfds(name, pathlib.Path(root).expanduser(), cache, workers, decoding)
-    raise UsageError(f"data.name={name!r} is not known{nearest(name, NAMES)}; one of {', '.join(NAMES)}.")
+    if name in _EMBEDDED or ":" in name:
+        if features or target:
+            raise UsageError(f"data.features and data.target are for TFDS data sets, and data.name={name!r} is none.")
+        return _embedded(name, seed, options) if name in _EMBEDDED else _of_function(name, options)
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    if name not in TFDS_NAMES and "/" not in name and not (root / name).is_dir():
+        there = [*NAMES, *prepared_names(root)]
+        raise UsageError(
+            f"data.name={name!r} is not known{nearest(name, there)}; one of {', '.join(NAMES)}, a TFDS data set that "
+            f"`python tools/prepare_data.py {name} --data_dir={root}` has prepared, or 'package.module:function'."
+        )
+    return read_tfds(name, root, cache, workers, decoding, Chosen(tuple(features), target))
+
+
+def _of_function(name: str, options: dict[str, Any]) -> Dataset:
+    try:
+        loader = function_of(name, "data.name")
+    except ValueError as e:
+        raise UsageError(str(e)) from e
+    dataset = loader(**options)
+    if not isinstance(dataset, Dataset):
+        raise UsageError(f"data.name={name!r} returned {type(dataset).__name__}, not a jaxdist.data.Dataset.")
+    return dataset
+
+
+def _embedded(name: str, seed: int, options: dict[str, Any]) -> Dataset:
+    try:
+        return _EMBEDDED[name](seed=seed, **options)
+    except TypeError as e:
+        raise UsageError(f"data.options does not fit data.name={name!r}: {e}.") from e
 
 
 def _digits(*, seed: int) -> Dataset:
@@ -104,7 +121,7 @@ def import_reader(name: str) -> None:
     While TFDS is imported, it replaces Python's `__import__` for all threads, and a gRPC server, which imports in every
     call, then fails to answer.
     """
-    if name in TFDS_NAMES:
+    if name not in _EMBEDDED and ":" not in name:
         import tensorflow_datasets as tfds
 
         tfds.builder_from_directory  # noqa: B018 - its modules come with their first use

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxdist.data.dataset import Dataset, Split
 from jaxdist.data.decoding import DecoderLost, Decoders
+from jaxdist.data.tfds_source import TRAIN, Chosen, split_names
 from jaxdist.errors import UsageError
 
 TFDS_NAMES = ("fashion_mnist", "cifar10", "mnist")
@@ -34,35 +35,55 @@ def read_tfds(
     cache: str,
     workers: int = 0,
     decoding: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    chosen: Chosen | None = None,
 ) -> Dataset:
-    """Reads the newest prepared version of a TFDS image classification data set.
+    """Reads the newest prepared version of a TFDS data set, 'NAME' or 'NAME/CONFIG'.
 
     Args:
       workers: processes that decode, here and, with cache 'none', as long as the data set is open.
       decoding: opened around what decodes the whole of a split.
+      chosen: the features that are trained on; default the image and its label.
 
     Raises:
       UsageError: the directory is missing, half prepared or damaged.
     """
-    folder = _find_version(name, data_dir)
-    _check_complete(name, folder)
+    chosen = chosen or Chosen()
+    folder = whole_version(name, data_dir)
     with contextlib.ExitStack() as stack:
-        pool = Decoders(str(folder), workers)
+        pool = Decoders(str(folder), chosen, workers)
         stack.callback(pool.close)
 
         def decode(split: str) -> Split:
             with decoding():
                 return Split(*_decode(folder, split, pool, workers))
 
-        num_classes = pool.splits["train"].num_classes
+        num_classes = pool.splits[TRAIN].num_classes
         if cache == "none":
             splits = {split: _undecoded(folder, split, pool) for split in pool.splits}
-            return Dataset(name, splits["train"], splits["test"], num_classes, close=stack.pop_all().close)
+            train, evaluation = splits.values()
+            return Dataset(name, train, evaluation, num_classes, close=stack.pop_all().close)
         if cache == "file":
-            splits = _cached(folder, pool.splits, decode)
+            splits = _cached(folder, pool.splits, decode, chosen)
         else:
             splits = {split: decode(split) for split in pool.splits}
-        return Dataset(name, splits["train"], splits["test"], num_classes)
+        train, evaluation = splits.values()
+        return Dataset(name, train, evaluation, num_classes)
+
+
+def whole_version(name: str, data_dir: pathlib.Path) -> pathlib.Path:
+    """The folder of the newest prepared version.
+
+    Raises:
+      UsageError: it is missing or half prepared.
+    """
+    folder = _find_version(name, data_dir)
+    _check_complete(name, folder)
+    return folder
+
+
+def prepared_names(data_dir: pathlib.Path) -> list[str]:
+    """Of the data sets that lie in a folder."""
+    return sorted(p.name for p in data_dir.glob("*") if p.is_dir() and not p.name.startswith("."))
 
 
 def _remedy(name: str, data_dir: pathlib.Path) -> str:
@@ -84,43 +105,57 @@ def _find_version(name: str, data_dir: pathlib.Path) -> pathlib.Path:
 
 def _check_complete(name: str, folder: pathlib.Path) -> None:
     missing = [f for f in ("dataset_info.json", "features.json") if not (folder / f).is_file()]
+    root = folder.parents[name.count("/") + 1]
     if not missing:
         info = json.loads((folder / "dataset_info.json").read_text())
         if info.get("fileFormat", "tfrecord") != "array_record":
             raise UsageError(
                 f"The data set {name!r} under {folder} is in the format {info.get('fileFormat', 'tfrecord')!r}, which "
-                f"only TensorFlow reads; jaxdist reads array_record. {_remedy(name, folder.parent.parent)}"
+                f"only TensorFlow reads; jaxdist reads array_record. {_remedy(name, root)}"
             )
+        wanted = split_names(str(folder), [split["name"] for split in info["splits"]])
         for split in info["splits"]:
-            shards = len(split["shardLengths"])
+            shards = len(split["shardLengths"]) if split["name"] in wanted else 0
             for k in range(shards):
-                file = f"{name}-{split['name']}.array_record-{k:05d}-of-{shards:05d}"
+                file = f"{name.split('/')[0]}-{split['name']}.array_record-{k:05d}-of-{shards:05d}"
                 if not (folder / file).is_file():
                     missing.append(file)
     if missing:
         raise UsageError(
             f"The data set {name!r} under {folder} is only half prepared: {', '.join(missing)} missing. "
-            f"{_remedy(name, folder.parent.parent)}"
+            f"{_remedy(name, root)}"
         )
+
+
+def _name_and_root(folder: pathlib.Path) -> tuple[str, pathlib.Path]:
+    """('NAME' or 'NAME/CONFIG', data_dir) of the folder of a version."""
+    config = json.loads((folder / "dataset_info.json").read_text()).get("configName", "")
+    above = folder.parent.parent
+    if config and config == folder.parent.name:
+        return f"{above.name}/{config}", above.parent
+    return folder.parent.name, above
 
 
 def _damaged(folder: pathlib.Path, split: str, error: Exception) -> UsageError:
     files = ", ".join(sorted(p.name for p in folder.glob(f"*-{split}.array_record-*")))
     return UsageError(
         f"The record file {folder / files} is damaged: {' '.join(str(error).split())[:200]}. "
-        f"Delete the folder and prepare the data set again. {_remedy(folder.parent.name, folder.parent.parent)}"
+        f"Delete the folder and prepare the data set again. {_remedy(*_name_and_root(folder))}"
     )
 
 
-def _decode(folder: pathlib.Path, split: str, pool: Decoders, workers: int) -> tuple[np.ndarray, np.ndarray]:
-    """(images uint8 [n, h, w, c], labels int32 [n]) of a whole split."""
+def _decode(folder: pathlib.Path, split: str, pool: Decoders, workers: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """({input: array [n, ...]}, targets [n, ...]) of a whole split."""
     source = pool.splits[split]
     with _naming_the_damaged(folder, split):
-        images = np.empty((len(source), *source.shape), np.uint8)
-        labels = np.empty(len(source), np.int32)
+        first, answer = source.first
+        inputs = {name: np.empty((len(source), *one.shape), one.dtype) for name, one in first.items()}
+        targets = np.empty((len(source), *answer.shape), answer.dtype)
 
         def put(rows: np.ndarray) -> None:
-            images[rows], labels[rows] = pool.decode(split, rows)
+            decoded, targets[rows] = pool.decode(split, rows)
+            for name, array in decoded.items():
+                inputs[name][rows] = array
 
         with ThreadPoolExecutor(max(workers, 1), "decode") as threads:
             every = np.arange(len(source))
@@ -130,30 +165,32 @@ def _decode(folder: pathlib.Path, split: str, pool: Decoders, workers: int) -> t
                     part.result()
             finally:
                 threads.shutdown(cancel_futures=True)
-    return images, labels
+    return inputs, targets
 
 
 def _undecoded(folder: pathlib.Path, split: str, pool: Decoders) -> Split:
-    def read_many(rows: np.ndarray) -> np.ndarray:
+    def read_many(rows: np.ndarray) -> dict[str, np.ndarray]:
         with _naming_the_damaged(folder, split):
             return pool.decode(split, rows)[0]
 
     with _naming_the_damaged(folder, split):
-        labels = pool.splits[split].labels()
-    return Split(None, labels, read_many=read_many)
+        targets = pool.splits[split].targets()
+    return Split(None, targets, read_many=read_many)
 
 
 @contextlib.contextmanager
 def _naming_the_damaged(folder: pathlib.Path, split: str) -> Iterator[None]:
     try:
         yield
-    except (DecoderLost, MemoryError):  # the files are not to blame
+    except (DecoderLost, MemoryError, UsageError):  # the files are not to blame
         raise
     except Exception as e:  # array_record, Pillow and TFDS each raise their own kinds
         raise _damaged(folder, split, e) from e
 
 
-def _cached(folder: pathlib.Path, names: Iterable[str], decode: Callable[[str], Split]) -> dict[str, Split]:
+def _cached(
+    folder: pathlib.Path, names: Iterable[str], decode: Callable[[str], Split], chosen: Chosen
+) -> dict[str, Split]:
     """Splits mapped from the cache, which is written first where it is missing, out of date or damaged."""
     place = _cache_folder(folder)
     if place is None:
@@ -163,14 +200,13 @@ def _cached(folder: pathlib.Path, names: Iterable[str], decode: Callable[[str], 
     for split in names:
         files = sorted(folder.glob(f"*-{split}.array_record-*"))
         stamp = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+        cache = _Cache(place, split, chosen, stamp)
         with exclusive(place / f"{split}.lock"):  # several processes start at once: one decodes, the others wait
-            found = _load_cached(place, split, stamp)
+            found = cache.load()
             if found is None:
                 logging.info("Decoding the examples of %s once, into %s.", split, place)
-                decoded = decode(split)
-                assert decoded.images is not None
-                _save_cached(place, split, stamp, decoded.images, decoded.labels)
-                found = _load_cached(place, split, stamp)
+                cache.save(decode(split))
+                found = cache.load()
         if found is None:
             raise UsageError(f"The cache in {place} cannot be read back; delete it, or set data.cache='memory'.")
         splits[split] = found
@@ -191,29 +227,48 @@ def _cache_folder(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def _crc(array: np.ndarray) -> int:
-    return zlib.crc32(array.data)
+    return zlib.crc32(np.ascontiguousarray(array).data)
 
 
-def _load_cached(place: pathlib.Path, split: str, stamp: list[Any]) -> Split | None:
-    try:
-        meta = json.loads((place / f"{split}.json").read_text())
-        images = np.load(place / f"{split}-images.npy", mmap_mode="r")
-        labels = np.load(place / f"{split}-labels.npy")
-    except (OSError, ValueError):
-        return None
-    if meta["source"] != stamp or meta["crc32"] != [_crc(images), _crc(labels)]:
-        return None
-    return Split(images, labels)
+class _Cache:
+    """The files of one split's chosen features, and what they were decoded from (`stamp`)."""
+
+    def __init__(self, place: pathlib.Path, split: str, chosen: Chosen, stamp: list[Any]) -> None:
+        self._inputs = {name: _kind("images", name, "image") for name in chosen.inputs}
+        self._target = _kind("labels", chosen.answer, "label")
+        plain = chosen == Chosen()
+        tag = "" if plain else f"-{zlib.crc32(json.dumps(chosen).encode()):08x}"  # any choice beside any other
+        self._place, self._split, self._meta, self._stamp = place, split, f"{split}{tag}.json", stamp
+
+    def _path(self, kind: str) -> pathlib.Path:
+        return self._place / f"{self._split}-{kind}.npy"
+
+    def load(self) -> Split | None:
+        """None where it is missing, out of date or damaged."""
+        try:
+            meta = json.loads((self._place / self._meta).read_text())
+            inputs = {name: np.load(self._path(kind), mmap_mode="r") for name, kind in self._inputs.items()}
+            target = np.load(self._path(self._target))
+        except (OSError, ValueError):
+            return None
+        if meta["source"] != self._stamp or meta["crc32"] != [*map(_crc, inputs.values()), _crc(target)]:
+            return None
+        return Split(inputs, target)
+
+    def save(self, split: Split) -> None:
+        kinds = {kind: split.inputs[name] for name, kind in self._inputs.items()} | {self._target: split.target}
+        for kind, array in kinds.items():
+            with open(self._path(kind).with_suffix(".tmp"), "wb") as f:
+                np.save(f, array)
+            os.replace(f.name, self._path(kind))
+        part = self._place / f"{self._meta}.tmp"
+        part.write_text(json.dumps({"source": self._stamp, "crc32": [_crc(array) for array in kinds.values()]}))
+        os.replace(part, self._place / self._meta)
 
 
-def _save_cached(place: pathlib.Path, split: str, stamp: list[Any], images: np.ndarray, labels: np.ndarray) -> None:
-    for kind, array in (("images", images), ("labels", labels)):
-        with open(place / f"{split}-{kind}.tmp", "wb") as f:
-            np.save(f, array)
-        os.replace(f.name, place / f"{split}-{kind}.npy")
-    meta = place / f"{split}.json.tmp"
-    meta.write_text(json.dumps({"source": stamp, "crc32": [_crc(images), _crc(labels)]}))
-    os.replace(meta, place / f"{split}.json")
+def _kind(usual: str, name: str, usual_name: str) -> str:
+    """Of a file: 'images' and 'labels' as ever, others by the feature's name."""
+    return usual if name == usual_name else f"feature-{name.replace('/', '.')}"
 
 
 @contextlib.contextmanager

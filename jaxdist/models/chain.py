@@ -36,17 +36,24 @@ class Chain:
     """Named blocks, each a Flax module called as `block(x, context)`.
 
     Attributes:
-      blocks: ((name, module), ...); names are unique.
-      input_shape: shape of one example, without the batch dimension.
+      blocks: ((name, module), ...); names are unique. The first is given the input, or a dict of inputs by name where
+        the examples have several.
+      inputs: {name: what one example has there (anything with a shape and a dtype), without the batch dimension}, or
+        the shape of one image. Integers stay integers.
       partition_rules: which dims of its arrays may be divided among devices, as 'PATTERN = PARTITION'
         (`jaxdist.parallel.partition_rules`); patterns are searched for in block/layer/name.
     """
 
     blocks: tuple[tuple[str, nn.Module], ...]
-    input_shape: tuple[int, ...]
+    inputs: Any = dataclasses.field(hash=False)
     partition_rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        given = self.inputs
+        if not isinstance(given, Mapping):
+            given = {"image": jax.ShapeDtypeStruct(tuple(given), jnp.float32)}
+        structs = {name: jax.ShapeDtypeStruct(tuple(like.shape), like.dtype) for name, like in given.items()}
+        object.__setattr__(self, "inputs", structs)
         names = self.names
         doubles = sorted({n for n in names if names.count(n) > 1})
         if doubles or not names:
@@ -71,7 +78,7 @@ class Chain:
     @cached_property
     def _traced(self) -> dict[str, tuple[Mapping[str, Any], tuple[int, ...]]]:
         found = {}
-        x = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
+        x: Any = self.example(jnp.float32)
         for name, module in self.blocks:
             x, variables = jax.eval_shape(partial(init_with_output, module), jax.ShapeDtypeStruct((2,), jnp.uint32), x)
             if 0 in x.shape:
@@ -101,16 +108,30 @@ class Chain:
         """The program of `init_block`: one for all blocks of equal modules and inputs, where `parts` names nothing."""
         module = dict(self.blocks)[name]
         words, x = self._init_inputs(name, 0)
-        if parts or not _hashable(module):
+        if parts or not isinstance(x, np.ndarray) or x.dtype != np.float32 or not _hashable(module):
             return _compile_init(module, collections, parts, words, x)
         return _init_of_equal_blocks(module, tuple(collections), x.shape, jax.dtypes.canonicalize_dtype(np.float64))
 
-    def _init_inputs(self, name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def _init_inputs(self, name: str, seed: int) -> tuple[np.ndarray, Any]:
         """(the block's key [2], an example of its inputs [1, ...])."""
         index = self.names.index(name)
-        before = self.activation_shapes[self.names[index - 1]] if index else self.input_shape
         words = np.array([_crc(name), np.uint32(seed % 2**32)], np.uint32)
-        return words, np.zeros((1, *before), np.float32)
+        if not index:
+            return words, jax.tree.map(lambda like: np.zeros(like.shape, like.dtype), self.example(np.float32))
+        return words, np.zeros((1, *self.activation_shapes[self.names[index - 1]]), np.float32)
+
+    def example(self, dtype: Any, batch: int = 1) -> Any:
+        """What the first block is given, as `jax.ShapeDtypeStruct`s; `dtype`: of floating-point inputs."""
+        every = {
+            name: jax.ShapeDtypeStruct((batch, *like.shape), _own_dtype(like.dtype, dtype))
+            for name, like in self.inputs.items()
+        }
+        return next(iter(every.values())) if len(every) == 1 else every
+
+    def given(self, inputs: Mapping[str, Any], dtype: Any) -> Any:
+        """The same of a batch's inputs."""
+        every = {name: inputs[name].astype(_own_dtype(like.dtype, dtype)) for name, like in self.inputs.items()}
+        return next(iter(every.values())) if len(every) == 1 else every
 
     def apply(
         self,
@@ -144,6 +165,11 @@ class Chain:
         return x, (new_stats if context.train else stats)
 
 
+def _own_dtype(of_input: Any, dtype: Any) -> Any:
+    """`dtype`, but of integers, which stay what they are."""
+    return of_input if np.dtype(of_input).kind in "iu" else dtype
+
+
 def _hashable(module: nn.Module) -> bool:
     try:
         hash(module)
@@ -163,9 +189,9 @@ def _init_of_equal_blocks(
 
 
 def _compile_init(
-    module: nn.Module, collections: Collection[str], parts: Mapping[str, Select], words: np.ndarray, x: np.ndarray
+    module: nn.Module, collections: Collection[str], parts: Mapping[str, Select], words: np.ndarray, x: Any
 ) -> jax.stages.Compiled:
-    def init(words: jax.Array, x: jax.Array) -> Mapping[str, Any]:
+    def init(words: jax.Array, x: Any) -> Mapping[str, Any]:
         made = dict(zip(COLLECTIONS, _split(init_with_output(module, words, x)[1]), strict=True))
         return {name: _select(made[name], parts) for name in collections}
 
@@ -179,7 +205,7 @@ def _select(tree: Any, parts: Mapping[str, Select], path: str = "") -> Any:
     return parts[path](tree) if path in parts else tree
 
 
-def init_with_output(module: nn.Module, key: jax.Array, x: jax.Array) -> tuple[jax.Array, Mapping[str, Any]]:
+def init_with_output(module: nn.Module, key: jax.Array, x: Any) -> tuple[jax.Array, Mapping[str, Any]]:
     """(what a block makes of `x` in evaluation, its variables); `key`: uint32 [2]."""
     # Said, not the default: the initial bits must not follow a user's choice of jax_default_prng_impl.
     typed = jax.random.wrap_key_data(key, impl=THREEFRY)

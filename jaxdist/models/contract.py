@@ -43,11 +43,14 @@ def check(chain: Chain, dtype: Any) -> None:
     Raises:
       ValueError: which block, what it must do, and what it does.
     """
-    x = jax.ShapeDtypeStruct((_BATCH, *chain.input_shape), dtype)
+    x: Any = chain.example(dtype, _BATCH)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    for name, module in chain.blocks:
+    there = ", ".join(map(repr, chain.inputs)) if len(chain.inputs) > 1 else ""
+    for number, (name, module) in enumerate(chain.blocks):
         made, variables = _traced(
-            name, lambda m=module, x=x: jax.eval_shape(lambda k, x: init_with_output(m, k, x), key, x)
+            name,
+            lambda m=module, x=x: jax.eval_shape(lambda k, x: init_with_output(m, k, x), key, x),
+            "" if number else there,
         )
         _check_variables(name, variables, dtype)
         evaluated = _check_output(name, made)
@@ -58,6 +61,8 @@ def check(chain: Chain, dtype: Any) -> None:
             return module.apply(variables, x, context, mutable=list(COLLECTIONS[1:]))[0]
 
         out = _check_output(name, _traced(name, lambda v=variables, x=x, f=trained: jax.eval_shape(f, v, x)))
+        if not number:
+            _check_every_input_is_used(name, chain, lambda v=variables, x=x, f=trained: jax.make_jaxpr(f)(v, x), x)
         if out.shape != evaluated.shape:
             raise ValueError(
                 f"block {name!r} returns {list(out.shape)} in training and {list(evaluated.shape)} in evaluation; both "
@@ -66,22 +71,43 @@ def check(chain: Chain, dtype: Any) -> None:
         x = out
 
 
-def check_logits(chain: Chain, num_classes: int) -> None:
-    """Raises `ValueError` unless the last block gives one number a class for each example."""
+def check_outputs(chain: Chain, shape: tuple[int, ...], words: str) -> None:
+    """Raises `ValueError` unless the last block gives outputs of that shape for each example; `words`: why."""
     last = chain.names[-1]
-    if chain.activation_shapes[last] != (num_classes,):
+    if chain.activation_shapes[last] != shape:
         raise ValueError(
-            f"the last block {last!r} must return [batch, {num_classes}], one number a class, and returns "
-            f"[batch{''.join(f', {n}' for n in chain.activation_shapes[last])}]"
+            f"the last block {last!r} must return {_with_batch(shape)}, {words}, and returns "
+            f"{_with_batch(chain.activation_shapes[last])}"
         )
 
 
-def _traced(name: str, trace: Any) -> Any:
+def _with_batch(shape: tuple[int, ...]) -> str:
+    return f"[batch{''.join(f', {n}' for n in shape)}]"
+
+
+def _check_every_input_is_used(name: str, chain: Chain, traced: Any, x: Any) -> None:
+    """Where there are several, one that goes nowhere is a mistake, of the model or of the data set."""
+    if len(chain.inputs) < 2:
+        return
+    jaxpr = traced().jaxpr
+    used = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
+    count = len(jax.tree.leaves(x))  # the last of the arguments, in the order of their names
+    unused = [key for key, v in zip(sorted(x), jaxpr.invars[-count:], strict=True) if id(v) not in used]
+    if unused:
+        raise ValueError(
+            f"block {name!r} does not use the input {unused[0]!r} of the examples; use it, or leave it out of the data"
+        )
+
+
+def _traced(name: str, trace: Any, inputs: str = "") -> Any:
+    """`inputs`: names of what the block is given, where it is given several."""
     try:
         return trace()
     except Exception as e:  # whatever somebody's module raises
         words = " ".join(str(e).split())
         remedy = ": take Dropout from jaxdist.models, which needs no key" if "dropout" in words.lower() else ""
+        if inputs:
+            remedy = f", which is given a dict of the inputs {inputs}"
         raise ValueError(f"block {name!r} fails{remedy}: {type(e).__name__}: {words[:300]}") from e
 
 

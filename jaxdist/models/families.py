@@ -28,18 +28,19 @@ def ignored(name: str, settings: Mapping[str, Any], defaults: Mapping[str, Any])
 def build(
     name: str,
     *,
-    input_shape: tuple[int, ...],
-    num_classes: int,
+    inputs: Mapping[str, Any] | tuple[int, ...],
+    num_outputs: int,
     settings: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> Chain:
     """Builds a model.
 
     Args:
-      name: a family of `FAMILIES`, or 'package.module:function' for a function `f(num_classes, **options)` of the
+      name: a family of `FAMILIES`, or 'package.module:function' for a function `f(num_outputs, **options)` of the
         user's that returns [(block name, Flax module called as `module(x, context)`), ...]; its module may have
         a function `partition_rules(**options)`, which gives the rules that `Chain` takes.
-      input_shape: shape of one example.
+      inputs: {name: what one example has there (anything with a shape and a dtype)}, or the shape of one image.
+      num_outputs: of the last block, for an example: the number of classes, say.
       settings: values a family may ask for by name (depth, growth_rate, ...); those it does not know are left out.
       options: keyword arguments passed on as they are, to families too.
 
@@ -53,7 +54,7 @@ def build(
     family = function_of(where, "model.name")
     arguments = (asked_for(family, settings) if name in FAMILIES else {}) | dict(options)
     try:
-        blocks = family(num_classes, **arguments)
+        blocks = family(num_outputs, **arguments)
     except TypeError as e:
         raise ValueError(f"model.name={name!r} does not accept these options: {e}.") from e
     try:
@@ -61,4 +62,4 @@ def build(
     except ValueError as e:
         raise ValueError(f"what model.name={name!r} returns is not a model: {e}.") from e
     rules = getattr(sys.modules[where.partition(":")[0]], "partition_rules", lambda **_: ())
-    return Chain(tuple(blocks), tuple(input_shape), tuple(rules(**arguments)))
+    return Chain(tuple(blocks), inputs, tuple(rules(**arguments)))

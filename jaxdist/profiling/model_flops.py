@@ -42,7 +42,7 @@ def forward_flops(chain: Chain) -> dict[str, float]:
 
     shapes = chain.shapes.items()
     params, stats = ({name: pair[k] for name, pair in shapes if pair[k]} for k in (0, 1))
-    x = jax.ShapeDtypeStruct((1, *chain.input_shape), jnp.float32)
+    x = chain.example(jnp.float32)
     context = Context(train=False)
     with for_all_platforms():
         count(jax.make_jaxpr(lambda p, s, x: chain.apply(p, s, x, context)[0])(params, stats, x).jaxpr, "")

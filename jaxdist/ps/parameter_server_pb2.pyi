@@ -128,18 +128,14 @@ class JoinReply(_message.Message):
     def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ..., settings: _Optional[str] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("version", "examples_seen", "loss_sum", "correct", "count")
+    __slots__ = ("version", "examples_seen", "sums")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_SEEN_FIELD_NUMBER: _ClassVar[int]
-    LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
-    CORRECT_FIELD_NUMBER: _ClassVar[int]
-    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
     version: int
     examples_seen: int
-    loss_sum: float
-    correct: float
-    count: float
-    def __init__(self, version: _Optional[int] = ..., examples_seen: _Optional[int] = ..., loss_sum: _Optional[float] = ..., correct: _Optional[float] = ..., count: _Optional[float] = ...) -> None: ...
+    sums: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, version: _Optional[int] = ..., examples_seen: _Optional[int] = ..., sums: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ClaimRequest(_message.Message):
     __slots__ = ("caller", "number")
@@ -190,22 +186,18 @@ class PushRequest(_message.Message):
     def __init__(self, caller: _Optional[_Union[Caller, _Mapping]] = ..., header: _Optional[bytes] = ..., claim: _Optional[int] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ..., checksum: _Optional[int] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., then: _Optional[_Union[Pulling, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("pulled_version", "learning_rate", "loss_sum", "correct", "count", "skip", "momentum_cut")
+    __slots__ = ("pulled_version", "learning_rate", "sums", "skip", "momentum_cut")
     PULLED_VERSION_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
-    LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
-    CORRECT_FIELD_NUMBER: _ClassVar[int]
-    COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
     SKIP_FIELD_NUMBER: _ClassVar[int]
     MOMENTUM_CUT_FIELD_NUMBER: _ClassVar[int]
     pulled_version: int
     learning_rate: float
-    loss_sum: float
-    correct: float
-    count: float
+    sums: _containers.RepeatedScalarFieldContainer[float]
     skip: bool
     momentum_cut: float
-    def __init__(self, pulled_version: _Optional[int] = ..., learning_rate: _Optional[float] = ..., loss_sum: _Optional[float] = ..., correct: _Optional[float] = ..., count: _Optional[float] = ..., skip: _Optional[bool] = ..., momentum_cut: _Optional[float] = ...) -> None: ...
+    def __init__(self, pulled_version: _Optional[int] = ..., learning_rate: _Optional[float] = ..., sums: _Optional[_Iterable[float]] = ..., skip: _Optional[bool] = ..., momentum_cut: _Optional[float] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("version", "staleness")

@@ -26,13 +26,11 @@ class Progress:
 
     version: int = 0
     examples_seen: int = 0
-    loss_sum: float = 0.0
-    correct: float = 0.0
-    count: float = 0.0
+    sums: tuple[float, ...] = ()  # of the objective's training sums; () before the first push
 
     @classmethod
     def of(cls, message: pb.Progress) -> Progress:
-        return cls(message.version, message.examples_seen, message.loss_sum, message.correct, message.count)
+        return cls(message.version, message.examples_seen, tuple(message.sums))
 
 
 @dataclasses.dataclass(frozen=True)

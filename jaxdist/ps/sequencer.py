@@ -73,9 +73,7 @@ class Sequencer:
     # Everything below is called with `changed` held.
 
     def progress(self) -> pb.Progress:
-        loss_sum, correct, count = self.tally.sums
-        seen = self.claim_table.applied
-        return pb.Progress(version=self.version, examples_seen=seen, loss_sum=loss_sum, correct=correct, count=count)
+        return pb.Progress(version=self.version, examples_seen=self.claim_table.applied, sums=self.tally.sums)
 
     def note(self, event: str, **fields: Any) -> None:
         """Remembers something worth a row."""

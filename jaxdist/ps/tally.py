@@ -28,7 +28,7 @@ class Tally:
       record: what `record` returned, for a run that goes on from a snapshot; empty for a new one.
 
     Attributes:
-      sums: loss_sum, correct and count of all pushes applied.
+      sums: of all pushes applied, whatever workers add up (losses, counts); [] before the first.
       counted: of each worker.
       reports: {worker as text: what it reported when it left}.
       events: JSON, in order, for every worker.
@@ -36,7 +36,7 @@ class Tally:
     """
 
     def __init__(self, record: Mapping[str, Any]) -> None:
-        self.sums: list[float] = record.get("sums", [0.0, 0.0, 0.0])
+        self.sums: list[float] = record.get("sums", [])
         self.counted: dict[int, Counted] = {int(w): _counted(c) for w, c in record.get("counted", {}).items()}
         self.reports: dict[str, Any] = record.get("reports", {})
         self.events: list[str] = record.get("events", [])
@@ -49,8 +49,9 @@ class Tally:
 
     def add(self, worker: int, commit: pb.Commit, staleness: int) -> None:
         """Counts a push that is applied, or whose examples are passed over."""
-        for i, value in enumerate((commit.loss_sum, commit.correct, commit.count)):
-            self.sums[i] += value
+        if commit.sums:
+            before = self.sums or [0.0] * len(commit.sums)
+            self.sums = [a + b for a, b in zip(before, commit.sums, strict=True)]
         if not commit.skip:
             counted = self.counted[worker]
             counted.pushes += 1

@@ -84,13 +84,13 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster) -> str:
 
 def _data(config: ConfigDict) -> tuple[str, Examples]:
     examples = load_examples(config)
-    one = examples.train.take(np.array([0]))
+    one = list(examples.train.take(np.array([0])).items())
     counts = {"train": examples.train, "held out": examples.holdout, "evaluation": examples.evaluation}
     sizes = ", ".join(f"{len(split)} {name}" for name, split in counts.items() if split is not None)
-    shape = "x".join(map(str, one.shape[1:]))
-    total = sum(len(split) for split in counts.values() if split is not None) * one.nbytes
-    words = f"{examples.name}: {sizes} images {shape} {one.dtype}, {examples.num_classes} classes, {total / 1e6:.1f} MB"
-    return words, examples
+    inputs = ", ".join(f"{name} {'x'.join(map(str, array.shape[1:]))} {array.dtype}" for name, array in one)
+    total = sum(len(split) for split in counts.values() if split is not None) * sum(a.nbytes for _, a in one)
+    classes = f", {examples.num_classes} classes" if examples.num_classes else ""
+    return f"{examples.name}: {sizes} examples of {inputs}{classes}, {total / 1e6:.1f} MB", examples
 
 
 def _model(config: ConfigDict, examples: Examples, cluster: Cluster) -> tuple[str, Task]:

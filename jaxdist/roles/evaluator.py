@@ -19,6 +19,7 @@ from jaxdist.errors import Preempted, UsageError
 from jaxdist.ps import RunFinished
 from jaxdist.train.callbacks import Callback, Callbacks, RunView
 from jaxdist.train.evaluate import evaluation_row
+from jaxdist.train.recorder import in_words
 from jaxdist.train.setup import (
     choose_operations,
     fingerprints,
@@ -92,6 +93,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
             epoch=seen / num_train,
             strategy=config.strategy.name,
             _arrays=lambda: state.arrays if state is not None else {},
+            metrics=task.objective.metric_names,
         )
 
     listeners = Callbacks(callbacks, view)
@@ -112,8 +114,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
             row = {"updates": updates, "examples_seen": seen} | evaluation_row(observer, state, examples, config)
             observer.post(row)
             done += 1
-            words = "Version %d: validation loss %.4f, accuracy %.2f %%"
-            logging.info(words, updates, row["loss"], 100 * row["accuracy"])
+            logging.info("Version %d: validation %s", updates, in_words(row))
             listeners.call("evaluated", row | {"epoch": seen / num_train})
     except (RunFinished, Preempted) as e:
         logging.info("The run has ended: %s", e)

@@ -197,7 +197,7 @@ def _train(
             run_examples=run_examples(config, num_train),
             epoch_examples=num_train,
             trigger=phase_triggers.build(
-                config.strategy, num_train, task.learning_rate, run_examples(config, num_train)
+                config.strategy, num_train, task.learning_rate, run_examples(config, num_train), task.objective
             ),
         )
         stack.push(lambda kind, error, trace: phases.close(error))

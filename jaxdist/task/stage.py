@@ -8,14 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdist import ops
-from jaxdist.ops.kinds import LOSS
 from jaxdist.state import Tree
-from jaxdist.task import Batch, Metrics, Task, score
+from jaxdist.task.task import Batch, Metrics, Task
 from jaxdist.task.two_pass import Saved, TwoPass
 from jaxdist.task.update import all_finite
-
-METRICS = ("loss_sum", "correct", "count")
 
 
 class Stage:
@@ -57,7 +53,7 @@ class Stage:
         }
 
     def inputs(self, arrays: Tree, x: jax.Array | None) -> tuple[Any, ...]:
-        """What is differentiated: the image is not."""
+        """What is differentiated: the batch's inputs are not."""
         return (arrays["params"],) if self.is_first else (arrays["params"], x)
 
     def _run(self, differentiated: tuple[Any, ...], others: Any) -> tuple[jax.Array, tuple[Tree, Metrics]]:
@@ -68,15 +64,19 @@ class Stage:
         y, stats = self.task.apply(params, stats, batch, train=True, batch_axis=self._batch_axis, names=self.names, x=x)
         if not self.is_last:
             return y, (stats, {})
-        losses, metrics = score(y, batch["label"], None)
-        with ops.kind(LOSS):
-            return jnp.mean(losses), (stats, metrics)
+        loss, metrics = self.task.training_score(y, batch)
+        return loss, (stats, metrics)
 
     def _start(self, arrays: Tree) -> tuple[Tree, Tree]:
         """(sums, grads) of no microbatch at all."""
         zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
-        metrics = dict.fromkeys(METRICS, jnp.zeros((), self.metrics_dtype)) if self.is_last else {}
+        metrics = dict.fromkeys(self.sum_names, jnp.zeros((), self.metrics_dtype)) if self.is_last else {}
         return {"stats": zeros(arrays["model_state"]), "metrics": metrics}, zeros(arrays["params"])
+
+    @property
+    def sum_names(self) -> tuple[str, ...]:
+        """Of a step's metrics."""
+        return self.task.objective.training_sums
 
     @property
     def metrics_dtype(self) -> Any:
@@ -100,7 +100,7 @@ class Stage:
     def _evaluate(self, params: Tree, stats: Tree, x: jax.Array | None, batch: Batch) -> Any:
         """Activations, or metrics."""
         y, _ = self.task.apply(params, stats, batch, train=False, names=self.names, x=x)
-        return score(y, batch["label"], batch["mask"])[1] if self.is_last else y
+        return self.task.evaluation_score(y, batch) if self.is_last else y
 
     def _update(self, arrays: Tree, grads: Tree, stats: Tree, learning_rate: jax.Array, count: jax.Array) -> Tree:
         """New arrays from sums over `count` microbatches; `arrays` is used up."""

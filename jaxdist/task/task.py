@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxdist import ops
 from jaxdist.models import Chain, Context
@@ -18,14 +17,20 @@ from jaxdist.ops.kinds import LOSS
 from jaxdist.optim.optimizers import Optimizer
 from jaxdist.state import LazyArray, Position, Select, TrainState, Tree, arrays_of, flatten, part_shape
 from jaxdist.task.initial_state import InitialModel
+from jaxdist.task.objectives.classification import Classification
+from jaxdist.task.objectives.objective import Objective
 
-Batch = dict[str, Any]  # image [b, ...], label int32 [b], position uint32 [b]; in evaluation also mask float [b]
-Metrics = dict[str, Any]  # sums over examples: loss_sum, correct, count
+# inputs {name: [b, ...]}, target [b, ...], position uint32 [b]; in evaluation mask float [b] instead of it; where the
+# examples have weights, weight float [b]
+Batch = dict[str, Any]
+_CLASSES, _LABEL = Classification(), jax.ShapeDtypeStruct((), np.int32)
+
+Metrics = dict[str, Any]  # sums over examples: loss_sum, count and those of the objective's metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A classifier to train.
+    """A model to train, and what for.
 
     Attributes:
       chain: the model.
@@ -36,6 +41,8 @@ class Task:
       compute_dtype: of activations; None: `dtype`. Statistics, loss and the update stay `dtype` or wider.
       microbatches: `gradient` takes a batch in so many equal parts, one after the other: less memory, and activations
         that stay in cache. BatchNorm sees the parts as replicas do theirs; statistics are the mean of the parts'.
+      objective: the loss and the metrics.
+      target: what one example's is like.
       nonfinite: 'stop', 'skip' or 'warn'; 'skip' alone changes the step (`update.unless_not_finite`).
     """
 
@@ -47,6 +54,8 @@ class Task:
     compute_dtype: Any = None
     microbatches: int = 1
     nonfinite: str = "stop"
+    objective: Objective = _CLASSES
+    target: Any = _LABEL
 
     def init(self, parts: Mapping[str, Select] | None = None) -> TrainState:
         """The initial canonical state. Its leaves are made block by block, when asked for: each once, in one thread, or
@@ -133,23 +142,33 @@ class Task:
         names: Sequence[str] | None = None,
         x: jax.Array | None = None,
     ) -> tuple[jax.Array, Tree]:
-        """Logits [b, classes] and new statistics.
+        """Outputs [b, ...] and new statistics.
 
-        Of the blocks called `names` alone, where they are given, with their input `x` (None: the images).
+        Of the blocks called `names` alone, where they are given, with their input `x` (None: the batch's inputs).
         """
         if x is None:
-            x = batch["image"].astype(self.compute_dtype or self.dtype)
+            x = self.chain.given(batch["inputs"], self.compute_dtype or self.dtype)
         context = Context(train=train, batch_axis=batch_axis, positions=batch.get("position"))
         return self.chain.apply(params, stats, x, context, seed=self.seed, names=names)
 
     def loss(
         self, params: Tree, stats: Tree, batch: Batch, batch_axis: str | None = None
     ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        """Mean cross-entropy over the batch, with (new statistics, metrics)."""
-        logits, stats = self.apply(params, stats, batch, train=True, batch_axis=batch_axis)
-        losses, metrics = score(logits, batch["label"], None)
+        """Mean loss over the batch, with (new statistics, metrics)."""
+        outputs, stats = self.apply(params, stats, batch, train=True, batch_axis=batch_axis)
+        loss, metrics = self.training_score(outputs, batch)
+        return loss, (stats, metrics)
+
+    def training_score(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        """(mean loss over a batch, metrics)."""
         with ops.kind(LOSS):
-            return jnp.mean(losses), (stats, metrics)
+            losses, metrics = self.objective.score(outputs, batch, training=True)
+            return jnp.mean(losses), metrics
+
+    def evaluation_score(self, outputs: jax.Array, batch: Batch) -> Metrics:
+        """Metrics of a batch; examples whose mask is 0 do not count."""
+        with ops.kind(LOSS):
+            return self.objective.score(outputs, batch, training=False)[1]
 
     def gradient(
         self, params: Tree, stats: Tree, batch: Batch, batch_axis: str | None = None
@@ -174,23 +193,5 @@ class Task:
 
     def evaluate(self, params: Tree, stats: Tree, batch: Batch) -> Metrics:
         """Metrics of one batch with the running statistics; examples whose mask is 0 do not count."""
-        logits, _ = self.apply(params, stats, batch, train=False)
-        return score(logits, batch["label"], batch["mask"])[1]
-
-
-def score(logits: jax.Array, label: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Metrics]:
-    """(cross-entropy of each example, metrics); examples whose mask is 0 do not count in the metrics."""
-    with ops.kind(LOSS):
-        return _score(logits, label, mask)
-
-
-def _score(logits: jax.Array, label: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, Metrics]:
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    weight = jnp.ones_like(losses) if mask is None else mask.astype(losses.dtype)
-    hits = (jnp.argmax(logits, -1) == label).astype(losses.dtype)
-    return losses, {
-        "loss_sum": jnp.sum(losses * weight),
-        "correct": jnp.sum(hits * weight),
-        "count": jnp.sum(weight),
-    }
+        outputs, _ = self.apply(params, stats, batch, train=False)
+        return self.evaluation_score(outputs, batch)

@@ -27,6 +27,7 @@ class RunView:
       config: the configuration, flat: {'optim.learning_rate': 0.1, ...}.
       updates, examples_seen, epoch: how far the run has come.
       strategy: of the present phase, as text.
+      metrics: names of what the rows say of the model: 'loss' and the objective's metrics.
     """
 
     process_id: int
@@ -38,6 +39,7 @@ class RunView:
     epoch: float
     strategy: str
     _arrays: Callable[[], Mapping[str, Any]]
+    metrics: tuple[str, ...] = ("loss", "accuracy")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", MappingProxyType(dict(self.config)))

@@ -1,4 +1,4 @@
-"""When a run stops before its last epoch: the holdout's loss has not fallen for so many evaluations."""
+"""When a run stops before its last epoch: a metric of the holdout has not improved for so many evaluations."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import dataclasses
 
 @dataclasses.dataclass
 class EarlyStopping:
-    """Stops after `patience` evaluations in a row without a lower loss; patience 0 never does."""
+    """Stops after `patience` evaluations in a row without a better value; patience 0 never does.
+
+    Attributes:
+      higher_is_better: else the lower.
+      best: negated where the higher is better.
+    """
 
     patience: int
     best: float = float("inf")
     evaluations_since_best: int = 0
+    higher_is_better: bool = False
 
     @property
     def stopped(self) -> bool:
         return 0 < self.patience <= self.evaluations_since_best
 
-    def should_stop(self, loss: float) -> bool:
-        improved = loss < self.best
-        self.best = min(self.best, loss)
+    def should_stop(self, value: float) -> bool:
+        found = -value if self.higher_is_better else value
+        improved = found < self.best
+        self.best = min(self.best, found)
         self.evaluations_since_best = 0 if improved else self.evaluations_since_best + 1
         return self.stopped

@@ -13,16 +13,17 @@ from jaxdist.strategies.base import Strategy
 from jaxdist.train.metrics import PhaseTimer, Sums, waited_for_batch
 from jaxdist.train.setup import Examples
 
+HOLDOUT = "holdout_"
+
 
 def evaluation_row(
     strategy: Strategy, state: Any, examples: Examples, config: ConfigDict, timer: PhaseTimer | None = None
-) -> dict[str, float]:
-    """loss and accuracy of the evaluation split, and of the holdout where there is one. Collective as `evaluate`."""
-    reported = evaluate(strategy, state, examples.evaluation, examples, config, timer)
-    row = {"loss": reported.loss, "accuracy": reported.accuracy}
+) -> dict[str, Any]:
+    """Loss and metrics of the evaluation split, and of the holdout where there is one. Collective as `evaluate`."""
+    row = evaluate(strategy, state, examples.evaluation, examples, config, timer).values()
     if examples.holdout is not None:
-        held = evaluate(strategy, state, examples.holdout, examples, config, timer)
-        row |= {"holdout_loss": held.loss, "holdout_accuracy": held.accuracy}
+        held = evaluate(strategy, state, examples.holdout, examples, config, timer).values()
+        row |= {f"{HOLDOUT}{name}": value for name, value in held.items()}
     return row
 
 
@@ -43,7 +44,7 @@ def evaluate(
     part, parts = strategy.own_part
     make = functools.partial(examples.loader.eval_batch, split, batch_size=batch_size, part=part, parts=parts)
     starts = range(0, len(split), batch_size)
-    sums = Sums()
+    sums = Sums(strategy.task.objective, training=False)
     late: list[dict[str, Any]] = []
     with contextlib.closing(data.prefetch(make, starts, config.data.prefetch, config.data.workers)) as batches:
         for batch in batches:

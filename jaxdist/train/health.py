@@ -39,11 +39,11 @@ class Health:
     Args:
       policy: 'stop', 'skip' or 'warn'.
       newest: words for the newest checkpoint there is.
-      num_classes: of the data set; 0: no accuracy is that of chance.
+      chance: the accuracy of guessing; 0: there is none.
     """
 
-    def __init__(self, policy: str, newest: Callable[[], str], num_classes: int = 0) -> None:
-        self._policy, self._newest, self._classes = policy, newest, num_classes
+    def __init__(self, policy: str, newest: Callable[[], str], chance: float = 0.0) -> None:
+        self._policy, self._newest, self._chance = policy, newest, chance
         self._said: set[str] = set()
         self._losses: collections.deque[float] = collections.deque(maxlen=REMEMBERED_ROWS)
         self._digests: dict[str, str] = {}  # of the parameters that are being saved
@@ -76,9 +76,11 @@ class Health:
     def _looks_dead(self, row: Mapping[str, Any]) -> None:
         """After an evaluation of a whole epoch or more."""
         accuracy = row.get("accuracy", math.nan)
-        if self._classes and row.get("epoch", 0.0) >= 1.0 and accuracy < CHANCE / self._classes:
+        if row.get("epoch", 0.0) >= 1.0 and accuracy < CHANCE * self._chance:
             what = f"After {row['epoch']:.1f} epochs the accuracy is {100 * accuracy:.1f} %"
-            self._say("chance", f"{what}, that of guessing among {self._classes} classes: is anything learnt?")
+            self._say(
+                "chance", f"{what}, that of guessing among {round(1 / self._chance)} classes: is anything learnt?"
+            )
 
     def evaluated(self, row: Mapping[str, Any]) -> None:
         """After an evaluation; raises as `trained`."""

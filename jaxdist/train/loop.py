@@ -31,7 +31,8 @@ from jaxdist.state import Position, TrainState
 from jaxdist.task import Task
 from jaxdist.train.callbacks import Callback, Callbacks, RunView
 from jaxdist.train.due import crossed
-from jaxdist.train.evaluate import evaluation_row
+from jaxdist.train.early_stopping import EarlyStopping
+from jaxdist.train.evaluate import HOLDOUT, evaluation_row
 from jaxdist.train.health import Health
 from jaxdist.train.measurements import Measurements
 from jaxdist.train.metrics import PhaseTimer
@@ -72,7 +73,7 @@ class TrainingLoop:
         self.total = total_examples(config, self.num_train)
         self.faults = Faults(cluster.process_id)
         self.checkpoints: checkpointer.Checkpointer | None = None
-        health = Health(task.nonfinite, self.newest_checkpoint, examples.num_classes)
+        health = Health(task.nonfinite, self.newest_checkpoint, task.objective.chance)
         if cluster.is_chief:
             self.checkpoints = checkpointer.Checkpointer(
                 workdir,
@@ -82,7 +83,11 @@ class TrainingLoop:
                 note_seconds=functools.partial(timer.hide, "checkpoint"),
             )
         restored, before = restore(self.checkpoints, task, group)
-        self.measured = Measurements(self.num_train, config.early_stopping_patience, before, timer)
+        decided_by = task.objective.metric(config.early_stopping_metric)
+        self.decided_by = decided_by.name
+        stopping = EarlyStopping(config.early_stopping_patience, higher_is_better=bool(decided_by.higher_is_better))
+        self.measured = Measurements(self.num_train, stopping, before, timer, task.objective)
+        self.shown = ("loss", *(metric.name for metric in task.objective.training_metrics))
         self.stops_early = False
         if before is not None:
             phases.load_state_dict(before.get("strategy", {}))
@@ -96,7 +101,9 @@ class TrainingLoop:
         self.state: Any = phases.start(restored, self.total)
         writer = Writer(workdir, cluster.is_chief, self.measured.started)
         stack.callback(writer.close)
-        self.recorder = Recorder(self.measured, writer, Callbacks(callbacks, self.view), health, self.num_train)
+        self.recorder = Recorder(
+            self.measured, writer, Callbacks(callbacks, self.view), health, self.num_train, task.objective
+        )
         self.start = restored.position
         self.before_step = self.looked_at = self.seen
         self.saved_at = (self.updates, self.seen) if before is not None else (-1, -1)
@@ -136,6 +143,7 @@ class TrainingLoop:
             config=config_lib.flatten(self.config),
             strategy=self.phases.name,
             _arrays=lambda: self.state.arrays,
+            metrics=self.task.objective.metric_names,
             **place,
         )
 
@@ -219,7 +227,7 @@ class TrainingLoop:
             self.faults.at("update", self.updates)
             if crossed(was_updates, self.updates, self.config.log_every_steps):
                 stop = self.log_row() or stop
-                bar.set_postfix({k: f"{self.recorder.last_row[k]:.3f}" for k in ("loss", "accuracy")})
+                bar.set_postfix({k: f"{self.recorder.last_row[k]:.3f}" for k in self.shown})
                 if self.phases.is_over(self.recorder.last_row):
                     break
             if self.seen >= self.total:
@@ -306,17 +314,18 @@ class TrainingLoop:
         return rows is not None
 
     def decide_on_stopping(self, row: dict[str, Any]) -> None:
-        """Looks whether the holdout's loss still falls."""
-        if "holdout_loss" not in row:
+        """Looks whether the holdout's metric still improves."""
+        if (value := row.get(f"{HOLDOUT}{self.decided_by}")) is None:
             return
-        stops = self.measured.early_stopping.should_stop(row["holdout_loss"])
+        stops = self.measured.early_stopping.should_stop(value)
         if self.phases.strategy.collective and self.group.fate_sharing:  # as the chief has seen them
             stops = self.group.gather(f"early stopping at {row['updates']}", stops, self.group.connect_timeout)[0]
         if not stops:
             return
         self.stops_early = True
         patience = self.config.early_stopping_patience
-        logging.info("Stopping early: the holdout loss has not fallen for %d evaluations.", patience)
+        words = "Stopping early: the holdout's %s has not improved for %d evaluations."
+        logging.info(words, self.decided_by.replace("_", " "), patience)
         self.recorder.event(self.here(), {"event": "stopped_early"})
 
     def log_row(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxdist.data.prefetch import Prefetched
 from jaxdist.strategies.report import Wait
+from jaxdist.task import Objective
 from jaxdist.train.early_stopping import EarlyStopping
 from jaxdist.train.metrics import PhaseTimer, Sums, waited_for_batch
 
@@ -22,14 +23,21 @@ class Measurements:
     numbers of the last one.
     """
 
-    def __init__(self, num_train: int, patience: int, before: dict[str, Any] | None, timer: PhaseTimer) -> None:
+    def __init__(
+        self,
+        num_train: int,
+        early_stopping: EarlyStopping,
+        before: dict[str, Any] | None,
+        timer: PhaseTimer,
+        objective: Objective,
+    ) -> None:
         before = before or {}
-        self._num_train = num_train
-        self.epoch = Sums(**before.get("epoch", {}))
-        self.window = Sums(**before.get("window", {}))
-        self.last_epoch = Sums(**before.get("last_epoch", {}))
+        self._num_train, self._objective = num_train, objective
+        self.epoch = Sums(objective, before.get("epoch"))
+        self.window = Sums(objective, before.get("window"))
+        self.last_epoch = Sums(objective, before.get("last_epoch"))
         self.last_evaluation: dict[str, float] = before.get("last_evaluation", {})
-        self.early_stopping = EarlyStopping(patience, **before.get("early_stopping", {}))
+        self.early_stopping = dataclasses.replace(early_stopping, **before.get("early_stopping", {}))
         self.timer = timer
         earlier = before.get("elapsed", 0.0)
         timer.go_on(before.get("phase_seconds", {}), before.get("hidden_seconds", {}), earlier)
@@ -111,21 +119,21 @@ class Measurements:
             self.epoch.add(metrics)
             stop = stop or float(metrics["stop"]) > 0
             if after // self._num_train > before // self._num_train:
-                self.last_epoch, self.epoch = self.epoch, Sums()
+                self.last_epoch, self.epoch = self.epoch, Sums(self._objective)
         return stop
 
     def window_row(self) -> dict[str, float]:
         """The numbers of a train row, and the start of the next window."""
         seconds = self.training_seconds - self._window_train
         steps = self._window_steps
-        row: dict[str, float] = {"loss": self.window.loss, "accuracy": self.window.accuracy}
+        row: dict[str, float] = self.window.values()
         if self.skipped > self._window_skipped:
             row["updates_skipped"] = self.skipped - self._window_skipped
         if steps:
             row["images_per_second"] = round(self._window_examples / max(seconds, 1e-9), 2)
             row["step_ms"] = round(1000 * seconds / steps, 3)
             row |= {f"{name}_wait_ms": round(1000 * s / steps, 3) for name, s in self._window_waits.items()}
-        self.window = Sums()
+        self.window = Sums(self._objective)
         self._mark()
         return row
 
@@ -134,12 +142,11 @@ class Measurements:
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        early = dataclasses.asdict(self.early_stopping)
-        del early["patience"]
+        early = {name: getattr(self.early_stopping, name) for name in ("best", "evaluations_since_best")}
         return {
-            "epoch": dataclasses.asdict(self.epoch),
-            "window": dataclasses.asdict(self.window),
-            "last_epoch": dataclasses.asdict(self.last_epoch),
+            "epoch": self.epoch.to_json(),
+            "window": self.window.to_json(),
+            "last_epoch": self.last_epoch.to_json(),
             "last_evaluation": self.last_evaluation,
             "early_stopping": early,
             "phase_seconds": self.timer.seconds,

@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxdist.data.prefetch import Prefetched, Work
+from jaxdist.task import Objective
+from jaxdist.task.objectives.objective import COUNT
+from jaxdist.task.update import SKIPPED
+
+NO_SUMS = ("stop", SKIPPED, "elsewhere")  # what a step says besides
 
 
-@dataclasses.dataclass
 class Sums:
-    """Metrics as sums over examples: divided once, when asked for; exact under any sharding and padding."""
+    """Metrics as sums over examples: divided once, when asked for; exact under any sharding and padding.
 
-    loss_sum: float = 0.0
-    correct: float = 0.0
-    count: float = 0.0
+    Args:
+      objective: what the sums are of.
+      kept: what `to_json` gave, of an earlier part of the run.
+    """
 
-    def add(self, metrics: dict[str, Any]) -> None:
+    def __init__(self, objective: Objective, kept: Mapping[str, float] | None = None, *, training: bool = True) -> None:
+        self._objective, self._training = objective, training
+        self.totals: dict[str, Any] = dict(kept or {})
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
         """Adds one step's sums; waits for the device if they are still being computed."""
-        self.loss_sum += float(metrics["loss_sum"])
-        self.correct += float(metrics["correct"])
-        self.count += float(metrics["count"])
+        for name in metrics:
+            if name not in NO_SUMS:
+                value = np.asarray(metrics[name], np.float64)
+                self.totals[name] = self.totals.get(name, 0.0) + (float(value) if not value.ndim else value)
+
+    @property
+    def count(self) -> float:
+        """Of examples."""
+        return self.totals.get(COUNT, 0.0)
 
     @property
     def loss(self) -> float:
         """Mean; NaN of nothing."""
-        return self.loss_sum / self.count if self.count else math.nan
+        return self.values()["loss"]
 
-    @property
-    def accuracy(self) -> float:
-        """Share; NaN of nothing."""
-        return self.correct / self.count if self.count else math.nan
+    def values(self) -> dict[str, Any]:
+        """{'loss': mean, metric: value}; NaN of nothing."""
+        if not self.count:
+            names = ("loss", *(m.name for m in self._objective.training_metrics)) if self._training else ("loss",)
+            return dict.fromkeys(names, math.nan)
+        return self._objective.values(self.totals, training=self._training)
+
+    def to_json(self) -> dict[str, float]:
+        """Of training sums, which are single numbers."""
+        return dict(self.totals)
 
 
 class PhaseTimer:

@@ -1,6 +1,6 @@
 """When to hand over to the next phase, decided while the run goes on.
 
-`plateau` looks at the training loss of the rows of `metrics.jsonl`, averaged over windows:
+`plateau` looks at the training loss (or another metric) of the rows of `metrics.jsonl`, averaged over windows:
 
     loss   \\
             \\__ older window __
@@ -22,7 +22,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jaxdist.errors import UsageError
+from jaxdist.errors import UsageError, nearest
+from jaxdist.task import Objective
+from jaxdist.task.objectives.objective import LOSS
 
 
 @dataclasses.dataclass
@@ -32,8 +34,10 @@ class Plateau:
     threshold: improvement below which the loss counts as no longer falling.
     rate: examples_seen -> learning rate; None: it does not change.
     waits_above: rows at this learning rate and above do not count.
-    seen: (examples_seen, mean loss since the row before) of the phase's rows.
+    seen: (examples_seen, mean since the row before) of the phase's rows.
     begun: examples_seen at the beginning of the phase.
+    metric: what of a row it looks at: the loss, or a metric above 0.
+    higher_is_better: else the lower.
     """
 
     window_examples: float
@@ -42,6 +46,8 @@ class Plateau:
     waits_above: float = math.inf
     begun: int = 0
     seen: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    metric: str = "loss"
+    higher_is_better: bool = False
 
     def begin(self, examples_seen: int) -> None:
         """A phase begins; what was seen before does not count."""
@@ -50,14 +56,15 @@ class Plateau:
     def look(self, row: Mapping[str, Any]) -> dict[str, float] | None:
         """Takes a train row; the reasons to end the phase, or None to go on."""
         now = row["examples_seen"]
-        if not math.isfinite(row["loss"]) or row["loss"] <= 0:  # nothing to divide by, or nothing was trained on
+        value = row.get(self.metric, math.nan)
+        if not math.isfinite(value) or value <= 0:  # nothing to divide by, or nothing was trained on
             return None
         before = self.seen[-1][0] if self.seen else self.begun
         rate = self.rate(now) if self.rate is not None else 0.0
         if self.rate is not None and (rate >= self.waits_above or rate != self.rate(before)):
             self.begin(now)
             return None
-        self.seen.append((now, row["loss"]))
+        self.seen.append((now, value))
         newest, middle, oldest = (now - k * self.window_examples for k in range(3))
         if oldest < self.begun:
             return None
@@ -66,10 +73,10 @@ class Plateau:
             words = "No train row in a window of %d examples: raise strategy.switch_window_epochs, or log more often."
             logging.warning(words, self.window_examples)
             return None
-        improvement = 1 - newer / older
+        improvement = newer / older - 1 if self.higher_is_better else 1 - newer / older
         if improvement >= self.threshold:
             return None
-        found = {"older_loss": older, "newer_loss": newer, "improvement": improvement}
+        found = {f"older_{self.metric}": older, f"newer_{self.metric}": newer, "improvement": improvement}
         return {k: round(v, 6) for k, v in found.items()} | {
             "threshold": self.threshold,
             "window_examples": self.window_examples,
@@ -93,23 +100,37 @@ class Plateau:
 
 
 def build(
-    settings: Mapping[str, Any], epoch_examples: int, rate: Callable[[int], float], run_examples: int
+    settings: Mapping[str, Any],
+    epoch_examples: int,
+    rate: Callable[[int], float],
+    run_examples: int,
+    objective: Objective,
 ) -> Plateau | None:
     """The rule that `config.strategy` asks for; None: phases end where the schedule says.
 
     Args:
       rate: examples_seen -> learning rate.
       run_examples: of the whole run.
+      objective: whose metric it looks at.
 
     Raises:
-      UsageError: the learning rate is nowhere the same for two windows, so that the rule could never decide.
+      UsageError: there is no such metric of training rows, or the learning rate is nowhere the same for two windows, so
+        that the rule could never decide.
     """
     if not settings["switch_when"]:
         return None
     drops = settings["switch_after_drop"] and rate(run_examples - 1) < rate(0)
     window = settings["switch_window_epochs"] * epoch_examples
     _check_rate(rate, window, run_examples, epoch_examples)
-    return Plateau(window, settings["switch_threshold"], rate, rate(0) if drops else math.inf)
+    name, known = settings["switch_metric"], {m.name: m for m in (LOSS, *objective.training_metrics)}
+    if name not in known or known[name].higher_is_better is None:
+        raise UsageError(
+            f"strategy.switch_metric={name!r} is nothing that the rule can look at{nearest(name, known)}; of training "
+            f"rows there are {', '.join(n for n, m in known.items() if m.higher_is_better is not None)}."
+        )
+    waits_above = rate(0) if drops else math.inf
+    higher = bool(known[name].higher_is_better)
+    return Plateau(window, settings["switch_threshold"], rate, waits_above, metric=name, higher_is_better=higher)
 
 
 def _check_rate(rate: Callable[[int], float], window: float, run_examples: int, epoch_examples: int) -> None:

@@ -12,7 +12,7 @@ from jaxdist.cluster import Cluster
 from jaxdist.ops import backend
 from jaxdist.runtime import compilation, memory_use, monitor
 from jaxdist.runtime import usage as usage_lib
-from jaxdist.task import Task
+from jaxdist.task import Objective, Task
 from jaxdist.train.callbacks import Callbacks
 from jaxdist.train.health import Health
 from jaxdist.train.measurements import Measurements
@@ -20,6 +20,7 @@ from jaxdist.train.setup import num_params
 from jaxdist.train.writer import Writer
 
 _PHASE_EVENT = "switched"
+_NO_METRICS = ("kind", "time", "updates", "examples_seen", "epoch")
 
 
 class Recorder:
@@ -29,11 +30,19 @@ class Recorder:
       measured: what the rows are made of.
       health: judges them; what it raises ends the run.
       num_train: examples of an epoch.
+      objective: whose metrics the summary has.
     """
 
     def __init__(
-        self, measured: Measurements, writer: Writer, callbacks: Callbacks, health: Health, num_train: int
+        self,
+        measured: Measurements,
+        writer: Writer,
+        callbacks: Callbacks,
+        health: Health,
+        num_train: int,
+        objective: Objective,
     ) -> None:
+        self._metric_names = objective.metric_names
         self.measured, self._writer, self._callbacks, self._health = measured, writer, callbacks, health
         self._num_train = num_train
         self._saved: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -68,8 +77,7 @@ class Recorder:
             kept = {k: v for k, v in row.items() if k not in ("examples_seen", "epoch")}
             self.measured.last_evaluation = kept
         self._writer.write("eval", **row)
-        words = "epoch %.2f: validation loss %.4f, accuracy %.2f %%"
-        logging.info(words, row["epoch"], row["loss"], 100 * row["accuracy"])
+        logging.info("epoch %.2f: validation %s", row["epoch"], in_words(row))
         self._callbacks.call("evaluated", row)
         self._health.evaluated(row)
 
@@ -107,10 +115,8 @@ class Recorder:
         last = epoch if 2 * epoch.count >= measured.last_epoch.count else measured.last_epoch
         every = [one or [None] * 6 for one in per_worker]
         return {
-            "train_loss": last.loss if last.count else None,
-            "train_accuracy": last.accuracy if last.count else None,
-            "validation_loss": measured.last_evaluation.get("loss"),
-            "validation_accuracy": measured.last_evaluation.get("accuracy"),
+            **{f"train_{name}": value if last.count else None for name, value in last.values().items()},
+            **{f"validation_{name}": measured.last_evaluation.get(name) for name in self._metric_names},
             "elapsed_seconds": round(measured.elapsed(), 3),
             "images_per_second": round(measured.timed_examples / max(measured.training_seconds, 1e-9), 2),
             "updates_skipped": measured.skipped,
@@ -124,6 +130,16 @@ class Recorder:
             "ops_backend": [w[5] for w in every],
             "system": usage_lib.of_cluster(w[4] for w in every),
         }
+
+
+def in_words(row: Mapping[str, Any]) -> str:
+    """Of an evaluation: its loss, and every metric that is one number."""
+    words = []
+    for name, value in row.items():
+        if isinstance(value, float | int) and name not in _NO_METRICS and not name.startswith("holdout_"):
+            shown = f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4f}"
+            words.append(f"{name.replace('_', ' ')} {shown}")
+    return ", ".join(words)
 
 
 def own_numbers(arrays: Mapping[str, Any]) -> list[Any]:

@@ -23,7 +23,7 @@ from jaxdist.ops import backend
 from jaxdist.ops.native import compiler as native_kernels
 from jaxdist.optim import optimizers, schedules
 from jaxdist.runtime import compilation
-from jaxdist.task import Task
+from jaxdist.task import Objective, Task, objectives
 from jaxdist.train import phase_needs
 
 _OF_EVERY_MODEL = ("name", "param_dtype", "dtype", "options")
@@ -34,7 +34,8 @@ class Examples:
     """The data set, cut into what is trained on, what decides and what is only reported."""
 
     name: str
-    num_classes: int
+    num_classes: int  # 0: targets are no classes
+    objective: Objective
     train: data.Split
     holdout: data.Split | None
     evaluation: data.Split
@@ -66,13 +67,31 @@ def load_examples(
     )
     with contextlib.ExitStack() as stack:
         stack.callback(found.close)
-        examples = _cut(config, data.checked(found), decoding)
+        objective = _objective(config, found.num_classes)
+        examples = _cut(config, data.checked(found, objective.check_target), objective, decoding)
         stack.pop_all()
     return examples
 
 
+def _objective(config: ConfigDict, num_classes: int) -> Objective:
+    o = config.objective
+    try:
+        found = objectives.build(
+            o.name, loss=o.loss, metrics=tuple(o.metrics), num_classes=num_classes, options=o.options.to_dict()
+        )
+        decided_by = found.metric(config.early_stopping_metric)
+    except (ValueError, TypeError) as e:
+        raise UsageError(f"The objective cannot be built: {e}.") from e
+    if decided_by.higher_is_better is None:
+        raise UsageError(f"early_stopping_metric={decided_by.name!r} cannot be better or worse: choose another.")
+    return found
+
+
 def _cut(
-    config: ConfigDict, dataset: data.Dataset, decoding: Callable[[], contextlib.AbstractContextManager[None]]
+    config: ConfigDict,
+    dataset: data.Dataset,
+    objective: Objective,
+    decoding: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> Examples:
     d = config.data
     available = len(dataset.train)
@@ -91,30 +110,44 @@ def _cut(
         )
     train = dataset.train.select(0, num_train)
     holdout = dataset.train.select(num_train, wanted) if d.holdout_examples else None
-    if d.augment and len(dataset.example_shape) != 3:
-        raise UsageError(
-            f"data.augment=True flips and crops images [h, w, c]; {dataset.name!r} has {dataset.example_shape}."
-        )
+    augment = (dataset.augment or flips_of(dataset)) if d.augment else None
     evaluation = dataset.evaluation.select(0, d.eval_examples or len(dataset.evaluation))
     try:
-        with decoding() if train.images is None else contextlib.nullcontext():
-            mean, digest = data.scan(train)
+        with decoding() if train.inputs is None else contextlib.nullcontext():
+            means, digest = data.scan(train)
             digests = {"train": digest, "evaluation": data.scan(evaluation)[1]}
             if holdout is not None:
                 digests["holdout"] = data.scan(holdout)[1]
-    except ValueError as e:  # of a function of the user's that gives images of several shapes
-        raise UsageError(f"The images of {dataset.name!r} cannot be put together: {' '.join(str(e).split())}.") from e
+    except ValueError as e:  # of a function of the user's that gives inputs of several shapes
+        raise UsageError(f"The inputs of {dataset.name!r} cannot be put together: {' '.join(str(e).split())}.") from e
     loader = data.Loader(
-        mean=mean,
-        scale=dataset.scale,
+        means=means,
+        scales=data.scales_of(dataset),
         seed=config.seed,
-        augment=d.augment,
+        augment=augment,
         dtype=np.dtype(config.model.param_dtype),
     )
     stream = data.ExampleStream(num_train, config.seed)
     return Examples(
-        dataset.name, dataset.num_classes, train, holdout, evaluation, stream, loader, digests, dataset.close
+        dataset.name, dataset.num_classes, objective, train, holdout, evaluation, stream, loader, digests, dataset.close
     )
+
+
+def flips_of(dataset: data.Dataset) -> data.Augment:
+    """Random flips and crops of images.
+
+    Raises:
+      UsageError: the examples have none, or of several sizes.
+    """
+    shapes = dataset.example_shapes
+    sizes = {shape[:2] for shape in shapes.values() if len(shape) == 3}
+    if len(sizes) != 1:
+        raise UsageError(
+            f"data.augment=True flips and crops images [h, w, c] of one size; {dataset.name!r} has "
+            f"{', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())}. Give Dataset(augment=...) a "
+            "function of your own."
+        )
+    return data.flip_and_crop_images
 
 
 def set_up_compilation(config: ConfigDict) -> None:
@@ -147,19 +180,21 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
       UsageError: the model does not exist with these values, or the optimizer cannot train it.
     """
     m, o = config.model, config.optim
+    objective, target = examples.objective, examples.train.target
+    outputs = objective.output_shape(target[:1], examples.num_classes)
     try:
         chain = models.build(
             m.name,
-            input_shape=tuple(examples.train.take(np.array([0])).shape[1:]),
-            num_classes=examples.num_classes,
+            inputs=examples.loader.like(examples.train),
+            num_outputs=objective.num_outputs(target[:1], examples.num_classes),
             settings=m.to_dict(),
             options=m.options.to_dict(),
         )
-        if m.name not in models.FAMILIES:  # those are known to keep to it, and tracing takes its time
+        # The families are known to keep to it, with one input, and tracing takes its time.
+        if m.name not in models.FAMILIES or len(chain.inputs) > 1:
             model_contract.check(chain, np.dtype(m.param_dtype))
-        model_contract.check_logits(
-            chain, examples.num_classes
-        )  # traces: a model that does not fit the data is refused
+        if outputs is not None:  # traces: a model that does not fit the data is refused
+            model_contract.check_outputs(chain, outputs, f"as objective.name={config.objective.name!r} needs them")
     except (ValueError, TypeError) as e:
         raise UsageError(f"The model cannot be built: {e}") from e
     shape = {knob.name: knob.default for knob in MODEL_KNOBS if knob.name not in _OF_EVERY_MODEL}
@@ -179,7 +214,8 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
     try:
         rule = optimizers.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
         task = Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype), jnp.dtype(m.dtype or m.param_dtype))
-        task = dataclasses.replace(task, nonfinite=nonfinite_policy(config))
+        like = examples.loader.answer_like(examples.train)
+        task = dataclasses.replace(task, nonfinite=nonfinite_policy(config), objective=objective, target=like)
         task.check_optimizer()
     except (ValueError, TypeError) as e:
         raise UsageError(f"The update rule cannot be built: {e}") from e

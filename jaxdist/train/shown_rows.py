@@ -12,7 +12,7 @@ _PLACE = ("updates", "examples_seen", "epoch")
 
 
 class ShownRows(Callback):
-    """Loss and accuracy are `train_...` or `validation_...`; everything else is called as in the rows.
+    """Loss and metrics are `train_...` or `validation_...`; everything else is called as in the rows.
 
     Args:
       show: takes {name: number}. If it fails, it is asked no more, and training goes on.
@@ -25,11 +25,11 @@ class ShownRows(Callback):
         self._tell({key: getattr(run, key) for key in _PLACE})
 
     def logged(self, run: RunView, row: Row) -> None:
-        self._tell({f"train_{key}" if key in ("loss", "accuracy") else key: value for key, value in row.items()})
+        self._tell({f"train_{key}" if key in run.metrics else key: value for key, value in row.items()})
 
     def evaluated(self, run: RunView, row: Row) -> None:
         # Its place may be an earlier one: an evaluator's comes late.
-        found = {key: value for key, value in row.items() if key not in _PLACE}
+        found = {k: value for k, value in row.items() if k not in _PLACE and isinstance(value, int | float)}
         self._tell({key if key.startswith("holdout_") else f"validation_{key}": found[key] for key in found})
 
     def _tell(self, numbers: Mapping[str, Any]) -> None:

@@ -59,6 +59,9 @@ class Writer:
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "updates":
                     self._events.add_scalar(f"{kind}/{name}", value, row["updates"])
+                elif isinstance(value, list) and len(value) <= 100 and all(isinstance(v, int | float) for v in value):
+                    for i, one in enumerate(value):  # of each class, say
+                        self._events.add_scalar(f"{kind}/{name}/{i}", one, row["updates"])
 
     def _tensorboard_lives(self) -> bool:
         """Its thread ends at the first error, on a full disk, and whoever gives it more then waits for ever."""

@@ -11,7 +11,7 @@ from jaxdist import models
 
 
 def build(name: str, shape: tuple[int, ...], **settings: Any) -> models.Chain:
-    return models.build(name, input_shape=shape, num_classes=10, settings=settings, options={})
+    return models.build(name, inputs=shape, num_outputs=10, settings=settings, options={})
 
 
 def count(model: models.Chain) -> int:

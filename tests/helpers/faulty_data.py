@@ -20,29 +20,29 @@ def _good(**options: Any) -> data.Dataset:
 
 
 def _with_labels(made: data.Dataset, labels: np.ndarray) -> data.Dataset:
-    return dataclasses.replace(made, train=data.Split(made.train.images, labels))
+    return dataclasses.replace(made, train=data.Split(made.train.inputs["image"], labels))
 
 
 def labels_from_one(**options: Any) -> data.Dataset:
     made = _good(**options)
-    return _with_labels(made, made.train.labels + 1)
+    return _with_labels(made, made.train.target + 1)
 
 
 def one_hot_labels(**options: Any) -> data.Dataset:
     made = _good(**options)
-    return _with_labels(made, np.eye(made.num_classes)[made.train.labels])
+    return _with_labels(made, np.eye(made.num_classes)[made.train.target])
 
 
 def infinite_evaluation_pixel(**options: Any) -> data.Dataset:
     made = _good(**options)
-    images = made.evaluation.images.astype(np.float32)
+    images = made.evaluation.inputs["image"].astype(np.float32)
     images[7, 2, 3, 0] = np.inf
-    return dataclasses.replace(made, evaluation=data.Split(images, made.evaluation.labels))
+    return dataclasses.replace(made, evaluation=data.Split(images, made.evaluation.target))
 
 
 def ignored_labels(**options: Any) -> data.Dataset:
     made = _good(**options)
-    return _with_labels(made, np.where(np.arange(len(made.train)) == 5, -100, made.train.labels))
+    return _with_labels(made, np.where(np.arange(len(made.train)) == 5, -100, made.train.target))
 
 
 def that_takes_for_ever(**options: Any) -> data.Dataset:

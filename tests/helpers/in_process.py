@@ -34,7 +34,7 @@ def strategy_on(devices: int, task, batch: int = BATCH, **settings):
 
 
 def run_strategy(task, batches, *, devices: int, strategy=None, **settings):
-    size = len(batches[0]["label"])
+    size = len(batches[0]["target"])
     strategy = strategy or strategy_on(devices, task, size, **settings)
     with only(devices):
         state = strategy.import_state(task.init())

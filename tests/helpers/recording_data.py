@@ -19,7 +19,7 @@ def build(*, folder: str, num_train: int = 240, num_eval: int = 50, most: int = 
       most: rows that a process may take for its steps before `let_go`; 0: any number.
     """
     made = data.load("synthetic", seed=0, options={"num_train": num_train, "num_eval": num_eval, "shape": (8, 8, 1)})
-    images = made.train.images
+    images = made.train.inputs["image"]
     assert images is not None
     path = pathlib.Path(folder) / f"rows-{os.getpid()}"
     count = 0
@@ -34,7 +34,7 @@ def build(*, folder: str, num_train: int = 240, num_eval: int = 50, most: int = 
                 f.write(f"{row}\n")
         return images[row]
 
-    return data.Dataset("recorded", data.Split(None, made.train.labels, read), made.evaluation, 10)
+    return data.Dataset("recorded", data.Split(None, made.train.target, read), made.evaluation, 10)
 
 
 def taken(folder: str | pathlib.Path) -> collections.Counter[int]:

@@ -30,7 +30,7 @@ def make_task(name: str, dtype=np.float64, optimizer: str = "sgd", seed: int = 3
     'dense': two blocks, with statistics, for what needs a model, be it the smallest; 'chain': what the families are
     made of, for what is not about one of them.
     """
-    chain = models.build(FAMILY.get(name, name), input_shape=SHAPE, num_classes=10, settings={}, options=TINY[name])
+    chain = models.build(FAMILY.get(name, name), inputs=SHAPE, num_outputs=10, settings={}, options=TINY[name])
     rule = optimizers.build(optimizer, momentum=0.9, weight_decay=1e-4)
     rate = schedules.step_decay(0.05, drop_epochs=(0.5,), drop_factor=0.1, examples_per_epoch=480)
     return Task(chain, rule, rate, seed, np.dtype(dtype))
@@ -44,7 +44,9 @@ def make_batches(count: int, size: int, dtype=np.float64, seed: int = 3) -> list
 @functools.cache
 def _source(dtype, seed: int):
     dataset = data.load("synthetic", seed=seed, options={"num_train": 240, "num_eval": 40, "shape": SHAPE})
-    loader = data.Loader(mean=data.mean_image(dataset.train), scale=255.0, seed=seed, augment=True, dtype=dtype)
+    loader = data.Loader(
+        means=data.mean_of(dataset.train), scales={"image": 255.0}, seed=seed, augment=True, dtype=dtype
+    )
     stream = data.ExampleStream(len(dataset.train), seed)
     return loader, dataset.train, stream
 
@@ -61,7 +63,7 @@ def train_reference(task: Task, batches, *, replicas: int) -> TrainState:
     What a task has been trained on is kept: the same batches, or more of them, cost only what is new.
     """
     arrays = _reference(task, jax.config.jax_enable_x64).after(batches, replicas)
-    return TrainState.of(arrays, len(batches), Position(sum(len(batch["label"]) for batch in batches)))
+    return TrainState.of(arrays, len(batches), Position(sum(len(batch["target"]) for batch in batches)))
 
 
 @functools.cache
@@ -85,15 +87,15 @@ class _Reference:
             if key not in self._states:
                 self._states[key] = batches[: k + 1], self._step(arrays, batch, replicas, seen)
             arrays = self._states[key][1]
-            seen += len(batch["label"])
+            seen += len(batch["target"])
         return arrays
 
     def _step(self, arrays, batch, replicas: int, seen: int):
-        size = len(batch["label"])
+        size = len(batch["target"])
         found = []
         for r in range(replicas):
             share = slice(r * size // replicas, (r + 1) * size // replicas)
-            part = {k: v[share] for k, v in batch.items()}
+            part = jax.tree.map(lambda v, share=share: v[share], batch)
             grads, stats, _ = self._gradient(arrays["params"], arrays["model_state"], part)
             found.append(jax.tree.map(np.asarray, (grads, stats)))  # NumPy's sums need no compiling
         grads, stats = jax.tree.map(lambda *leaves: sum(leaves) / replicas, *found)

@@ -103,7 +103,7 @@ def buffers(client: Client, gradient: float, stats: float = 0.0) -> list[np.ndar
 
 def push(client: Client, gradient: float = 1.0, version: int = 0, ahead: int = 0, claim=None, **commit):
     claim = claim or client.claim()
-    commit = {"pulled_version": version, "learning_rate": 1.0, "count": float(size(claim.ranges))} | commit
+    commit = {"pulled_version": version, "learning_rate": 1.0, "sums": [0.0, 0.0, float(size(claim.ranges))]} | commit
     return client.push_pull(claim, buffers(client, gradient), commit, ahead=ahead)
 
 

@@ -54,7 +54,7 @@ REFUSED = {
         {"num_processes": 2, "data__name": "helpers.faulty_data:labels_from_one"},
     ),
     "an infinite pixel, to a pipeline": (
-        "has inf at [2, 3, 0] of image 7",
+        "have inf at [2, 3, 0] of example 7",
         (0, 1),
         {"num_processes": 2, "data__name": "helpers.faulty_data:infinite_evaluation_pixel"} | PIPELINE,
     ),

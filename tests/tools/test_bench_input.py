@@ -54,7 +54,7 @@ def test_every_case_has_a_wait_and_their_table(training, monkeypatch):
 
     def wait(training, batches, skipped, timed):
         first = next(batches)
-        assert first["image"].shape == (4, 8, 8, 1)
+        assert first["inputs"]["image"].shape == (4, 8, 8, 1)
         wait = 3.0 if len(waits) % 2 == 0 else 0.5
         return Waits(wait, 2 * wait, 10.0)
 

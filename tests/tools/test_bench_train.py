@@ -40,7 +40,7 @@ def test_the_other_side_has_each_model_with_and_without_dropout(model):
     from jaxdist.state import flatten
 
     spec = MODELS[model]
-    shapes = flatten({name: pair[0] for name, pair in models.build(**spec, num_classes=10, options={}).shapes.items()})
+    shapes = flatten({name: pair[0] for name, pair in models.build(**spec, num_outputs=10, options={}).shapes.items()})
     weights = {path: np.zeros(leaf.shape, np.float32) for path, leaf in shapes.items()}
     for dropping in (True, False):
         net = torch_side.model_with(weights, spec["name"], spec["settings"], dropping=dropping)

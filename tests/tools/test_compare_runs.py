@@ -53,3 +53,23 @@ def test_runs_of_different_models_are_refused(tmp_path, monkeypatch, capsys):
 def test_what_is_no_run_is_refused(tmp_path, capsys):
     assert compare_runs.main([str(tmp_path / "nowhere")]) == 2
     assert f"Not a run directory: {tmp_path / 'nowhere'}." in capsys.readouterr().err
+
+
+def test_runs_without_an_accuracy_are_compared_by_their_first_metric(tmp_path, capsys):
+    for seed, errors in ((0, (0.3, 0.1)), (1, (0.4, 0.2))):
+        folder = tmp_path / "redshift" / f"seed{seed}"
+        folder.mkdir(parents=True)
+        rows = [
+            {"kind": "eval", "time": 10.0 * k, "updates": k, "epoch": k, "examples_seen": 12 * k, "loss": error / 2,
+             "mean_absolute_error": error, "sigma_nmad": None if k == 1 else error / 3}
+            for k, error in enumerate(errors, 1)
+        ]  # fmt: skip
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "config.json").write_text(json.dumps({"seed": seed}))
+        summary = {f"validation_{key}": rows[-1][key] for key in ("loss", "mean_absolute_error", "sigma_nmad")}
+        (folder / "summary.json").write_text(json.dumps(summary | {"train_mean_absolute_error": 0.05}))
+    compare_runs.main([*map(str, sorted((tmp_path / "redshift").iterdir())), f"--out={tmp_path}"])
+    header, _, row = capsys.readouterr().out.splitlines()[:3]
+    assert "| training mean absolute error | validation mean absolute error | validation sigma nmad |" in header
+    assert "s to 0.2 |" in header and "| 0.05 [0.05, 0.05] | 0.15 [0.1, 0.2] | 0.05 [0.03333, 0.06667] |" in row
+    assert "| 20 [20, 20] |" in row and "<svg" in (tmp_path / "comparison.html").read_text()

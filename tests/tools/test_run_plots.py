@@ -12,7 +12,7 @@ def test_lines_are_means_over_seeds_as_far_as_all_have_them():
     def row(epoch, accuracy):
         return {"epoch": epoch, "time": 2.0 * epoch, "accuracy": accuracy, "loss": 1.0}
 
-    mean = _mean([[row(1, 0.5), row(2, 0.7)], [row(1, 0.7)]])
+    mean = _mean([[row(1, 0.5), row(2, 0.7)], [row(1, 0.7)]], "accuracy")
     assert len(mean) == 1 and mean[0]["accuracy"] == pytest.approx(0.6) and mean[0]["time"] == 2.0
 
 

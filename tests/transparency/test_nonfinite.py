@@ -38,9 +38,9 @@ def build(task, devices, settings):
 
 def spoilt(batch, value: float):
     """One pixel of the last example, so that one replica or microbatch alone has it."""
-    images = batch["image"].copy()
+    images = batch["inputs"]["image"].copy()
     images[-1, 3, 3, 0] = value
-    return batch | {"image": images}
+    return batch | {"inputs": {"image": images}}
 
 
 DEFAULT = ("single", "fsdp", "pipeline, two replicas")

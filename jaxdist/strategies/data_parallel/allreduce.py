@@ -155,4 +155,4 @@ class AllReduce(Strategy):
         return totals(collectives(self._program.as_text(), self._mesh.size))
 
     def place(self, batch: Batch) -> Batch:
-        return {name: self._put_share(value) for name, value in batch.items()}
+        return jax.tree.map(self._put_share, batch)

@@ -39,4 +39,4 @@ class AllReducePmap(AllReduce):
 
     def place(self, batch: Batch) -> Batch:
         local = len(jax.local_devices())
-        return {name: self._put_local(value.reshape(local, -1, *value.shape[1:])) for name, value in batch.items()}
+        return jax.tree.map(lambda value: self._put_local(value.reshape(local, -1, *value.shape[1:])), batch)

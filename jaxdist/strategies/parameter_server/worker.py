@@ -224,13 +224,13 @@ class ParameterServer(Strategy):
         now = self._since(begun, state.progress) | {"stop": stop, "elsewhere": elsewhere}
         return state, now
 
-    @staticmethod
-    def _since(before: Progress, after: Progress) -> Metrics:
+    def _since(self, before: Progress, after: Progress) -> Metrics:
         """What was applied in between, of all workers; nothing after the servers have gone back."""
-        names = ("loss_sum", "correct", "count")
+        names = self.task.objective.training_sums
         if after.version < before.version:
             return dict.fromkeys(names, 0.0)
-        return {n: getattr(after, n) - getattr(before, n) for n in names}
+        begun = before.sums or (0.0,) * len(names)  # nothing was applied yet
+        return {n: b - a for n, a, b in zip(names, begun, after.sums or begun, strict=True)}
 
     def _pull_to_start(self, claim: Claim | None) -> PulledState:
         number = claim.number if claim is not None else 0
@@ -259,7 +259,7 @@ class ParameterServer(Strategy):
             if bool(metrics["finite"]) or self._nonfinite == "warn":
                 commit["learning_rate"] = self.task.learning_rate(seen) * self.learning_rate_scale
                 commit["momentum_cut"] = momentum.cut(self._momentum_ramp, seen)
-                commit |= {n: float(metrics[n]) for n in ("loss_sum", "correct", "count")}
+                commit["sums"] = [float(metrics[n]) for n in self.task.objective.training_sums]
             else:
                 self._note_not_finite(state)
                 commit["skip"], buffers = True, []

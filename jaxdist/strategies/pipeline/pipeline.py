@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -35,7 +35,7 @@ from jaxdist.strategies.pipeline.placement import Place, places
 from jaxdist.strategies.pipeline.report import PipelineReport
 from jaxdist.strategies.pipeline.stage_worker import StageWorker, Step
 from jaxdist.task import Batch, Metrics, Task
-from jaxdist.task.stage import METRICS, Stage
+from jaxdist.task.stage import Stage
 from jaxdist.task.update import SKIPPED
 
 
@@ -58,14 +58,20 @@ class PipelineState:
         }
 
 
-class _Late:
-    """One of several numbers that are made together when the first is asked for; `float` waits for it."""
+class _Late(Mapping[str, np.ndarray]):
+    """Metrics that are made when they are looked at, which waits for them."""
 
-    def __init__(self, make: Callable[[], dict[str, float]], name: str) -> None:
-        self._make, self._name = make, name
+    def __init__(self, make: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        self._make = make
 
-    def __float__(self) -> float:
-        return self._make()[self._name]
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._make()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make())
+
+    def __len__(self) -> int:
+        return len(self._make())
 
 
 class Pipeline(Strategy):
@@ -248,7 +254,7 @@ class Pipeline(Strategy):
     # Steps.
 
     def place(self, batch: Batch) -> Any:
-        """For each stage worker, its replica's microbatches; images go to first stages alone."""
+        """For each stage worker, its replica's microbatches; inputs go to first stages alone."""
         return [
             [self._put(worker, part) for part in _parts(shares[p.replica], self._m)]
             for shares in [self._shares(batch)]
@@ -262,7 +268,7 @@ class Pipeline(Strategy):
 
     @staticmethod
     def _put(worker: StageWorker, batch: Batch) -> Batch:
-        wanted = batch if worker.stage.is_first else {name: v for name, v in batch.items() if name != "image"}
+        wanted = batch if worker.stage.is_first else {name: v for name, v in batch.items() if name != "inputs"}
         return jax.device_put(wanted, worker.device)
 
     def train_step(self, state: PipelineState, batch: Any, stop: bool = False) -> tuple[PipelineState, Metrics]:
@@ -278,13 +284,14 @@ class Pipeline(Strategy):
         count = np.asarray(self._m * self._replicas, self.task.dtype)
         new: list[Tree] = list(state.workers)
         metrics: dict[str, float] = {}
+        names = self.task.objective.training_sums
         for s, stage in self._stages.items():  # in the same order on all processes: collective
             here = [i for i, p in enumerate(self._own) if p.stage == s]
             summed = self._sums[s]([self._to_sum(steps[i], stage) for i in here])
             for i, (grads, stats, numbers) in zip(here, summed, strict=True):
-                metrics = dict(zip((*METRICS, "stop", SKIPPED), np.asarray(numbers).tolist(), strict=True))
+                metrics = dict(zip((*names, "stop", SKIPPED), np.asarray(numbers).tolist(), strict=True))
                 if metrics[SKIPPED]:  # in a replica: nothing of this step counts
-                    metrics |= dict.fromkeys(METRICS, 0.0) | {SKIPPED: 1.0}
+                    metrics |= dict.fromkeys(names, 0.0) | {SKIPPED: 1.0}
                 else:
                     new[i] = stage.update(state.workers[i], grads, stats, rate, count)
         self.report.note(steps)
@@ -292,7 +299,7 @@ class Pipeline(Strategy):
 
     @staticmethod
     def _to_sum(step: Step, stage: Stage) -> tuple[Tree, Tree, np.ndarray]:
-        numbers = [*(step.metrics[name] for name in METRICS), step.stop, not step.finite]
+        numbers = [*(step.metrics[name] for name in stage.sum_names), step.stop, not step.finite]
         return step.grads, step.sums["stats"], np.asarray(numbers, stage.metrics_dtype)
 
     def eval_step(self, state: PipelineState, batch: Batch) -> Metrics:
@@ -303,15 +310,14 @@ class Pipeline(Strategy):
             thread.submit(worker.evaluate, arrays, self._put(worker, shares[p.replica]), number)
             for p, worker, thread, arrays in zip(self._own, self._workers, self._threads, state.workers, strict=True)
         ]
-        made = functools.cache(lambda: self._collected(jobs, number))
-        return {name: _Late(made, name) for name in METRICS}
+        return _Late(functools.cache(lambda: self._collected(jobs, number)))  # type: ignore[return-value]
 
-    def _collected(self, jobs: Sequence[Future[Metrics | None]], number: int) -> dict[str, float]:
+    def _collected(self, jobs: Sequence[Future[Metrics | None]], number: int) -> dict[str, np.ndarray]:
         """An evaluation batch's metrics, over all replicas; passed on to the stages before."""
         results = _results(jobs)
         own = [result for result in results if result is not None]  # of last stages
         if own:
-            found = {name: float(total) for name, total in self._sums[self._k - 1](own)[0].items()}
+            found = {name: np.asarray(total) for name, total in self._sums[self._k - 1](own)[0].items()}
         else:
             found = self._workers[-1].receive_metrics(number)
         self._workers[0].return_metrics(number, found)  # to the process before, if it has stages of this replica
@@ -331,8 +337,8 @@ class Pipeline(Strategy):
 
 def _parts(batch: Batch, count: int) -> list[Batch]:
     """A batch in equal parts, in order."""
-    parts = {name: value.reshape(count, -1, *value.shape[1:]) for name, value in batch.items()}
-    return [{name: value[i] for name, value in parts.items()} for i in range(count)]
+    parts = jax.tree.map(lambda value: value.reshape(count, -1, *value.shape[1:]), batch)
+    return [jax.tree.map(lambda value, i=i: value[i], parts) for i in range(count)]
 
 
 def _results(jobs: Sequence[Future[Any]]) -> list[Any]:

@@ -18,7 +18,7 @@ from jaxdist.runtime import profiler
 from jaxdist.state import Tree
 from jaxdist.strategies.pipeline.links import Link
 from jaxdist.task import Batch, Metrics
-from jaxdist.task.stage import METRICS, Stage
+from jaxdist.task.stage import Stage
 
 
 @dataclasses.dataclass
@@ -110,7 +110,7 @@ class StageWorker:
             if kind == "F":
                 x = None
                 if self._before is not None:
-                    header, x = self._received(self._before, action, step, len(batch["label"]), self._incoming)
+                    header, x = self._received(self._before, action, step, _examples(batch), self._incoming)
                     stop = stop or header["stop"]
                 begin = time.time()
                 y, sums, saved = stage.forward(arrays, sums, x, batch)
@@ -125,7 +125,7 @@ class StageWorker:
                 continue
             cotangent = self._one
             if self._after is not None:
-                behind, cotangent = self._received(self._after, action, step, len(batch["label"]), self._outgoing)
+                behind, cotangent = self._received(self._after, action, step, _examples(batch), self._outgoing)
             x, saved = kept.pop(m)
             begin = time.time()
             by_x, grads = stage.backward(arrays, x, batch, saved, cotangent, grads)
@@ -136,7 +136,7 @@ class StageWorker:
             if action is not last_action and self._before is not None:
                 self._before.send({"kind": kind, "microbatch": m, "step": step}, by_x)
         # The last gradient to go back takes along what the stages before do not know.
-        metrics = behind.get("metrics") or {name: float(sums["metrics"][name]) for name in METRICS}
+        metrics = behind.get("metrics") or {name: float(sums["metrics"][name]) for name in stage.sum_names}
         stop = behind.get("stop", stop)
         finite = True
         if stage.task.nonfinite == "skip":
@@ -183,23 +183,32 @@ class StageWorker:
         with self._failing_neighbours():
             x = None
             if self._before is not None:
-                _, x = self._received(self._before, Action("E", number), 0, len(batch["label"]), self._incoming)
+                _, x = self._received(self._before, Action("E", number), 0, _examples(batch), self._incoming)
             found = self.stage.evaluate(arrays["params"], arrays["model_state"], x, batch)
             if self._after is None:
                 return found
             self._after.send({"kind": "E", "microbatch": number, "step": 0}, found)
             return None
 
-    def return_metrics(self, number: int, metrics: dict[str, float]) -> None:
+    def return_metrics(self, number: int, metrics: Mapping[str, np.ndarray]) -> None:
         """An evaluation's metrics, to the stage before."""
         if self._before is not None:
-            self._before.send({"kind": "M", "microbatch": number, "step": 0, "metrics": metrics}, None)
+            self._before.send({"kind": "M", "microbatch": number, "step": 0, "metrics": _listed(metrics)}, None)
 
-    def receive_metrics(self, number: int) -> dict[str, float]:
+    def receive_metrics(self, number: int) -> dict[str, np.ndarray]:
         """The same, from the stage after. Blocks."""
         assert self._after is not None
         header, _ = self._received(self._after, Action("M", number), 0, 0, None)
-        return header["metrics"]
+        return {name: np.asarray(value) for name, value in header["metrics"].items()}
+
+
+def _examples(batch: Batch) -> int:
+    return len(batch["target"])
+
+
+def _listed(metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """As JSON has them."""
+    return {name: np.asarray(value).tolist() for name, value in metrics.items()}
 
 
 def _bytes(tree: Any) -> int:

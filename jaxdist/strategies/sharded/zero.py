@@ -32,7 +32,7 @@ from jaxdist.state import (
     unflatten,
 )
 from jaxdist.strategies.sharded.divided_state import DividedState
-from jaxdist.task import Batch, Metrics, Task, score
+from jaxdist.task import Batch, Metrics, Task
 from jaxdist.task.stage import Stage
 from jaxdist.task.update import unless_not_finite
 
@@ -220,7 +220,7 @@ class FullySharded(ShardedState):
             params = self._gathered((name,), arrays["params"], [x])
             x, _ = self.task.apply(params, arrays["model_state"], batch, train=False, names=(name,), x=x)
         assert x is not None
-        return self._reducer.metrics(score(x, batch["label"], batch["mask"])[1])
+        return self._reducer.metrics(self.task.evaluation_score(x, batch))
 
 
 class ShardedOptimizer(ShardedState):

@@ -14,7 +14,7 @@ from jaxdist.errors import UsageError
         ({"optim.name": "adm"}, "nearest: 'adam'"),
         ({"strategy.name": "all_reduce"}, "nearest: 'allreduce'"),
         ({"model.name": "densnet"}, "nearest: 'densenet'"),
-        ({"data.name": "fashion"}, "nearest: 'fashion_mnist'"),
+        ({"objective.name": "classify"}, "nearest: 'classification'"),
         ({"optim.learning_rate": -1.0}, "optim.learning_rate=-1.0 must be above 0 and finite"),
         ({"global_batch_size": 0}, "above 0"),
         ({"data.holdout_examples": -5}, "at least 0"),

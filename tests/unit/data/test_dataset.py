@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdist.data import Dataset, Split, mean_image
+from jaxdist.data import Dataset, Split, mean_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(23, 3, 2, 1), dtype=np.uint8)
 LABELS = (np.arange(23) % 4).astype(np.int32)
@@ -22,21 +22,21 @@ def test_a_selection_has_the_rows_that_it_names(ends, asked):
     for split in SPLITS:
         part = split.select(start, stop)
         assert len(part) == stop - start
-        np.testing.assert_array_equal(part.take(rows), IMAGES[start:stop][rows])
-        np.testing.assert_array_equal(part.labels, LABELS[start:stop])
+        np.testing.assert_array_equal(part.take(rows)["image"], IMAGES[start:stop][rows])
+        np.testing.assert_array_equal(part.target, LABELS[start:stop])
 
 
 @given(st.integers(1, 30))
 def test_the_mean_does_not_depend_on_the_chunks(chunk):
     for split in SPLITS:
-        found = mean_image(split, chunk)
+        found = mean_of(split, chunk)["image"]
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, IMAGES.mean(axis=0), rtol=1e-6)
 
 
 def test_the_fingerprint_is_that_of_the_data():
     one, other = (Dataset("of mine", split.select(0, 20), split.select(20, 23), 4) for split in SPLITS)
-    assert one.fingerprint() == other.fingerprint() and one.example_shape == (3, 2, 1)
+    assert one.fingerprint() == other.fingerprint() and one.example_shapes == {"image": (3, 2, 1)}
     relabelled = Split(IMAGES[:20], np.roll(LABELS[:20], 1))
     repainted = Split(np.concatenate([IMAGES[:7], IMAGES[7:8] ^ 1, IMAGES[8:20]]), LABELS[:20])
     shorter = one.train.select(0, 19)

@@ -10,7 +10,7 @@ from jaxdist import data
 
 
 def loader(dataset, **kw):
-    arguments = {"mean": data.mean_image(dataset.train), "scale": dataset.scale, "seed": 0, "augment": False}
+    arguments = {"means": data.mean_of(dataset.train), "scales": data.scales_of(dataset), "seed": 0}
     return data.Loader(**(arguments | kw))
 
 
@@ -22,14 +22,14 @@ def test_evaluation_counts_every_example_once(total, batch, parts):
     lots = [list(make.eval_batches(dataset.evaluation, batch * parts, part, parts)) for part in range(parts)]
     assert len({len(lot) for lot in lots}) == 1
     assert sum(float(b["mask"].sum()) for lot in lots for b in lot) == total
-    assert {b["image"].shape[0] for lot in lots for b in lot} == {batch}
+    assert {b["inputs"]["image"].shape[0] for lot in lots for b in lot} == {batch}
 
 
 def test_batches_are_normalised():
     dataset = data.load("digits")
-    assert (len(dataset.train), len(dataset.evaluation), dataset.example_shape) == (1437, 360, (8, 8, 1))
+    assert (len(dataset.train), len(dataset.evaluation), dataset.example_shapes) == (1437, 360, {"image": (8, 8, 1)})
     stream = data.ExampleStream(len(dataset.train), 0)
     batch = loader(dataset).train_batch(dataset.train, stream, range(0, 1437))
-    assert np.abs(batch["image"].mean(axis=0)).max() < 1e-5
-    assert batch["image"].max() <= 1.0
+    assert np.abs(batch["inputs"]["image"].mean(axis=0)).max() < 1e-5
+    assert batch["inputs"]["image"].max() <= 1.0
     assert batch["position"].tolist() == list(range(1437))

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 from helpers.waiting import wait_until
@@ -88,7 +89,7 @@ def test_workers_make_at_the_same_time_and_no_more_than_there_is_room_for():
 
 def test_a_batch_does_not_depend_on_who_makes_it():
     dataset = data.load("synthetic", options={"num_train": 40, "num_eval": 5, "shape": (4, 4, 1)})
-    loader = data.Loader(mean=data.mean_image(dataset.train), scale=255.0, seed=3, augment=True)
+    loader = data.Loader(means=data.mean_of(dataset.train), scales={"image": 255.0}, seed=3, augment=True)
     stream = data.ExampleStream(40, 3)
 
     def batches(depth, workers):
@@ -103,8 +104,7 @@ def test_a_batch_does_not_depend_on_who_makes_it():
     reference = batches(0, 0)
     for depth, workers in SIZES[1:]:
         for one, other in zip(reference, batches(depth, workers), strict=True):
-            for name, array in one.items():
-                np.testing.assert_array_equal(array, other[name])
+            jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def blocked_in_next(thread: int) -> bool:

@@ -23,10 +23,13 @@ def test_missing_and_half_prepared_data_say_how_to_prepare(tmp_path):
     folder.mkdir()
     with pytest.raises(UsageError, match=r"half prepared: dataset_info\.json"):
         data.load("fashion_mnist", data_dir=str(tmp_path))
-    info = {"fileFormat": "array_record", "splits": [{"name": "train", "shardLengths": ["3"]}]}
+    info = {
+        "fileFormat": "array_record",
+        "splits": [{"name": name, "shardLengths": ["3"]} for name in ("train", "test")],
+    }
     (folder / "dataset_info.json").write_text(json.dumps(info))
     (folder / "features.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"fashion_mnist-train\.array_record-00000-of-00001 missing"):
+    with pytest.raises(UsageError, match=r"fashion_mnist-train\.array_record-00000-of-00001, .*-test.* missing"):
         data.load("fashion_mnist", data_dir=str(tmp_path))
 
 

@@ -26,7 +26,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxdist import data
 from jaxdist.data.decoding import DecoderLost
-from jaxdist.data.tfds_source import open_splits
+from jaxdist.data.tfds_source import Chosen, open_splits
 from jaxdist.errors import UsageError
 
 # What TFDS's own builder writes for a data set of 6x6 grey images.
@@ -89,9 +89,11 @@ def test_reads_what_was_written(prepared, cache, workers):
         dataset = data.load("mnist", data_dir=str(prepared), cache=cache, workers=workers)
         assert not children()
         assert (len(dataset.train), len(dataset.evaluation), dataset.num_classes) == (30, 10, 10)
-        np.testing.assert_array_equal(dataset.train.take(np.array([3, 0, 29])), [image(3), image(0), image(29)])
-        assert dataset.evaluation.labels.tolist() == list(range(10))
-        assert dataset.train.select(10, 20).take(np.array([1])).tolist() == [image(11).tolist()]
+        np.testing.assert_array_equal(
+            dataset.train.take(np.array([3, 0, 29]))["image"], [image(3), image(0), image(29)]
+        )
+        assert dataset.evaluation.target.tolist() == list(range(10))
+        assert dataset.train.select(10, 20).take(np.array([1]))["image"].tolist() == [image(11).tolist()]
 
 
 @pytest.mark.parametrize(("cache", "splits"), [("memory", 2), ("none", 0), ("file", 0)])
@@ -125,21 +127,22 @@ def undecoded(prepared):
 def test_processes_decode_the_same_and_one_that_is_killed_is_named(prepared, undecoded):
     assert not children()  # none is there before something is to be decoded
     rows = np.array([3, 0, 29])
-    np.testing.assert_array_equal(undecoded.train.take(rows), [image(3), image(0), image(29)])
-    assert undecoded.train.select(10, 20).take(np.array([1])).tolist() == [image(11).tolist()]
-    loader = data.Loader(mean=np.zeros((6, 6, 1), np.float32), scale=255.0, seed=0, augment=False)
+    np.testing.assert_array_equal(undecoded.train.take(rows)["image"], [image(3), image(0), image(29)])
+    assert undecoded.train.select(10, 20).take(np.array([1]))["image"].tolist() == [image(11).tolist()]
+    loader = data.Loader(means={"image": np.zeros((6, 6, 1), np.float32)}, scales={"image": 255.0}, seed=0)
     stream = data.ExampleStream(30, 0)
     made = data.prefetch(lambda k: loader.train_batch(undecoded.train, stream, range(k, k + 5)), range(8), 2, 3)
     here = data.load("mnist", data_dir=str(prepared), cache="none").train
     for k, batch in enumerate(made):
-        np.testing.assert_array_equal(batch["image"], loader.train_batch(here, stream, range(k, k + 5))["image"])
+        expected = loader.train_batch(here, stream, range(k, k + 5))
+        np.testing.assert_array_equal(batch["inputs"]["image"], expected["inputs"]["image"])
     made.close()
     with pytest.raises(UsageError, match="is damaged: ValueError"):  # what a process raises comes back
         undecoded.train.take(np.array([30]))
     (child,) = children()
     for number in (signal.SIGINT, signal.SIGTERM):  # for the process that trains, not for this one
         child.send_signal(number)
-    assert undecoded.train.take(rows).shape == (3, 6, 6, 1)
+    assert undecoded.train.take(rows)["image"].shape == (3, 6, 6, 1)
     child.kill()
     with pytest.raises(DecoderLost, match=rf"pid {child.pid}\) has ended with -9: .* data.workers=1"):
         undecoded.train.take(rows)
@@ -160,7 +163,7 @@ def test_decoding_processes_that_cannot_be_started_are_no_damage(prepared, monke
         undecoded.train.take(np.array([1]))
     assert began[0].returncode is not None  # the first has ended
     monkeypatch.undo()
-    assert undecoded.train.take(np.array([1])).shape == (1, 6, 6, 1)  # nothing is left of it
+    assert undecoded.train.take(np.array([1]))["image"].shape == (1, 6, 6, 1)  # nothing is left of it
     undecoded.close()
 
 
@@ -178,11 +181,77 @@ def test_decoding_processes_end_with_theirs(prepared):
 
 
 def test_labels_are_read_without_an_image(prepared, monkeypatch):
-    source = open_splits(str(prepared / "mnist" / "3.0.1"))["train"]
+    source = open_splits(str(prepared / "mnist" / "3.0.1"), Chosen())["train"]
     monkeypatch.setattr(Image, "open", None)
-    assert source.labels().tolist() == [k % 10 for k in range(30)] and (len(source), source.num_classes) == (30, 10)
+    assert source.targets().tolist() == [k % 10 for k in range(30)] and (len(source), source.num_classes) == (30, 10)
     with pytest.raises(TypeError):
         source.decode(np.array([0]))
+
+
+TWO_SENSORS = {
+    "pythonClassName": FEATURES["pythonClassName"],
+    "featuresDict": {
+        "features": {
+            name: {
+                "pythonClassName": "tensorflow_datasets.core.features.tensor_feature.Tensor",
+                "tensor": {"shape": {"dimensions": shape}, "dtype": kind, "encoding": "none"},
+            }
+            for name, shape, kind in (
+                ("radar", ["2", "3"], "float32"), ("optical", ["4"], "int64"), ("height", [], "float32"),
+            )
+        }
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two_sensors(tmp_path_factory) -> pathlib.Path:
+    """A data set 'NAME/CONFIG' of several features, evaluated on its validation split."""
+    root = tmp_path_factory.mktemp("sensors")
+    folder = root / "so" / "all" / "1.0.0"
+    folder.mkdir(parents=True)
+    splits = []
+    for split, n in (("train", 7), ("validation", 3), ("other", 1)):
+        writer = ArrayRecordWriter(str(folder / f"so-{split}.array_record-00000-of-00001"), "group_size:1")
+        for k in range(n):
+            example = tf_example_pb2.Example()
+            example.features.feature["radar"].float_list.value.extend(0.5 * k + np.arange(6))
+            example.features.feature["optical"].int64_list.value.extend([k, 1, 2, 3])
+            example.features.feature["height"].float_list.value.append(k / 4)
+            writer.write(example.SerializeToString())
+        writer.close()
+        pattern = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        splits.append({"name": split, "filepathTemplate": pattern, "numBytes": "1", "shardLengths": [str(n)]})
+    info = {"name": "so", "configName": "all", "version": "1.0.0", "fileFormat": "array_record", "splits": splits}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "features.json").write_text(json.dumps(TWO_SENSORS))
+    return root
+
+
+@pytest.mark.parametrize("cache", ["memory", "file", "none"])
+def test_named_features_are_the_inputs_and_one_is_the_target(two_sensors, cache):
+    chosen = {"features": ("radar", "optical"), "target": "height"}
+    for _ in range(2):
+        found = data.load("so/all", data_dir=str(two_sensors), cache=cache, **chosen)
+        assert (len(found.train), len(found.evaluation), found.num_classes) == (7, 3, 0)
+        taken = found.train.take(np.array([4, 0]))
+        np.testing.assert_array_equal(taken["radar"][0], (2 + np.arange(6)).reshape(2, 3).astype(np.float32))
+        assert taken["optical"].tolist() == [[4, 1, 2, 3], [0, 1, 2, 3]]
+        assert found.train.target.tolist() == [k / 4 for k in range(7)]
+        found.close()
+    other = data.load("so/all", data_dir=str(two_sensors), cache=cache, features=("radar",), target="height")
+    assert list(other.train.take(np.array([0]))) == ["radar"]  # beside the cache of another choice
+
+
+def test_features_that_are_not_there_are_refused(two_sensors, prepared):
+    with pytest.raises(UsageError, match=r"data\.features: the data set has no feature 'rader'; nearest: 'radar'"):
+        data.load("so/all", data_dir=str(two_sensors), features=("rader",), target="height")
+    with pytest.raises(UsageError, match=r"data\.target: the data set has no feature 'label'; .*it has height,"):
+        data.load("so/all", data_dir=str(two_sensors), features=("radar",))
+    with pytest.raises(UsageError, match="are for TFDS data sets"):
+        data.load("digits", features=("image",))
+    with pytest.raises(UsageError, match=r"so/al' is not there.*prepare_data\.py so/al "):
+        data.load("so/al", data_dir=str(two_sensors))
 
 
 def test_a_damaged_cache_is_made_again(prepared):

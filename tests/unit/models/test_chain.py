@@ -58,7 +58,7 @@ from jaxdist.optim import optimizers
 from jaxdist.state import flatten
 from jaxdist.task import Task
 megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-chain = models.build("cnn", input_shape=(28, 28, 1), num_classes=10, settings={}, options={"width": 1024})
+chain = models.build("cnn", inputs=(28, 28, 1), num_outputs=10, settings={}, options={"width": 1024})
 task = Task(chain, optimizers.build("sgd"), lambda seen: 0.1)
 make = lambda path, select: np.asarray(flatten(task.init({path: select}).arrays())[path])
 paths = ["params/dense/dense/kernel", "opt_state/trace/dense/dense/kernel"]

@@ -65,7 +65,7 @@ def test_a_model_of_the_user_s_own_may_have_rules(monkeypatch):
     module.build = cnn.build
     module.partition_rules = lambda **options: (f"dense/kernel = -,model  # {options}",)
     monkeypatch.setitem(sys.modules, "own_model", module)
-    chain = models.build("own_model:build", input_shape=(8, 8, 1), num_classes=10, settings={}, options={"width": 4})
+    chain = models.build("own_model:build", inputs=(8, 8, 1), num_outputs=10, settings={}, options={"width": 4})
     assert chain.partition_rules == ("dense/kernel = -,model  # {'width': 4}",)
 
 

@@ -7,7 +7,7 @@ from jaxdist.profiling.model_flops import forward_flops
 
 
 def chain(name, shape=(8, 8, 3), **settings):
-    return models.build(name, input_shape=shape, num_classes=10, settings=settings, options={})
+    return models.build(name, inputs=shape, num_outputs=10, settings=settings, options={})
 
 
 def test_of_the_cnn_by_hand():

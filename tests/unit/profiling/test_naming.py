@@ -39,14 +39,13 @@ def test_a_stroke_in_brackets_does_not_part():
 def named():
     """(name, flops, bytes) of every instruction of a training step that takes time."""
     chain = models.build(
-        "helpers.tiny_chain:build", input_shape=(8, 8, 1), num_classes=10, settings={}, options={"dropout": 0.2}
+        "helpers.tiny_chain:build", inputs=(8, 8, 1), num_outputs=10, settings={}, options={"dropout": 0.2}
     )
     task = Task(chain, optimizers.build("sgd"), lambda seen: 0.1)
     arrays = jax.tree.map(jnp.asarray, task.init().arrays())
-    shape = task.chain.input_shape
     batch = {
-        "image": jnp.ones((4, *shape)),
-        "label": jnp.zeros(4, jnp.int32),
+        "inputs": {"image": jnp.ones((4, 8, 8, 1))},
+        "target": jnp.zeros(4, jnp.int32),
         "position": jnp.arange(4, dtype=jnp.uint32),
     }
     text = jax.jit(lambda *of: update(task, *of)[0]).lower(arrays, batch, jnp.float32(0.1)).compile().as_text()

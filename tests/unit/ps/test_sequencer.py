@@ -46,10 +46,10 @@ def test_a_push_is_taken_into_the_order_once():
         claim = made.sequencer.claim(member, 0)
         assert made.sequencer.claim(member, 0) == claim, "the same request gets the same claim"
         for _ in range(3):
-            made.sequencer.accept(member, claim.number, pb.Commit(pulled_version=0, count=1.0))
+            made.sequencer.accept(member, claim.number, pb.Commit(pulled_version=0, sums=[1.0]))
             assert made.sequencer.outcome(claim.number) == pb.PushReply(version=1, staleness=0)
         assert made.updates() == [(1, [claim.number])]
-        assert made.sequencer.progress() == pb.Progress(version=1, examples_seen=1, count=1.0)
+        assert made.sequencer.progress() == pb.Progress(version=1, examples_seen=1, sums=[1.0])
 
 
 def test_a_round_is_one_update_of_all_its_claims():
@@ -107,7 +107,7 @@ def test_a_snapshot_keeps_counts_and_gives_claims_back_under_new_numbers():
     with Sequenced() as made:
         member = made.sequencer.join(0)
         claims = [made.sequencer.claim(member, k) for k in range(3)]
-        made.sequencer.accept(member, claims[1].number, pb.Commit(loss_sum=2.5, correct=1.0, count=1.0))
+        made.sequencer.accept(member, claims[1].number, pb.Commit(sums=[2.5, 1.0, 1.0]))
         made.sequencer.note("worth_a_row", why="a test")
         record = json.loads(json.dumps(made.sequencer.snapshot_record()))
     with Sequenced(restored=Sequencer.beyond(record)) as again:
@@ -164,6 +164,6 @@ def test_who_joins_again_because_the_answer_was_lost_keeps_its_part_of_the_first
         assert made.sequencer.member(second.session) is second  # it has the answer
         other = made.sequencer.claim(second, 0)
         for member, one in ((first, claim), (second, other)):
-            made.sequencer.accept(member, one.number, pb.Commit(pulled_version=0, count=1.0))
+            made.sequencer.accept(member, one.number, pb.Commit(pulled_version=0, sums=[1.0]))
         assert made.updates() == [(1, [claim.number, other.number])]
         assert made.sequencer.join(1, "process 8 on b") is not second, "its session was over"

@@ -30,7 +30,9 @@ def test_all_is_good_and_nothing_is_written(tmp_path, caplog):
         words = check.run(config_with(global_batch_size=16), str(tmp_path / "run"), Cluster())
     assert words.startswith("data, model, disk, cluster: good (") and words.endswith("nothing was started.")
     lines = said(caplog)
-    assert lines["data"].startswith("good: synthetic: 240 train, 50 evaluation images 8x8x1 uint8, 10 classes, 0.0 MB")
+    assert lines["data"].startswith(
+        "good: synthetic: 240 train, 50 evaluation examples of image 8x8x1 uint8, 10 classes, 0.0 MB"
+    )
     assert "updates by allreduce on 1 x 8 devices" in lines["model"]
     assert "a new run" in lines["disk"] and "one process" in lines["cluster"]
     assert not list(tmp_path.iterdir())
@@ -50,7 +52,7 @@ def test_every_part_is_looked_at_and_the_first_bad_one_is_said_last(tmp_path, ca
         taken.listen()
         port = taken.getsockname()[1]
         config = config_with(data__name="helpers.faulty_data:infinite_evaluation_pixel", monitor__prometheus_port=port)
-        with caplog.at_level(logging.INFO), pytest.raises(UsageError, match=r"^data: .*has inf at"):
+        with caplog.at_level(logging.INFO), pytest.raises(UsageError, match=r"^data: .*have inf at"):
             check.run(config, str(tmp_path), Cluster())
     assert f"cannot serve its metrics at 127.0.0.1:{port}" in said(caplog)["metrics"]
 

@@ -13,6 +13,7 @@ from jaxdist.cluster import Cluster
 from jaxdist.errors import UsageError
 from jaxdist.ps import RunFinished
 from jaxdist.roles import evaluator
+from jaxdist.task import Classification
 
 CLUSTER = Cluster(role="evaluator", server_addresses=("127.0.0.1:1",))
 
@@ -38,6 +39,8 @@ class Run:
             raise RunFinished("the run has ended")
         self._now = self._seen.pop(0)
         return self._now
+
+    task = types.SimpleNamespace(objective=Classification())
 
     def snapshot(self):
         return types.SimpleNamespace(updates=self._now // 12, examples_seen=self._now, arrays={})

@@ -12,18 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from helpers.reference import make_batches, make_task
 
-from jaxdist.task import score
+from jaxdist.task import Classification
 from jaxdist.task.update import update
 
 
 def test_metrics_are_sums_over_the_examples_whose_mask_is_one():
     logits = np.log([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.2, 0.2, 0.6]]).astype(np.float32)
     label = np.array([0, 1, 2], np.int32)
-    losses, metrics = score(logits, label, None)
+    task = Classification()
+    losses, metrics = task.score(logits, {"target": label}, training=True)
     np.testing.assert_allclose(losses, -np.log([0.5, 0.2, 0.6]), rtol=1e-6)
     assert float(metrics["correct"]) == 2 and float(metrics["count"]) == 3
     assert float(metrics["loss_sum"]) == np.float32(jnp.sum(losses))
-    _, masked = score(logits.astype(jnp.bfloat16), label, np.array([1, 1, 0]))
+    _, masked = task.score(logits.astype(jnp.bfloat16), {"target": label, "mask": np.array([1, 1, 0])}, training=False)
     assert float(masked["correct"]) == 1 and float(masked["count"]) == 2 and masked["loss_sum"].dtype == np.float32
 
 
@@ -31,7 +32,7 @@ def test_a_batch_in_parts_is_the_mean_of_the_parts_and_an_update_is_the_optimize
     task = make_task("dense")
     batch = make_batches(1, 16)[0]
     arrays = jax.tree.map(np.asarray, task.init().arrays())
-    halves = [{name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 8), slice(8, 16))]
+    halves = [jax.tree.map(lambda leaf, part=part: leaf[part], batch) for part in (slice(0, 8), slice(8, 16))]
     gradient = jax.jit(task.gradient)
     found = [gradient(arrays["params"], arrays["model_state"], half) for half in halves]
     grads, stats = jax.tree.map(lambda *leaves: sum(leaves) / 2, *((one[0], one[1]) for one in found))

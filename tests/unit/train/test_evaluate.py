@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
+from jaxdist.task import Classification
 from jaxdist.train import setup
 from jaxdist.train.evaluate import evaluate, evaluation_row
 from jaxdist.train.metrics import PhaseTimer
@@ -19,10 +20,11 @@ class Counting:
     def __init__(self, eval_multiple: int = 1, own_part: tuple[int, int] = (0, 1)) -> None:
         self.eval_multiple, self.own_part = eval_multiple, own_part
         self.sizes: list[int] = []
+        self.task = types.SimpleNamespace(objective=Classification())
 
     def eval_step(self, state, batch):
         assert state == "the state" and "position" not in batch
-        label, mask = batch["label"], batch["mask"]
+        label, mask = batch["target"], batch["mask"]
         self.sizes.append(len(label))
         return {"loss_sum": (label * mask).sum(), "correct": ((label == 0) * mask).sum(), "count": mask.sum()}
 
@@ -46,20 +48,20 @@ def tiny(size: int):
 def test_the_last_batch_is_padded_and_what_is_padded_does_not_count(examples, eval_batch_size, multiple, sizes):
     strategy = Counting(multiple)
     sums = evaluate(strategy, "the state", examples.evaluation, examples, tiny(eval_batch_size))
-    labels = examples.evaluation.labels
+    labels = examples.evaluation.target
     assert strategy.sizes == sizes and sums.count == len(labels) == 50
-    assert sums.loss == pytest.approx(labels.mean()) and sums.accuracy == pytest.approx((labels == 0).mean())
+    assert sums.values() == pytest.approx({"loss": labels.mean(), "accuracy": (labels == 0).mean()})
 
 
 def test_parts_of_processes_make_the_whole(examples):
     found = [evaluate(Counting(4, (part, 4)), "the state", examples.evaluation, examples, tiny(0)) for part in range(4)]
     assert sum(sums.count for sums in found) == 50
-    assert sum(sums.loss_sum for sums in found) == examples.evaluation.labels.sum()
+    assert sum(sums.totals["loss_sum"] for sums in found) == examples.evaluation.target.sum()
 
 
 def test_the_holdout_has_numbers_of_its_own(examples):
     row = evaluation_row(Counting(), "the state", examples, tiny(0))
-    labels, held = examples.evaluation.labels, examples.holdout.labels
+    labels, held = examples.evaluation.target, examples.holdout.target
     assert len(held) == 17 and not np.array_equal(labels[:17], held)
     assert row == {
         "loss": pytest.approx(labels.mean()),

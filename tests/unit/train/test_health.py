@@ -67,7 +67,7 @@ def test_a_loss_that_leaps_is_said(caplog):
 
 
 def test_training_that_is_dead_is_said(caplog):
-    health = Health("stop", newest, num_classes=10)
+    health = Health("stop", newest, chance=0.1)
     with caplog.at_level(logging.WARNING):
         health.evaluated({"updates": 5, "loss": 2.3, "accuracy": 0.1, "epoch": 0.5})
         health.evaluated({"updates": 20, "loss": 2.3, "accuracy": 0.13, "epoch": 2.0})

@@ -11,7 +11,9 @@ from helpers.clock import Clock
 
 from jaxdist.data.prefetch import Work
 from jaxdist.strategies.report import Wait
+from jaxdist.task import Classification
 from jaxdist.train import measurements, metrics
+from jaxdist.train.early_stopping import EarlyStopping
 from jaxdist.train.measurements import Measurements
 from jaxdist.train.metrics import PhaseTimer
 
@@ -25,7 +27,7 @@ def clock(monkeypatch) -> Clock:
 
 
 def begin(clock: Clock, before=None) -> Measurements:
-    return Measurements(24, 3, before, PhaseTimer(clock.monotonic()))
+    return Measurements(24, EarlyStopping(3), before, PhaseTimer(clock.monotonic()), Classification())
 
 
 def step(measured: Measurements, before: int, loss: float = 1.0, stop: float = 0.0, **more) -> bool:
@@ -155,7 +157,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(clock):
 
 
 def test_the_first_step_of_a_window_that_is_not_finite_is_kept():
-    measured = Measurements(24, 0, None, PhaseTimer())
+    measured = Measurements(24, EarlyStopping(0), None, PhaseTimer(), Classification())
     for k, loss in enumerate((1.0, float("inf"), float("nan"), 2.0)):
         step(measured, 12 * k, loss=loss)
     measured.take_late()

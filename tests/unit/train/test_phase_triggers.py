@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jaxdist.errors import UsageError
 from jaxdist.optim import schedules
+from jaxdist.task import Classification
 from jaxdist.train import phase_triggers
 
 
@@ -37,22 +38,33 @@ def test_the_rule_passes_over_rows_that_mean_nothing(odd):
     assert not any(rule.look({"examples_seen": 10 * (k + 1), "loss": x}) for k, x in enumerate(losses))
 
 
+def build(settings, *run):
+    return phase_triggers.build({"switch_metric": "loss"} | settings, *run, Classification())
+
+
+def test_the_rule_may_look_at_a_metric_that_rises():
+    rows = [{"examples_seen": 10 * (k + 1), "loss": 1.0, "accuracy": min(0.1 * k + 0.1, 0.5)} for k in range(12)]
+    settings = {"switch_when": "plateau", "switch_threshold": 0.1, "switch_window_epochs": 1, "switch_after_drop": True}
+    rule = build(settings | {"switch_metric": "accuracy"}, 10, schedules.constant(0.1), 120)
+    assert phase_triggers.replay(rows, rule) == 60  # 0.5 after 0.5
+    assert phase_triggers.replay(rows, build(settings, 10, schedules.constant(0.1), 120)) == 20
+    for name in ("acuracy", "kappa"):
+        with pytest.raises(UsageError, match=f"switch_metric='{name}' is nothing .* there are loss, accuracy"):
+            build(settings | {"switch_metric": name}, 10, schedules.constant(0.1), 120)
+
+
 def test_the_rule_waits_for_the_learning_rate_to_drop():
     flat = [{"examples_seen": 10 * (k + 1), "loss": 1.0} for k in range(20)]
     rate = schedules.step_decay(0.1, drop_epochs=(5, 12), drop_factor=0.1, examples_per_epoch=10)
     settings = {"switch_when": "plateau", "switch_threshold": 0.1, "switch_window_epochs": 2, "switch_after_drop": True}
-    assert (
-        phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 200)) == 90
-    )  # two windows after the row that has it
-    assert (
-        phase_triggers.replay(flat[6:], phase_triggers.build(settings, 10, rate, 200)) == 110
-    )  # a phase that begins after the drop
-    assert phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 40)) == 40  # none comes in this run
+    assert phase_triggers.replay(flat, build(settings, 10, rate, 200)) == 90  # two windows after the row that has it
+    assert phase_triggers.replay(flat[6:], build(settings, 10, rate, 200)) == 110  # a phase that begins after the drop
+    assert phase_triggers.replay(flat, build(settings, 10, rate, 40)) == 40  # none comes in this run
     settings["switch_after_drop"] = False
-    assert phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 200)) == 40
+    assert phase_triggers.replay(flat, build(settings, 10, rate, 200)) == 40
     settings["switch_window_epochs"] = 3  # windows do not reach over a drop: 0.1 up to 50, 0.01 up to 120
-    assert phase_triggers.replay(flat, phase_triggers.build(settings, 10, rate, 200)) == 110
-    assert phase_triggers.build(settings | {"switch_when": ""}, 10, rate, 200) is None
+    assert phase_triggers.replay(flat, build(settings, 10, rate, 200)) == 110
+    assert build(settings | {"switch_when": ""}, 10, rate, 200) is None
 
 
 def test_the_rule_goes_on_where_its_checkpoint_left_it():
@@ -73,12 +85,12 @@ def test_a_rate_that_never_stays_is_refused_with_plateau():
     cosine = lambda seen: 0.1 * (1 + math.cos(math.pi * seen / 8000))  # noqa: E731
     words = r"two windows of 500 examples .*8000 examples the schedule holds none.*fractions"
     with pytest.raises(UsageError, match=words):
-        phase_triggers.build(settings, 1000, cosine, 8000)
+        build(settings, 1000, cosine, 8000)
     often = lambda seen: 0.1 * 0.9 ** (seen // 700)  # noqa: E731
     with pytest.raises(UsageError, match=r"holds one for 6\d\d at the longest"):
-        phase_triggers.build(settings, 1000, often, 8000)
-    assert phase_triggers.build(settings | {"switch_window_epochs": 0.3}, 1000, often, 8000) is not None
+        build(settings, 1000, often, 8000)
+    assert build(settings | {"switch_window_epochs": 0.3}, 1000, often, 8000) is not None
     warm = lambda seen: min(seen, 1000) * 1e-4 if seen < 6000 else cosine(seen)  # noqa: E731
-    assert phase_triggers.build(settings, 1000, warm, 8000) is not None
-    assert phase_triggers.build(settings | {"switch_when": ""}, 1000, cosine, 8000) is None
-    assert phase_triggers.build(settings, 1000, lambda seen: 0.1, 500) is not None  # short, and ends where it is to
+    assert build(settings, 1000, warm, 8000) is not None
+    assert build(settings | {"switch_when": ""}, 1000, cosine, 8000) is None
+    assert build(settings, 1000, lambda seen: 0.1, 500) is not None  # short, and ends where it is to

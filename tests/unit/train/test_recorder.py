@@ -11,8 +11,10 @@ import pytest
 from helpers.clock import Clock
 
 import jaxdist
+from jaxdist.task import Classification
 from jaxdist.train import measurements, metrics
 from jaxdist.train.callbacks import Callbacks
+from jaxdist.train.early_stopping import EarlyStopping
 from jaxdist.train.health import Health
 from jaxdist.train.measurements import Measurements
 from jaxdist.train.metrics import PhaseTimer
@@ -66,9 +68,9 @@ def run(monkeypatch):
     for module in (measurements, metrics):
         monkeypatch.setattr(module, "time", clock)
     rows, diary = Rows(), Diary()
-    measured = Measurements(24, 3, None, PhaseTimer(clock.monotonic()))
+    measured = Measurements(24, EarlyStopping(3), None, PhaseTimer(clock.monotonic()), Classification())
     health = Health("stop", lambda: "The newest checkpoint is 7.")
-    return Recorder(measured, rows, Callbacks([diary], lambda: None), health, 24), rows, diary
+    return Recorder(measured, rows, Callbacks([diary], lambda: None), health, 24, Classification()), rows, diary
 
 
 def take(measured: Measurements, start: int, *losses: float) -> None:

@@ -27,12 +27,12 @@ def test_what_is_held_out_is_not_trained_on():
     assert (len(whole.train), whole.holdout, len(whole.evaluation)) == (240, None, 50)
     assert (len(found.train), len(found.holdout), len(found.evaluation)) == (70, 30, 20)
     rows = np.arange(70)
-    np.testing.assert_array_equal(found.train.take(rows), whole.train.take(rows))
-    np.testing.assert_array_equal(found.holdout.take(rows[:30]), whole.train.take(rows[:30] + 70))
+    np.testing.assert_array_equal(found.train.take(rows)["image"], whole.train.take(rows)["image"])
+    np.testing.assert_array_equal(found.holdout.take(rows[:30])["image"], whole.train.take(rows[:30] + 70)["image"])
     assert sorted(found.stream.rows(rows)) == list(rows)
     (batch,) = found.loader.eval_batches(found.train, 70, 0, 1)
-    np.testing.assert_allclose(batch["image"].mean(0), 0.0, atol=1e-6)  # the mean is of what is trained on
-    assert batch["image"].dtype == np.float64
+    np.testing.assert_allclose(batch["inputs"]["image"].mean(0), 0.0, atol=1e-6)  # the mean is of what is trained on
+    assert batch["inputs"]["image"].dtype == np.float64
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,9 @@ def test_data_that_are_too_few_are_refused(values, words):
 def test_what_is_no_image_is_not_augmented():
     config = tiny(data__augment=True)
     config.data.options.shape = (8,)
-    with pytest.raises(UsageError, match=r"flips and crops images \[h, w, c\]; 'synthetic' has \(8,\)"):
+    with pytest.raises(
+        UsageError, match=r"flips and crops images \[h, w, c\] of one size; 'synthetic' has image \[8\]"
+    ):
         setup.load_examples(config)
 
 
@@ -130,8 +132,8 @@ def test_settings_that_mean_nothing_to_a_model_are_named(caplog, examples):
 def test_what_examples_are_read_with_is_closed_with_them_or_when_they_are_refused(monkeypatch):
     closed, decoded = [], []
     made = data.load("synthetic", options={"num_train": 48, "num_eval": 12, "shape": (8, 8, 1)})
-    images = made.train.images
-    read = data.Split(None, made.train.labels, read_many=lambda rows: images[rows])
+    images = made.train.inputs["image"]
+    read = data.Split(None, made.train.target, read_many=lambda rows: images[rows])
     one = dataclasses.replace(made, train=read, close=lambda: closed.append(""))
     monkeypatch.setattr(setup.data, "load", lambda *_, **__: one)
 

@@ -6,7 +6,7 @@ import types
 
 from jaxdist.train.shown_rows import ShownRows
 
-RUN = types.SimpleNamespace(updates=3, examples_seen=36, epoch=1.5)
+RUN = types.SimpleNamespace(updates=3, examples_seen=36, epoch=1.5, metrics=("loss", "accuracy"))
 
 
 def test_rows_are_shown_under_their_names():
@@ -14,7 +14,9 @@ def test_rows_are_shown_under_their_names():
     rows = ShownRows(shown.update)
     rows.start(RUN)
     rows.logged(RUN, {"updates": 6, "loss": 0.5, "accuracy": 0.75, "step_ms": 20.0, "staleness_mean": 1.5})
-    rows.evaluated(RUN, {"updates": 2, "loss": 0.25, "accuracy": 0.875, "holdout_loss": 0.125})
+    rows.evaluated(
+        RUN, {"updates": 2, "loss": 0.25, "accuracy": 0.875, "holdout_loss": 0.125, "confusion_matrix": [[1]]}
+    )
     assert shown == {
         "updates": 6, "examples_seen": 36, "epoch": 1.5, "train_loss": 0.5, "train_accuracy": 0.75, "step_ms": 20.0,
         "staleness_mean": 1.5, "validation_loss": 0.25, "validation_accuracy": 0.875, "holdout_loss": 0.125,

@@ -27,7 +27,7 @@ def test_several_devices_are_averaged_and_what_is_not_finite_is_said(x64):
     canonical = jax.tree.map(np.asarray, task.init().arrays())
     params, stats = canonical["params"], canonical["model_state"]
     gradient = jax.jit(task.gradient)
-    halves = [{name: leaf[part] for name, leaf in batch.items()} for part in (slice(0, 8), slice(8, 16))]
+    halves = [jax.tree.map(lambda leaf, part=part: leaf[part], batch) for part in (slice(0, 8), slice(8, 16))]
     grads, new_stats, sums = jax.tree.map(lambda a, b: a + b, *(gradient(params, stats, half) for half in halves))
     expected = jax.tree.map(lambda leaf: np.asarray(leaf) / 2, (grads, new_stats))
     with only(2):
@@ -48,7 +48,7 @@ def test_an_evaluation_is_of_the_whole_batch_on_one_device(x64):
     task, batch = make_task("dense"), make_batches(1, 16)[0]
     canonical = jax.tree.map(np.asarray, task.init().arrays())
     params, stats = canonical["params"], canonical["model_state"]
-    batch = {"image": batch["image"], "label": batch["label"], "mask": np.arange(16) < 11}
+    batch = {"inputs": batch["inputs"], "target": batch["target"], "mask": np.arange(16) < 11}
     expected = jax.jit(task.evaluate)(params, stats, batch)
     with only(2):
         model = FlatModel(task, SERVERS)

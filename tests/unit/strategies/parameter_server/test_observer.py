@@ -32,7 +32,7 @@ def test_it_sees_whole_versions_and_posts_what_it_finds(x64, tmp_path):
             assert not observer.is_chief and not observer.collective
             claim = chief.claim()
             gradients = [np.ones(s.num_params + s.num_stats) for s in chief.flat_shards]
-            commit = {"pulled_version": 0, "learning_rate": 1.0, "count": 3.0}
+            commit = {"pulled_version": 0, "learning_rate": 1.0, "sums": [1.0, 2.0, 3.0]}
             chief.push_pull(claim, gradients, commit, ahead=0)
             state = observer.snapshot()
             assert (state.updates, state.examples_seen) == (1, 3)

@@ -16,6 +16,7 @@ from jaxdist import strategies
 from jaxdist.config import default_config
 from jaxdist.ps import Progress
 from jaxdist.strategies.parameter_server.worker import ClaimedPositions, ParameterServer
+from jaxdist.task import Classification
 
 SETTINGS = default_config().strategy.to_dict() | {"name": "parameter_server"}
 
@@ -69,8 +70,9 @@ def test_examples_are_those_of_claims_which_steps_take_in_the_same_order():
 
 
 def test_metrics_are_of_what_all_workers_applied_in_between():
-    before = Progress(version=3, examples_seen=36, loss_sum=9.0, correct=4.0, count=36.0)
-    after = Progress(version=5, examples_seen=60, loss_sum=11.5, correct=10.0, count=60.0)
-    assert ParameterServer._since(before, after) == {"loss_sum": 2.5, "correct": 6.0, "count": 24.0}
+    before = Progress(version=3, examples_seen=36, sums=(9.0, 4.0, 36.0))
+    after = Progress(version=5, examples_seen=60, sums=(11.5, 10.0, 60.0))
+    worker = types.SimpleNamespace(task=types.SimpleNamespace(objective=Classification()))
+    assert ParameterServer._since(worker, before, after) == {"loss_sum": 2.5, "correct": 6.0, "count": 24.0}
     back = {"loss_sum": 0.0, "correct": 0.0, "count": 0.0}
-    assert ParameterServer._since(after, before) == back  # the servers have gone back
+    assert ParameterServer._since(worker, after, before) == back  # the servers have gone back

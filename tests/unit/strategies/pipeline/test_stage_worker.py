@@ -18,13 +18,14 @@ from jaxdist.strategies.pipeline.links import LocalLink
 from jaxdist.strategies.pipeline.stage_worker import StageWorker
 
 SHAPE = (3,)
-BATCH = {"label": np.zeros(2, np.int32)}
+BATCH = {"target": np.zeros(2, np.int32)}
 
 
 class Doubling:
     """A stage whose forward pass doubles and whose backward pass trebles; NumPy counts what it is asked."""
 
     metrics_dtype = np.float32
+    sum_names = ("loss_sum", "correct", "count")
     task = types.SimpleNamespace(nonfinite="stop")
 
     def start(self, arrays):
