@@ -60,6 +60,10 @@ class Reducer:
         """Summed metrics, of an evaluation."""
         return fused_psum(metrics, self.axis, METRICS_MEGABYTES)
 
+    def sum_here(self, number: jax.Array) -> jax.Array:
+        """Over the devices, of one number that each has."""
+        return jax.lax.psum(number, self.axis)
+
     def all_true(self, here: jax.Array) -> jax.Array:
         """Whether a flag, bool [], is true on every device: one number."""
         return jax.lax.psum(here.astype(jnp.int32), self.axis) == self.count

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,9 @@ from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.errors import Fenced
 from jaxdist.ps.replication import OperationReplicator
 from jaxdist.ps.server_state import ServerState
-from jaxdist.ps.shard import Shard, Values, contents
+from jaxdist.ps.shard import Shard
+from jaxdist.ps.squared_norms import SquaredNorms
+from jaxdist.ps.values import Values, contents
 from jaxdist.runtime import profiler
 
 
@@ -29,15 +32,20 @@ class Operations:
     Args:
       others: server 0's replicators, one for each other server; on those there are none.
       on_update: called after each applied update with its version.
+      norms: for updates with clipped gradients.
 
     Attributes:
       applying: held by the thread that applies operations; taken before the lock, never while holding it.
     """
 
     def __init__(
-        self, state: ServerState, others: Sequence[OperationReplicator], on_update: Callable[[int], None]
+        self,
+        state: ServerState,
+        others: Sequence[OperationReplicator],
+        on_update: Callable[[int], None],
+        norms: SquaredNorms,
     ) -> None:
-        self._state, self._others, self._on_update = state, others, on_update
+        self._state, self._others, self._on_update, self._norms = state, others, on_update, norms
         self.applying = threading.Lock()
         self._queue: collections.deque[pb.Operation] = collections.deque()
         self._received = 0  # number of the next operation expected from server 0
@@ -110,10 +118,14 @@ class Operations:
     def _do(self, operation: pb.Operation, shard: Shard) -> None:
         match operation.kind:
             case pb.Operation.UPDATE:
-                weights = operation.learning_rate, operation.stats_weight, operation.momentum_cut
+                weights = operation.learning_rate, operation.stats_weight, operation.momentum_cut, operation.part
+                clip = None
+                if limit := operation.clip_global_norm:
+                    clip = limit, functools.partial(self._norms.total, operation.version)
                 with profiler.span(profiler.SERVER_UPDATE):
-                    shard.update(operation.version, operation.claims, *weights)
-                self._on_update(operation.version)
+                    applied = shard.update(operation.version, operation.claims, *weights, clip=clip)
+                if applied:
+                    self._on_update(operation.version)
             case pb.Operation.PIN:
                 shard.pin(operation.pin)
             case pb.Operation.UNPIN:

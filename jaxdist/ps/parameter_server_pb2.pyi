@@ -336,7 +336,7 @@ class EndRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., phase_over: _Optional[bool] = ..., reserve: _Optional[str] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class Operation(_message.Message):
-    __slots__ = ("kind", "version", "claims", "learning_rate", "stats_weight", "momentum_cut", "pin", "committed")
+    __slots__ = ("kind", "version", "claims", "learning_rate", "stats_weight", "momentum_cut", "pin", "committed", "clip_global_norm", "part")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UPDATE: _ClassVar[Operation.Kind]
@@ -357,6 +357,8 @@ class Operation(_message.Message):
     MOMENTUM_CUT_FIELD_NUMBER: _ClassVar[int]
     PIN_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    CLIP_GLOBAL_NORM_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     kind: Operation.Kind
     version: int
     claims: _containers.RepeatedScalarFieldContainer[int]
@@ -365,7 +367,9 @@ class Operation(_message.Message):
     momentum_cut: float
     pin: str
     committed: int
-    def __init__(self, kind: _Optional[_Union[Operation.Kind, str]] = ..., version: _Optional[int] = ..., claims: _Optional[_Iterable[int]] = ..., learning_rate: _Optional[float] = ..., stats_weight: _Optional[float] = ..., momentum_cut: _Optional[float] = ..., pin: _Optional[str] = ..., committed: _Optional[int] = ...) -> None: ...
+    clip_global_norm: float
+    part: float
+    def __init__(self, kind: _Optional[_Union[Operation.Kind, str]] = ..., version: _Optional[int] = ..., claims: _Optional[_Iterable[int]] = ..., learning_rate: _Optional[float] = ..., stats_weight: _Optional[float] = ..., momentum_cut: _Optional[float] = ..., pin: _Optional[str] = ..., committed: _Optional[int] = ..., clip_global_norm: _Optional[float] = ..., part: _Optional[float] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
     __slots__ = ("run", "incarnation", "first", "operations")
@@ -390,3 +394,25 @@ class RestoreRequest(_message.Message):
     version: int
     header: bytes
     def __init__(self, run: _Optional[str] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., header: _Optional[bytes] = ...) -> None: ...
+
+class SumSquaresRequest(_message.Message):
+    __slots__ = ("run", "incarnation", "version", "index", "squares")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    incarnation: int
+    version: int
+    index: int
+    squares: float
+    def __init__(self, run: _Optional[str] = ..., incarnation: _Optional[int] = ..., version: _Optional[int] = ..., index: _Optional[int] = ..., squares: _Optional[float] = ...) -> None: ...
+
+class SumSquaresReply(_message.Message):
+    __slots__ = ("whole", "squares")
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    whole: bool
+    squares: float
+    def __init__(self, whole: _Optional[bool] = ..., squares: _Optional[float] = ...) -> None: ...

@@ -13,8 +13,9 @@ from jaxdist.ps import wire
 from jaxdist.ps.errors import NotNow, Superseded
 from jaxdist.ps.rpc import Payload
 from jaxdist.ps.server_state import ServerState
-from jaxdist.ps.shard import Shard, Values, both
+from jaxdist.ps.shard import Shard
 from jaxdist.ps.timing import LONG_POLL_SECONDS
+from jaxdist.ps.values import Values, both
 from jaxdist.runtime import profiler
 
 

@@ -250,6 +250,8 @@ class Sequencer:
                     learning_rate=gradients[0][1].learning_rate,
                     stats_weight=stats_weight,
                     momentum_cut=gradients[0][1].momentum_cut,
+                    clip_global_norm=self.settings.clip_global_norm,
+                    part=len(gradients) / self.settings.num_workers,
                 )
             )
         self.changed.notify_all()

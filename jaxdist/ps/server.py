@@ -33,6 +33,7 @@ from jaxdist.ps.served_run import ServedRun
 from jaxdist.ps.server_state import ServerState
 from jaxdist.ps.shard import Shard, UpdateRule
 from jaxdist.ps.signature import differences
+from jaxdist.ps.squared_norms import SquaredNorms
 from jaxdist.ps.timing import HEARTBEAT_SECONDS, LONG_POLL_SECONDS
 from jaxdist.runtime import profiler
 from jaxdist.state.position import bounds
@@ -72,9 +73,11 @@ class ParameterServer:
     ) -> None:
         self._idle_seconds, self._drop_reply = idle_seconds, drop_reply
         state = self._state = ServerState(index, addresses, rule, signature, folder)
-        others = [OperationReplicator(a, security, state.ask_rollback) for a in state.addresses[1:] if index == 0]
-        self._others = others
-        self._operations = Operations(state, others, on_update)
+        self._others = others = [
+            OperationReplicator(a, security, state.ask_rollback) for a in state.addresses[1:] if index == 0
+        ]
+        self._norms = SquaredNorms(state, security)
+        self._operations = Operations(state, others, on_update, self._norms)
         self._pulls = Pulls(state)
         self._rollback = Rollback(state, self._operations, others)
         self._served = ServedRun(state, self._operations, self._rollback, others)
@@ -82,7 +85,7 @@ class ParameterServer:
             "Status": self._status,
             "Begin": self._begin,
             "Load": self._load,
-            "Push": self._push,
+            "Push": lambda request, data: (self._stage_and_accept(request, data), b""),
             "Pull": self._pull,
             "Join": self._join,
             "Claim": self._claim,
@@ -95,6 +98,7 @@ class ParameterServer:
             "End": self._end,
             "Apply": self._apply,
             "Restore": self._restore,
+            "SumSquares": lambda request, data: (self._norms.answer(request), b""),
         }
         threads = [self._operations.apply_forever]
         if index == 0:
@@ -138,6 +142,7 @@ class ParameterServer:
             self._state.changed.notify_all()
         for other in self._others:
             other.close()
+        self._norms.close()
         self._service.close()
         self._state.writer.shutdown()
 
@@ -184,11 +189,8 @@ class ParameterServer:
 
     @property
     def profiled(self) -> Sequence[Sequence[Any]]:
-        """The windows of updates that the run which is served profiles."""
+        """The windows of updates that the run profiles."""
         return self._state.settings.profile if self._state.settings is not None else ()
-
-    def _push(self, request: pb.PushRequest, data: memoryview) -> Payload:
-        return self._stage_and_accept(request, data), b""
 
     def _stage_and_accept(self, request: pb.PushRequest, data: memoryview) -> pb.PushReply:
         state = self._state

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -19,11 +20,10 @@ import numpy as np
 
 from jaxdist.optim import partial
 from jaxdist.optim.partial import check_elementwise
-from jaxdist.parallel.flat_layout import FlatShard, Layout
+from jaxdist.parallel.flat_layout import Layout
 from jaxdist.ps import wire
 from jaxdist.ps.layout_header import layout_header
-
-Vector = np.ndarray
+from jaxdist.ps.values import Values, Vector, both
 
 
 class UpdateRule(partial.Rule, Protocol):
@@ -31,33 +31,6 @@ class UpdateRule(partial.Rule, Protocol):
     lack some of them, or one number}."""
 
     def scale_momentum(self, opt_state: Any, factor: Any) -> Any: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Values:
-    """The arrays of a shard at one version. `state` is the rule's: {slot: {group: vector} or one number}."""
-
-    version: int
-    params: jax.Array
-    stats: jax.Array
-    state: dict[str, Any]
-    flat_shard: FlatShard
-
-    def flat(self, what: str) -> Vector:
-        """'params', 'stats' or 'slot/NAME' as one vector on the host (a number as a vector of one).
-
-        In a slot's, zeros stand for the groups that it lacks.
-        """
-        if what in ("params", "stats"):
-            return np.asarray(getattr(self, what))
-        slot = self.state[what.removeprefix("slot/")]
-        if not isinstance(slot, dict):
-            return np.ravel(np.asarray(slot))
-        vector = np.zeros((self.flat_shard.num_params,), self.flat_shard.dtype)
-        for group, part in self.flat_shard.split(vector).items():
-            if group in slot:
-                part[:] = np.asarray(slot[group])
-        return vector
 
 
 class Shard:
@@ -78,6 +51,8 @@ class Shard:
         self.flat_shard = layout.shard(index, count)
         self._rule = rule
         self._update = jax.jit(self._compute)
+        self._mean = jax.jit(_mean_and_squares)
+        self._averages = bool(getattr(rule, "ema_decay", 0.0))  # the parameters, by parts of a global batch
         self._lock = threading.Lock()
         self._staged: dict[int, wire.Arriving | memoryview] = {}
         self._pinned: dict[str, Values] = {}
@@ -230,10 +205,24 @@ class Shard:
                 self._note_done(claim, False)
 
     def update(
-        self, version: int, claims: Sequence[int], learning_rate: float, stats_weight: float, momentum_cut: float = 0.0
-    ) -> None:
-        """Applies the mean of staged gradients as one update. `stats_weight`: see `_compute`; `momentum_cut`: what part
-        of the momentum is dropped before."""
+        self,
+        version: int,
+        claims: Sequence[int],
+        learning_rate: float,
+        stats_weight: float,
+        momentum_cut: float = 0.0,
+        part: float = 1.0,
+        *,
+        clip: tuple[float, Callable[[float], float | None]] | None = None,
+    ) -> bool:
+        """Applies the mean of staged gradients as one update; False where it was given up.
+
+        Args:
+          stats_weight: see `_compute`.
+          momentum_cut: what part of the momentum is dropped before.
+          part: of a global batch that the update is of.
+          clip: (norm that the mean is scaled down to, sum of squares here -> over all servers, or None to give up).
+        """
         begin = time.perf_counter()
         with self._lock:
             staged = [self._staged.pop(claim) for claim in claims]
@@ -242,15 +231,24 @@ class Shard:
             buffers = [s.buffer if isinstance(s, wire.Arriving) else s for s in staged]
         arrived = [np.frombuffer(b, self.flat_shard.dtype) for b in buffers]
         now, cut = self.values, self.flat_shard.num_params
+        grads = tuple(a[:cut] for a in arrived)
+        if clip is not None:
+            limit, over_all = clip
+            mean, squares = self._mean(grads)
+            total = over_all(float(squares))
+            if total is None:
+                return False
+            grads = (np.asarray(mean) * np.asarray(limit / max(math.sqrt(total), limit), mean.dtype),)
         params, stats, state = self._update(
             now.params,
             now.stats,
             now.state,
-            tuple(a[:cut] for a in arrived),
+            grads,
             tuple(a[cut:] for a in arrived),
             np.asarray(learning_rate, self.flat_shard.dtype),
             np.asarray(stats_weight, self.flat_shard.dtype),
             np.asarray(1.0 - momentum_cut, self.flat_shard.dtype),
+            *([np.asarray(part, self.flat_shard.dtype)] if self._averages else []),
         )
         jax.block_until_ready(params)
         self.values = Values(version, params, stats, state, self.flat_shard)
@@ -259,6 +257,7 @@ class Shard:
                 self._note_done(claim, True)
         self.seconds.append(time.perf_counter() - begin)
         del self.seconds[:-1000]
+        return True
 
     def _compute(
         self,
@@ -270,6 +269,7 @@ class Shard:
         learning_rate: Any,
         weight: Any,
         momentum_scale: Any,
+        *part: Any,
     ) -> tuple[Any, Any, Any]:
         """One update of this flat shard. The statistics move `weight` of the way to the mean of the workers' new ones.
 
@@ -277,13 +277,12 @@ class Shard:
         (each of N pushes moves 1/N of the way), and one that is very late hardly moves them; they stay a convex
         combination, so a variance cannot become negative.
         """
-        count = len(grads)
-        mean = sum(grads[1:], grads[0]) / count
+        mean = _mean_of(grads)
         state = self._rule.scale_momentum(state, momentum_scale)
         new_params, state = self._rule.update(
-            self.flat_shard.split(mean), state, self.flat_shard.split(params), jnp.asarray(learning_rate)
+            self.flat_shard.split(mean), state, self.flat_shard.split(params), jnp.asarray(learning_rate), *part
         )
-        merged = (1 - weight) * stats + weight * (sum(new_stats[1:], new_stats[0]) / count)
+        merged = (1 - weight) * stats + weight * _mean_of(new_stats)
         parts = [new_params[g] for g in self.flat_shard.groups]
         return jnp.concatenate(parts) if parts else params, merged, state
 
@@ -338,11 +337,11 @@ class Shard:
         self.begin(version)
 
 
-def both(values: Values) -> bytes:
-    """Parameters, then statistics: what travels in a pull."""
-    return b"".join((values.flat("params").data, values.flat("stats").data))
+def _mean_of(vectors: Sequence[Any]) -> Any:
+    return sum(vectors[1:], vectors[0]) / len(vectors)
 
 
-def contents(values: Values) -> dict[str, Vector]:
-    """Everything that a snapshot keeps, by name."""
-    return {what: values.flat(what) for what in ("params", "stats", *(f"slot/{s}" for s in values.state))}
+def _mean_and_squares(grads: Sequence[Any]) -> tuple[Any, Any]:
+    """(mean, its sum of squares)."""
+    mean = _mean_of(grads)
+    return mean, jnp.sum(jnp.square(mean))

@@ -30,9 +30,7 @@ def update_rule(config: ConfigDict) -> optimizers.Optimizer:
       UsageError: it cannot be built, or not be applied to a part of the model.
     """
     try:
-        rule = optimizers.build(
-            config.optim.name, momentum=config.optim.momentum, weight_decay=config.optim.weight_decay
-        )
+        rule = optimizers.configured(config.optim)
     except (ValueError, TypeError) as e:
         raise UsageError(f"The update rule cannot be built: {e}") from e
     refuse_rule_unless_elementwise(rule, "a parameter server, which has a part of each kind of tensor")

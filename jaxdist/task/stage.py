@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdist.state import Tree
-from jaxdist.task.task import Batch, Metrics, Task
+from jaxdist.task.task import Batch, Metrics, Task, sum_of_squares
 from jaxdist.task.two_pass import Saved, TwoPass
 from jaxdist.task.update import all_finite
 
@@ -38,6 +38,7 @@ class Stage:
         self.evaluate = jax.jit(self._evaluate)
         self.update = jax.jit(self._update, donate_argnums=0)
         self.all_finite = jax.jit(all_finite)
+        self.squares = jax.jit(lambda grads, count: sum_of_squares(_mean(grads, count)))
 
     def cut(self, tree: Tree) -> Tree:
         """The entries of this stage's blocks in a tree that is keyed by block."""
@@ -97,15 +98,30 @@ class Stage:
         own, *by_x = self.passes.backward(self.inputs(arrays, x), others, saved, cotangent)
         return by_x[0] if by_x else None, jax.tree.map(jnp.add, grads, own)
 
-    def _evaluate(self, params: Tree, stats: Tree, x: jax.Array | None, batch: Batch) -> Any:
+    def _evaluate(self, arrays: Tree, x: jax.Array | None, batch: Batch) -> Any:
         """Activations, or metrics."""
+        params, stats = self.task.evaluated(arrays), arrays["model_state"]
         y, _ = self.task.apply(params, stats, batch, train=False, names=self.names, x=x)
         return self.task.evaluation_score(y, batch) if self.is_last else y
 
-    def _update(self, arrays: Tree, grads: Tree, stats: Tree, learning_rate: jax.Array, count: jax.Array) -> Tree:
-        """New arrays from sums over `count` microbatches; `arrays` is used up."""
-        mean = lambda tree: jax.tree.map(lambda leaf: (leaf / count).astype(leaf.dtype), tree)  # noqa: E731
+    def _update(
+        self,
+        arrays: Tree,
+        grads: Tree,
+        stats: Tree,
+        learning_rate: jax.Array,
+        count: jax.Array,
+        squares: jax.Array | None = None,
+    ) -> Tree:
+        """New arrays from sums over `count` microbatches; `arrays` is used up.
+
+        `squares`: of the mean gradient of the whole model, where it may be clipped.
+        """
         params, opt_state = self.task.optimizer.update(
-            mean(grads), arrays["opt_state"], arrays["params"], learning_rate
+            self.task.clipped(_mean(grads, count), squares), arrays["opt_state"], arrays["params"], learning_rate
         )
-        return {"params": params, "model_state": mean(stats), "opt_state": opt_state}
+        return {"params": params, "model_state": _mean(stats, count), "opt_state": opt_state}
+
+
+def _mean(sums: Tree, count: jax.Array) -> Tree:
+    return jax.tree.map(lambda leaf: (leaf / count).astype(leaf.dtype), sums)

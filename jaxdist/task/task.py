@@ -43,6 +43,8 @@ class Task:
         that stay in cache. BatchNorm sees the parts as replicas do theirs; statistics are the mean of the parts'.
       objective: the loss and the metrics.
       target: what one example's is like.
+      clip_global_norm: the gradient is scaled down to this norm over the whole model; 0: never. Before what the
+        optimizer adds to it (an L2 penalty).
       nonfinite: 'stop', 'skip' or 'warn'; 'skip' alone changes the step (`update.unless_not_finite`).
     """
 
@@ -56,6 +58,7 @@ class Task:
     nonfinite: str = "stop"
     objective: Objective = _CLASSES
     target: Any = _LABEL
+    clip_global_norm: float = 0.0
 
     def init(self, parts: Mapping[str, Select] | None = None) -> TrainState:
         """The initial canonical state. Its leaves are made block by block, when asked for: each once, in one thread, or
@@ -191,7 +194,32 @@ class Task:
         grads, new = jax.tree.map(lambda leaf: (leaf / count).astype(leaf.dtype), (grads, new))
         return grads, new, metrics
 
+    def clipped(self, grads: Any, squares: Any = None) -> Any:
+        """A gradient, or a part of one, scaled by what `clip_global_norm` asks for. Traceable.
+
+        `squares`: the sum of squares over the whole model, where `grads` is not all of it.
+        """
+        if not self.clip_global_norm:
+            return grads
+        norm = jnp.sqrt(sum_of_squares(grads) if squares is None else squares)
+        scale = self.clip_global_norm / jnp.maximum(norm, self.clip_global_norm)
+        return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), grads)
+
+    def evaluated(self, arrays: Tree) -> Tree:
+        """The parameters that evaluations are of."""
+        return self.optimizer.evaluated(arrays["opt_state"], arrays["params"])
+
+    def evaluate_state(self, arrays: Tree, batch: Batch) -> Metrics:
+        """`evaluate` of the parameters that evaluations are of."""
+        return self.evaluate(self.evaluated(arrays), arrays["model_state"], batch)
+
     def evaluate(self, params: Tree, stats: Tree, batch: Batch) -> Metrics:
         """Metrics of one batch with the running statistics; examples whose mask is 0 do not count."""
         outputs, _ = self.apply(params, stats, batch, train=False)
         return self.evaluation_score(outputs, batch)
+
+
+def sum_of_squares(tree: Any) -> jax.Array:
+    """Over all elements of all leaves, at least float32: []."""
+    wide = lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))  # noqa: E731
+    return sum((jnp.sum(jnp.square(wide(leaf))) for leaf in jax.tree.leaves(tree)), jnp.zeros((), jnp.float32))

@@ -208,14 +208,17 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
             drop_factor=o.drop_factor,
             examples_per_epoch=len(examples.train),
             num_epochs=config.num_epochs,
+            warmup_epochs=o.warmup_epochs,
+            final_factor=o.final_factor,
         )
     except (ValueError, TypeError) as e:
         raise UsageError(f"The learning-rate schedule cannot be built: {e}") from e
     try:
-        rule = optimizers.build(o.name, momentum=o.momentum, weight_decay=o.weight_decay)
+        rule = optimizers.configured(o)
         task = Task(chain, rule, rate, config.seed, np.dtype(m.param_dtype), jnp.dtype(m.dtype or m.param_dtype))
         like = examples.loader.answer_like(examples.train)
         task = dataclasses.replace(task, nonfinite=nonfinite_policy(config), objective=objective, target=like)
+        task = dataclasses.replace(task, clip_global_norm=o.clip_global_norm)
         task.check_optimizer()
     except (ValueError, TypeError) as e:
         raise UsageError(f"The update rule cannot be built: {e}") from e

@@ -8,9 +8,11 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-from helpers.servers import Servers, buffers, push, struct, values
+import pytest
+from helpers.servers import Servers, buffers, push, struct, values, wait_for_snapshot
 
 from jaxdist.parallel.flat_layout import Layout
+from jaxdist.ps.errors import Fenced
 
 
 def test_momentum_is_cut_before_an_update(tmp_path):
@@ -65,3 +67,64 @@ def test_a_model_of_many_chunks(tmp_path):
         np.testing.assert_array_equal(np.concatenate(pulled.buffers), start - 2)
         read = client.read_one_version(lambda pinned: pinned.vector("params", np.dtype(np.float32)))
         np.testing.assert_array_equal(read, start - 2)
+
+
+def clipped_round(clients, version: int, gradients) -> list:
+    """Every client pushes at once; what each then pulls."""
+    done: list = [None] * len(clients)
+
+    def work(k: int) -> None:
+        done[k] = push(clients[k], gradients[k], version)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(clients))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return done
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_round_is_clipped_by_the_norm_of_its_mean_over_all_servers(tmp_path, count):
+    with Servers(tmp_path, count) as servers:
+        clients = servers.begin(2, bound=0, total=8, clip_global_norm=1.0)
+        size = values_size(clients[0])
+        pulled = clipped_round(clients, 0, [3.0, 1.0])[0]  # mean 2
+        np.testing.assert_allclose(values(pulled, clients[0]), -1.0 / np.sqrt(size), rtol=1e-6)
+        again = clipped_round(clients, 1, [0.02, 0.04])[0]  # shorter than 1: as it is
+        np.testing.assert_allclose(values(again, clients[0]), values(pulled, clients[0]) - 0.03, rtol=1e-5)
+
+
+def values_size(client) -> int:
+    return sum(shard.num_params for shard in client.flat_shards)
+
+
+def test_a_server_that_is_lost_in_a_clipped_round_comes_back_and_the_round_is_made_again(tmp_path):
+    with Servers(tmp_path, 2) as servers:
+        clients = servers.begin(2, bound=0, total=40, clip_global_norm=1.0, snapshot_seconds=0.1)
+        clipped_round(clients, 0, [3.0, 1.0])
+        wait_for_snapshot(tmp_path, 1)
+        servers.servers[1].close()
+        claims = [client.claim() for client in clients]
+        servers.servers[1] = servers.start(1)
+        versions = []
+
+        def work(k: int) -> None:
+            pulled = None
+            for _ in range(200):  # the servers go back, and the sessions with them
+                try:
+                    claim = claims[k] if pulled is None else clients[k].claim()
+                    pulled = pulled or clients[k].pull(start=False)
+                    pulled = push(clients[k], 2.0, pulled.version, claim=claim)
+                    versions.append(pulled.version)
+                    return
+                except Fenced:
+                    clients[k].rejoin(claims[k].caller)
+                    pulled = clients[k].pull(start=False)
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(versions) == 2 and min(versions) >= 2

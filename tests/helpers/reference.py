@@ -77,6 +77,7 @@ class _Reference:
     def __init__(self, task: Task) -> None:
         self.task = task
         self._gradient, self._update = jax.jit(task.gradient), jax.jit(task.optimizer.update)
+        self._clip = jax.jit(task.clipped)
         self._initial = jax.tree.map(np.asarray, task.init().arrays())
         self._states: dict[tuple[int, ...], tuple] = {}  # (replicas, ids of batches) -> (the batches, arrays after)
 
@@ -99,6 +100,8 @@ class _Reference:
             grads, stats, _ = self._gradient(arrays["params"], arrays["model_state"], part)
             found.append(jax.tree.map(np.asarray, (grads, stats)))  # NumPy's sums need no compiling
         grads, stats = jax.tree.map(lambda *leaves: sum(leaves) / replicas, *found)
+        if self.task.clip_global_norm:
+            grads = jax.tree.map(np.asarray, self._clip(grads))
         rate = np.asarray(self.task.learning_rate(seen), self.task.dtype)
         params, opt_state = self._update(grads, arrays["opt_state"], arrays["params"], rate)
         return jax.tree.map(np.asarray, {"params": params, "model_state": stats, "opt_state": opt_state})

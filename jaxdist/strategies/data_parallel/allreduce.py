@@ -106,12 +106,14 @@ class AllReduce(Strategy):
         """One device's part of an update. Everything that crosses the network goes in one fused sum."""
         grads, stats, metrics = self.task.gradient(arrays["params"], arrays["model_state"], batch, self._batch_axis)
         grads, stats, metrics = self._reducer.step(grads, stats, metrics, stop)
-        params, opt_state = self.task.optimizer.update(grads, arrays["opt_state"], arrays["params"], learning_rate)
+        params, opt_state = self.task.optimizer.update(
+            self.task.clipped(grads), arrays["opt_state"], arrays["params"], learning_rate
+        )
         new = {"params": params, "model_state": stats, "opt_state": opt_state}
         return unless_not_finite(self.task, new, arrays, grads, metrics)
 
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
-        return self._reducer.metrics(self.task.evaluate(arrays["params"], arrays["model_state"], batch))
+        return self._reducer.metrics(self.task.evaluate_state(arrays, batch))
 
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
         return PlacedState.of(self._placed(canonical), canonical)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +25,11 @@ class FlatModel:
 
     Args:
       num_servers: among which the model is divided.
+      clips: a gradient is clipped here, before it is cut; else nowhere, or by the servers.
     """
 
-    def __init__(self, task: Task, num_servers: int) -> None:
-        self.task = task
+    def __init__(self, task: Task, num_servers: int, *, clips: bool = False) -> None:
+        self.task = task if clips else dataclasses.replace(task, clip_global_norm=0.0)
         self.layout = Layout.of(flatten(_shapes(task, 0)), flatten(_shapes(task, 1)))
         self._flat_shards = [self.layout.shard(i, num_servers) for i in range(num_servers)]
         local = jax.local_devices()
@@ -43,6 +45,20 @@ class FlatModel:
     def put(self, buffers: Sequence[np.ndarray]) -> tuple[jax.Array, ...]:
         """The servers' buffers on all local devices."""
         return tuple(jax.device_put(b, self._whole) for b in buffers)
+
+    def averaged(
+        self, averages: Sequence[np.ndarray], weight: float, buffers: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Buffers with the average of the parameters in their place; the same where there is none yet.
+
+        Args:
+          averages: each server's part; `weight`: what they have come to (`Optimizer.evaluated`).
+        """
+        if not weight > 0:
+            return list(buffers)
+        cuts = [s.num_params for s in self._flat_shards]
+        every = zip(averages, buffers, cuts, strict=True)
+        return [np.concatenate([(a / weight).astype(b.dtype), b[cut:]]) for a, b, cut in every]
 
     def put_batch(self, batch: Batch) -> Batch:
         """A host batch, divided among the local devices."""
@@ -62,6 +78,7 @@ class FlatModel:
         if self._reducer.count > 1:
             grads, stats, metrics = self._reducer.sum((grads, stats, metrics))
             grads, stats = self._reducer.mean((grads, stats))
+        grads = self.task.clipped(grads)
         gradient = pack(self.layout.params, flatten(grads), jnp)
         statistics = pack(self.layout.stats, flatten(stats), jnp).astype(gradient.dtype)
         metrics["finite"] = jnp.isfinite(gradient).all() & jnp.isfinite(statistics).all()

@@ -59,7 +59,7 @@ class Observer(Strategy):
 
     def snapshot(self) -> PulledState:
         """One and the same version of all servers; stops nobody."""
-        return snapshot(self._client, self._model)
+        return snapshot(self._client, self._model, to_evaluate=True)
 
     def eval_step(self, state: PulledState, batch: Batch) -> Metrics:
         return self._model.evaluate(state.buffers, batch)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdist.optim.optimizers import AVERAGE, AVERAGE_WEIGHT
 from jaxdist.parallel.flat_layout import Layout, pack, unpack
 from jaxdist.ps import Client, PinnedVersion, Progress, Pulled
 from jaxdist.state import Position, TrainState, Tree, flatten, unflatten
@@ -40,11 +41,19 @@ class PulledState:
         return {"params": self.buffers}
 
 
-def snapshot(client: Client, model: FlatModel) -> PulledState:
-    """One and the same version of all servers, to evaluate; stops nobody. Blocks for the servers."""
+def snapshot(client: Client, model: FlatModel, *, to_evaluate: bool = False) -> PulledState:
+    """One and the same version of all servers; stops nobody. Blocks for the servers.
+
+    `to_evaluate`: with the average of the parameters, where the task has one.
+    """
 
     def read(pinned: PinnedVersion) -> PulledState:
-        return PulledState(model.put(pinned.buffers()), pinned.progress.version, pinned.progress, pinned.caller)
+        buffers = pinned.buffers()
+        if to_evaluate and model.task.optimizer.ema_decay:
+            averages = [part.view(pinned.dtype) for part in pinned.read(f"slot/{AVERAGE}")]
+            weight = pinned.vector(f"slot/{AVERAGE_WEIGHT}", pinned.dtype)[0]
+            buffers = model.averaged(averages, float(weight), buffers)
+        return PulledState(model.put(buffers), pinned.progress.version, pinned.progress, pinned.caller)
 
     return client.read_one_version(read)
 

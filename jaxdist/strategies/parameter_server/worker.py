@@ -109,7 +109,7 @@ class ParameterServer(Strategy):
         self._overlap = bool(settings["overlap"]) and self._asynchronous
         scaled = settings["scale_learning_rate"] and self._asynchronous and num_processes > 1
         self.learning_rate_scale = 1 / num_processes if scaled else 1.0
-        self._model = FlatModel(task, len(server_addresses))
+        self._model = FlatModel(task, len(server_addresses), clips=self._asynchronous)
         self._layout = self._model.layout
         self._client = Client(
             server_addresses,
@@ -155,6 +155,7 @@ class ParameterServer(Strategy):
                     "snapshot_seconds": self._settings["snapshot_seconds"],
                     "connect_seconds": self._timeouts["connect_timeout_seconds"],
                     "momentum_ramp": self._momentum_ramp,
+                    "clip_global_norm": 0.0 if self._asynchronous else self.task.clip_global_norm,
                     "profile": [w.in_updates(*place, self.examples_per_update) for w in self._profile],
                 },
                 to_vectors(canonical, self._layout),
@@ -320,7 +321,7 @@ class ParameterServer(Strategy):
             self._leave_off()
             self._client.heartbeat_away(True)
         try:
-            yield snapshot(self._client, self._model) if activity == "evaluate" else state
+            yield snapshot(self._client, self._model, to_evaluate=True) if activity == "evaluate" else state
         finally:
             if is_away and not self.report.has_left:
                 self._client.heartbeat_away(False)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +30,7 @@ from jaxdist.parallel.schedules import SCHEDULES, Schedule
 from jaxdist.state import Position, TrainState, Tree, arrays_of, flatten
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.pipeline.connect import StageConnector
+from jaxdist.strategies.pipeline.jobs import Late, results_of
 from jaxdist.strategies.pipeline.links import Link, LocalLink
 from jaxdist.strategies.pipeline.placement import Place, places
 from jaxdist.strategies.pipeline.report import PipelineReport
@@ -56,22 +57,6 @@ class PipelineState:
         return {
             name: {str(i): worker[name] for i, worker in enumerate(self.workers)} for name in ("params", "opt_state")
         }
-
-
-class _Late(Mapping[str, np.ndarray]):
-    """Metrics that are made when they are looked at, which waits for them."""
-
-    def __init__(self, make: Callable[[], Mapping[str, np.ndarray]]) -> None:
-        self._make = make
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._make()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._make())
-
-    def __len__(self) -> int:
-        return len(self._make())
 
 
 class Pipeline(Strategy):
@@ -279,23 +264,39 @@ class Pipeline(Strategy):
                 self._threads, self._workers, state.workers, batch, strict=True
             )
         ]
-        steps = _results(jobs)
+        steps = results_of(jobs)
         rate = np.asarray(self.task.learning_rate(state.position.seen), self.task.dtype)
         count = np.asarray(self._m * self._replicas, self.task.dtype)
         new: list[Tree] = list(state.workers)
         metrics: dict[str, float] = {}
         names = self.task.objective.training_sums
+        summed: dict[int, tuple[Tree, Tree]] = {}  # of each worker here
         for s, stage in self._stages.items():  # in the same order on all processes: collective
             here = [i for i, p in enumerate(self._own) if p.stage == s]
-            summed = self._sums[s]([self._to_sum(steps[i], stage) for i in here])
-            for i, (grads, stats, numbers) in zip(here, summed, strict=True):
+            of_all = self._sums[s]([self._to_sum(steps[i], stage) for i in here])
+            for i, (grads, stats, numbers) in zip(here, of_all, strict=True):
                 metrics = dict(zip((*names, "stop", SKIPPED), np.asarray(numbers).tolist(), strict=True))
-                if metrics[SKIPPED]:  # in a replica: nothing of this step counts
-                    metrics |= dict.fromkeys(names, 0.0) | {SKIPPED: 1.0}
-                else:
-                    new[i] = stage.update(state.workers[i], grads, stats, rate, count)
+                summed[i] = grads, stats
+        if metrics[SKIPPED]:  # in a replica: nothing of this step counts
+            metrics |= dict.fromkeys(names, 0.0) | {SKIPPED: 1.0}
+        else:
+            squares = self._squares(summed, count, state.updates)
+            for i, (grads, stats) in summed.items():
+                new[i] = self._workers[i].stage.update(state.workers[i], grads, stats, rate, count, squares[i])
         self.report.note(steps)
         return PipelineState(tuple(new), state.updates + 1, state.position.take(self.examples_per_update)[1]), metrics
+
+    def _squares(self, summed: Mapping[int, tuple[Tree, Tree]], count: np.ndarray, step: int) -> list[Any]:
+        """For each worker here the sum of squares of its replica's mean gradient, over all stages; None where nothing
+        is clipped. Blocks for the other stages."""
+        if not self.task.clip_global_norm:
+            return [None] * len(self._workers)
+        own = [float(self._workers[i].stage.squares(summed[i][0], count)) for i in range(len(self._workers))]
+        jobs = [
+            thread.submit(worker.total, number, step)
+            for thread, worker, number in zip(self._threads, self._workers, own, strict=True)
+        ]
+        return [np.asarray(total, self.task.dtype) for total in results_of(jobs)]
 
     @staticmethod
     def _to_sum(step: Step, stage: Stage) -> tuple[Tree, Tree, np.ndarray]:
@@ -310,11 +311,11 @@ class Pipeline(Strategy):
             thread.submit(worker.evaluate, arrays, self._put(worker, shares[p.replica]), number)
             for p, worker, thread, arrays in zip(self._own, self._workers, self._threads, state.workers, strict=True)
         ]
-        return _Late(functools.cache(lambda: self._collected(jobs, number)))  # type: ignore[return-value]
+        return Late(functools.cache(lambda: self._collected(jobs, number)))  # type: ignore[return-value]
 
     def _collected(self, jobs: Sequence[Future[Metrics | None]], number: int) -> dict[str, np.ndarray]:
         """An evaluation batch's metrics, over all replicas; passed on to the stages before."""
-        results = _results(jobs)
+        results = results_of(jobs)
         own = [result for result in results if result is not None]  # of last stages
         if own:
             found = {name: np.asarray(total) for name, total in self._sums[self._k - 1](own)[0].items()}
@@ -339,12 +340,3 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
     """A batch in equal parts, in order."""
     parts = jax.tree.map(lambda value: value.reshape(count, -1, *value.shape[1:]), batch)
     return [jax.tree.map(lambda value, i=i: value[i], parts) for i in range(count)]
-
-
-def _results(jobs: Sequence[Future[Any]]) -> list[Any]:
-    """Of all; raises the first failure that is a cause and not a consequence of another."""
-    errors = [e for job in jobs if (e := job.exception()) is not None]
-    for e in errors:
-        if e.__cause__ is None:
-            raise e
-    return [job.result() for job in jobs]

@@ -167,6 +167,18 @@ class StageWorker:
             self._after.send({"kind": "S", "microbatch": 0, "step": step, "finite": finite}, None)
         return finite
 
+    def total(self, own: float, step: int) -> float:
+        """The sum of a number of each stage, the same on all: in the order of the stages, and back. Blocks."""
+        with self._failing_neighbours():
+            if self._before is not None:
+                own += self._received(self._before, Action("N", 0), step, 0, None)[0]["number"]
+            if self._after is not None:
+                self._after.send({"kind": "N", "microbatch": 0, "step": step, "number": own}, None)
+                own = self._received(self._after, Action("N", 1), step, 0, None)[0]["number"]
+            if self._before is not None:
+                self._before.send({"kind": "N", "microbatch": 1, "step": step, "number": own}, None)
+            return own
+
     def _received(
         self, link: Link, action: Action, step: int, examples: int, kind: tuple[tuple[int, ...], Any] | None
     ) -> tuple[Mapping[str, Any], jax.Array]:
@@ -184,7 +196,7 @@ class StageWorker:
             x = None
             if self._before is not None:
                 _, x = self._received(self._before, Action("E", number), 0, _examples(batch), self._incoming)
-            found = self.stage.evaluate(arrays["params"], arrays["model_state"], x, batch)
+            found = self.stage.evaluate(arrays, x, batch)
             if self._after is None:
                 return found
             self._after.send({"kind": "E", "microbatch": number, "step": 0}, found)

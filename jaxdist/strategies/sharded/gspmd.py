@@ -68,7 +68,7 @@ class ModelParallel(DividedState):
 
         def evaluate(arrays: Tree, batch: Batch) -> Metrics:
             with jax.sharding.use_abstract_mesh(mesh):
-                return self.task.evaluate(arrays["params"], arrays["model_state"], batch)
+                return self.task.evaluate_state(arrays, batch)
 
         arrays = self.task.init().arrays()
         self._param_shapes = {path: leaf.shape for path, leaf in flatten(arrays["params"]).items()}

@@ -34,6 +34,7 @@ from jaxdist.state import (
 from jaxdist.strategies.sharded.divided_state import DividedState
 from jaxdist.task import Batch, Metrics, Task
 from jaxdist.task.stage import Stage
+from jaxdist.task.task import sum_of_squares
 from jaxdist.task.update import unless_not_finite
 
 
@@ -111,6 +112,14 @@ class ShardedState(DividedState):
         box = Box(((self._held[0] * share, self._held[1] * share),))
         return put_from_box(held, box, self._by_share, (self._layout.count * share,))
 
+    def _clipped(self, grads: Tree) -> Tree:
+        """A stored gradient: shares count on the device that has them, small tensors once."""
+        if not self.task.clip_global_norm:
+            return grads
+        shares, small = ({block: own[kind] for block, own in grads.items()} for kind in (SHARDED, WHOLE))
+        squares = self._reducer.sum_here(sum_of_squares(shares)) + sum_of_squares(small)
+        return self.task.clipped(grads, squares)
+
     def _canonical(self, arrays: Tree) -> Tree:
         return self._map_stored(arrays, self._restored, lambda tree: tree)
 
@@ -167,7 +176,9 @@ class FullySharded(ShardedState):
         grads = {
             block: {SHARDED: self._reducer.mean(own[SHARDED]), WHOLE: small[block]} for block, own in grads.items()
         }
-        params, opt_state = self.task.optimizer.update(grads, arrays["opt_state"], arrays["params"], learning_rate)
+        params, opt_state = self.task.optimizer.update(
+            self._clipped(grads), arrays["opt_state"], arrays["params"], learning_rate
+        )
         new = {"params": params, "model_state": stats, "opt_state": opt_state}
         return unless_not_finite(self.task, new, arrays, grads, metrics, self._reducer.all_true)
 
@@ -216,8 +227,9 @@ class FullySharded(ShardedState):
 
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
         x: jax.Array | None = None
+        stored = self.task.evaluated(arrays)
         for name in self._stages:
-            params = self._gathered((name,), arrays["params"], [x])
+            params = self._gathered((name,), stored, [x])
             x, _ = self.task.apply(params, arrays["model_state"], batch, train=False, names=(name,), x=x)
         assert x is not None
         return self._reducer.metrics(self.task.evaluation_score(x, batch))
@@ -238,10 +250,16 @@ class ShardedOptimizer(ShardedState):
         shares = self._reducer.shares_of_sum({block: tree[SHARDED] for block, tree in stored.items()})
         grads = {b: {SHARDED: self._reducer.mean(shares[b]), WHOLE: small[b]} for b in stored}
         own, opt_state = self.task.optimizer.update(
-            grads, arrays["opt_state"], self._shares(arrays["params"]), learning_rate
+            self._clipped(grads), arrays["opt_state"], self._shares(arrays["params"]), learning_rate
         )
         new = {"params": self._gathered(own), "model_state": stats, "opt_state": opt_state}
         return unless_not_finite(self.task, new, arrays, grads, metrics, self._reducer.all_true)
+
+    def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
+        params = arrays["params"]
+        if self.task.optimizer.ema_decay:
+            params = self._gathered(self.task.evaluated(arrays | {"params": self._shares(params)}))
+        return self._reducer.metrics(self.task.evaluate(params, arrays["model_state"], batch))
 
     def _shares(self, tree: Tree) -> Tree:
         stored = self._layout.store(tree)

@@ -7,12 +7,14 @@ from unittest import mock
 import pytest
 from helpers.servers import LAYOUT, SIGNATURE
 
+from jaxdist.comm.security import OPEN
 from jaxdist.optim import optimizers
 from jaxdist.ps import parameter_server_pb2 as pb
 from jaxdist.ps.errors import Ended, Fenced, NotNow
 from jaxdist.ps.operations import Operations
 from jaxdist.ps.server_state import ServerState
 from jaxdist.ps.shard import Shard
+from jaxdist.ps.squared_norms import SquaredNorms
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def pin(name: str) -> pb.Operation:
 
 def test_operations_that_come_twice_are_applied_once_and_gaps_are_refused(state):
     state.shard = mock.Mock()
-    operations = Operations(state, (), lambda version: None)
+    operations = Operations(state, (), lambda version: None, SquaredNorms(state, OPEN))
     with state.changed:
         operations.receive(0, [pin("a"), pin("b")])
         operations.receive(1, [pin("b"), pin("c")])  # sent again, with one more
@@ -41,7 +43,7 @@ def test_operations_that_come_twice_are_applied_once_and_gaps_are_refused(state)
 
 def test_an_operation_that_fails_ends_the_server(state):
     state.shard = mock.Mock(pin=mock.Mock(side_effect=RuntimeError("out of memory")))
-    operations = Operations(state, (), lambda version: None)
+    operations = Operations(state, (), lambda version: None, SquaredNorms(state, OPEN))
     with state.changed:
         operations.receive(0, [pin("a")])
     operations.drain()

@@ -1,4 +1,4 @@
-"""One server's arrays: which update rules are served, values from outside, and what does not fit.
+"""One server's arrays (`ps/values.py` too): which update rules are served, values from outside, and what does not fit.
 
 Updates under real servers: `tests/contract/test_updates.py`.
 """
@@ -13,7 +13,8 @@ import pytest
 from helpers.servers import LAYOUT
 
 from jaxdist.optim import optimizers
-from jaxdist.ps.shard import Shard, both, check_elementwise, contents
+from jaxdist.ps.shard import Shard, check_elementwise
+from jaxdist.ps.values import both, contents
 
 
 def test_only_elementwise_rules_are_served():

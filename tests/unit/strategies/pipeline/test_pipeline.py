@@ -1,4 +1,7 @@
-"""Stages import, update and export the state of any chain of optimizers as the whole model does."""
+"""Stages import, update and export the state of any chain of optimizers as the whole model does.
+
+Metrics that are made when they are looked at (`strategies/pipeline/jobs.py`) are held by `transparency/`.
+"""
 
 from __future__ import annotations
 
