@@ -77,4 +77,4 @@ def at_least_zero(value: float) -> str:
 
 
 def above_zero(value: float) -> str:
-    return "" if math.ulp(0.0) <= value < math.inf else "above 0 and finite"
+    return "" if 0 < value < math.inf else "above 0 and finite"

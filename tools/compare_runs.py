@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import partition_report
 from run_metric import Metric, metrics_of
 from run_reader import Run, cluster_samples, groups, keep_small, path_of, read_run, staleness_mean
 from system_table import system_table
@@ -172,9 +173,14 @@ def page(
     svg: str,
     png: bytes,
     hosts: Sequence[Sequence[str]] = (),
+    parts: Sequence[Sequence[str]] = (),
 ) -> str:
-    """The report as one HTML file that needs nothing else; `hosts`: what they spent, a table of its own."""
-    spent = f"<h2>{HOSTS}</h2>\n{_html(hosts)}" if hosts else ""
+    """The report as one HTML file that needs nothing else.
+
+    `hosts`: what they spent; `parts`: which targets workers had. Tables of their own.
+    """
+    more = ((HOSTS, hosts), (partition_report.TITLE, parts))
+    spent = "".join(f"<h2>{title}</h2>\n{_html(table)}" for title, table in more if table)
     remarks = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
     picture = svg[svg.index("<svg") :] if svg else ""
     fallback = f'<p><a download="comparison.png" href="data:image/png;base64,{base64.b64encode(png).decode()}">'
@@ -223,7 +229,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     grouped = groups(runs)
     accuracy = options.accuracy or common_value(grouped)
-    rows, hosts = table(grouped, accuracy), system_table(grouped)
+    rows, hosts, parts = table(grouped, accuracy), system_table(grouped), partition_report.table(grouped)
     notes = ["Means over seeds [least, most]. Network: bytes that left the hosts, and those of their loopback.",
              *(f"Differs: {text}." for text in [*fatal, *notable])]  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
@@ -234,13 +240,17 @@ def main(argv: Sequence[str]) -> int:
     try:
         svg, png = _pictures(grouped)
         (options.out / "comparison.png").write_bytes(png)
+        if parts:
+            partition_report.draw(grouped).savefig(options.out / "partition.png", dpi=110)
     except ImportError as e:
         print(f"No plots: they need the extra 'report' ({e}).", file=sys.stderr)
         code = 1
     text = markdown(rows) + "\n" + "\n\n".join(notes) + "\n"
     spent = f"\n{HOSTS}:\n\n{markdown(hosts)}" if hosts else ""
+    if parts:
+        spent += f"\n{partition_report.TITLE}:\n\n{markdown(parts)}" + ("\n![Bars](partition.png)\n" if png else "")
     (options.out / "comparison.md").write_text(text + ("\n![Plots](comparison.png)\n" if png else "") + spent)
-    (options.out / "comparison.html").write_text(page(rows, notes, svg, png, hosts))
+    (options.out / "comparison.html").write_text(page(rows, notes, svg, png, hosts, parts))
     print(text + spent, end="")
     return code
 

@@ -20,6 +20,10 @@ _IDENTITY = (
     "data.train_examples",
     "data.holdout_examples",
     "data.options",
+    "data.features",
+    "data.target",
+    "data.partition",
+    "objective.name",
     "optim.name",
     "seed",
 )
@@ -96,7 +100,8 @@ def check_data(workdir: str, found: Mapping[str, str]) -> None:
     """Refuses to take up a run with other training data; only the chief calls it, with the directory held.
 
     Args:
-      found: digests: of 'train', 'evaluation' and, where there is one, 'holdout'. They become `data.json`.
+      found: digests: of 'train', 'evaluation' and, where there are such, 'holdout' and 'partition' (who has what). They
+        become `data.json`.
 
     Raises:
       UsageError: the training examples are not those that the run began with.
@@ -115,6 +120,11 @@ def check_same_data(workdir: str, found: Mapping[str, str]) -> None:
             continue
         digests = f"({before[name]} then, {found[name]} now)"
         words = f"The {name} examples are not those with which the run in {workdir} began {digests}"
+        if name == "partition":
+            raise UsageError(
+                f"The workers of the run in {workdir} began with other parts of the data {digests}: data.partition "
+                "goes on with as many workers and the same global_batch_size alone. Choose those, or another --workdir."
+            )
         if name == "train":
             raise UsageError(f"{words}: bring those back, or choose another --workdir.")
         logging.warning("%s: evaluations before and after are not comparable.", words)

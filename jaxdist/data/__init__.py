@@ -10,6 +10,9 @@ from jaxdist.data.dataset import mean_of as mean_of
 from jaxdist.data.dataset import scan as scan
 from jaxdist.data.loader import HostBatch as HostBatch
 from jaxdist.data.loader import Loader as Loader
+from jaxdist.data.partition import Partition as Partition
+from jaxdist.data.partition import PartitionedStream as PartitionedStream
+from jaxdist.data.partition import partition as partition
 from jaxdist.data.prefetch import prefetch as prefetch
 from jaxdist.data.sources import NAMES as NAMES
 from jaxdist.data.sources import import_reader as import_reader

@@ -2,6 +2,16 @@
 
 from jaxdist.knobs import Knob, at_least_zero
 
+
+def _readable(text: str) -> str:
+    """Raises `UsageError` for a partition that is none."""
+    if text:
+        from jaxdist.data.partition import parse  # NumPy is not loaded for a table of the knobs
+
+        parse(text)
+    return ""
+
+
 KNOBS = (
     Knob(
         "data.name",
@@ -23,6 +33,12 @@ KNOBS = (
         0,
         "Takes so many examples off the end of the training set, for early stopping and other decisions.",
         at_least_zero,
+    ),
+    Knob(
+        "data.partition",
+        "",
+        "Each worker trains on a part of its own, as in 'iid', 'dirichlet(alpha=0.5)', 'shards(k=2)'. '': one stream.",
+        _readable,
     ),
     Knob(
         "data.augment",

@@ -10,9 +10,11 @@ import xxhash
 
 from jaxdist.data.augment import flip_and_crop_images
 from jaxdist.data.dataset import Augment, Inputs, Split
+from jaxdist.data.partition import PartitionedStream
 from jaxdist.data.stream import ExampleStream
 
 HostBatch = dict[str, Any]
+Stream = ExampleStream | PartitionedStream
 
 
 class Like(NamedTuple):
@@ -68,7 +70,9 @@ class Loader:
         target = self._answers(split, np.array([0]))["target"]
         return Like(target.shape[1:], target.dtype)
 
-    def train_batch(self, split: Split, stream: ExampleStream, positions: Sequence[int] | np.ndarray) -> HostBatch:
+    def train_batch(
+        self, split: Split, stream: ExampleStream | PartitionedStream, positions: Sequence[int] | np.ndarray
+    ) -> HostBatch:
         """The examples at the positions [b] of the stream."""
         where = np.asarray(positions, np.int64)
         rows = stream.rows(where)

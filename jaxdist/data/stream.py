@@ -18,7 +18,7 @@ class ExampleStream:
     """Maps positions in the stream to rows of the training set."""
 
     def __init__(self, num_examples: int, seed: int) -> None:
-        self.num_examples = num_examples
+        self.num_examples = self.examples_per_epoch = num_examples
         self._permutation = lru_cache(maxsize=2)(lambda epoch: _permutation(num_examples, seed, epoch))
 
     def rows(self, positions: np.ndarray) -> np.ndarray:

@@ -2,11 +2,18 @@
 
 stream   |done ......|claimed by 1|claimed by 0|done|claimed by 1| cursor -> never handed out ... | budget
                       a lost worker's claims go back and are handed out first
+
+Where the data are distributed over workers, each share of the stream belongs to one, in turn; a worker gets its own.
+What belongs to a worker that is gone, the others take over when they are through with theirs.
+
+stream   |0 |1 |2 |0 |1 |2 |0 |1 |2 | ...   whose
+         |d |d |d |d |p |d |c |p |c | ...   done, claimed, pending: worker 1 is slow
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 from jaxdist.state import Position
 from jaxdist.state.position import Ranges, size
@@ -29,9 +36,13 @@ class ClaimTable:
     Args:
       start: what was done before.
       in_rounds: at bound 0 the live workers, in order of their numbers, get equal slices of one global batch a round.
+      parts: over how many workers the data are distributed; 0: anybody takes the next.
     """
 
-    def __init__(self, start: Position, budget: int, share: int, in_rounds: bool, first: int = 1) -> None:
+    def __init__(
+        self, start: Position, budget: int, share: int, in_rounds: bool, first: int = 1, parts: int = 0
+    ) -> None:
+        self._parts = parts
         self.cursor = start
         self.budget = budget
         self.share = share
@@ -73,7 +84,7 @@ class ClaimTable:
     def take(self, worker: int, session: int, live: dict[int, int]) -> Claim | None:
         """The next claim of a worker, or None. `live`: worker -> session of all that take part."""
         if not self.in_rounds:
-            return None if self.exhausted else self._new(worker, session, 0)
+            return self._new(worker, session, 0, live)
         for done in [n for n in self._rounds if n < self.lowest_round]:
             del self._rounds[done]
         number = max(self._round_of.get(session, 0), self.lowest_round)
@@ -83,18 +94,53 @@ class ClaimTable:
                 self._round_of[session] = number + 1
                 return claim
             number += 1
-        if self.exhausted:
+        if self._next(worker, live) is None:
             return None
         self._newest_round += 1
         slices: dict[int, Claim] = {}
         for other in sorted(live):
-            if not self.exhausted:
-                slices[other] = self._new(other, live[other], self._newest_round)
+            claim = self._new(other, live[other], self._newest_round, live)
+            if claim is not None:
+                slices[other] = claim
         self._rounds[self._newest_round] = slices
         return self.take(worker, session, live) if worker in slices else None
 
-    def _new(self, worker: int, session: int, number: int) -> Claim:
-        ranges, self.cursor = self.cursor.take(self.share)
+    def _next(self, worker: int, live: Collection[int]) -> tuple[Ranges, Position] | None:
+        """The examples that a worker would get, and the cursor after that; None: there are none for it."""
+        if self.exhausted:
+            return None
+        if not self._parts:
+            return self.cursor.take(self.share)
+        gone = {part for part in range(self._parts) if part not in live}
+        return self._of_parts({worker}) or (self._of_parts(gone) if gone else None)
+
+    def _of_parts(self, wanted: Collection[int]) -> tuple[Ranges, Position] | None:
+        """The first share that belongs to one of these workers; those before it wait for theirs."""
+        cursor = self.cursor
+        for one in cursor.pending:
+            if one[0] // self.share % self._parts in wanted:
+                rest = tuple(other for other in cursor.pending if other != one)
+                return (one,), Position(cursor.seen + size((one,)), rest)
+        passed: list[tuple[int, int]] = []
+        for start in range(cursor.next, self._end - self.share + 1, self.share):
+            one = start, start + self.share
+            if start // self.share % self._parts in wanted:
+                return (one,), Position(cursor.seen + self.share, (*cursor.pending, *passed))
+            passed.append(one)
+            if len(passed) > self._parts:  # nobody's share is farther away
+                return None
+        return None
+
+    @property
+    def _end(self) -> int:
+        """The position at which the budget ends: all before it are taken once."""
+        return self.budget
+
+    def _new(self, worker: int, session: int, number: int, live: Collection[int]) -> Claim | None:
+        found = self._next(worker, live)
+        if found is None:
+            return None
+        ranges, self.cursor = found
         claim = Claim(self.next_number, session, worker, ranges, number)
         self.outstanding[claim.number] = claim
         self._claimed += size(ranges)

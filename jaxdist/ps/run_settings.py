@@ -22,6 +22,7 @@ class Settings:
       connect_seconds: for the workers to come, at bound 0.
       phase: of a run in phases; who joins must have come to the same one.
       momentum_ramp: (examples_seen, examples) over which momentum grows to its value; for the workers.
+      data_parts: over how many workers the data are distributed (`ClaimTable`); 0: not at all.
       clip_global_norm: servers scale the mean gradient of an update down to this norm; 0: never.
       profile: the windows of updates that servers profile, too, each the fields of a `Window`.
     """
@@ -41,6 +42,7 @@ class Settings:
     phase: int = 0
     momentum_ramp: tuple[int, int] | None = None
     clip_global_norm: float = 0.0
+    data_parts: int = 0
     profile: Sequence[Sequence[Any]] = ()
 
     def patience(self, worker: int) -> float:

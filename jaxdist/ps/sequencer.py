@@ -57,9 +57,8 @@ class Sequencer:
         self.tally = Tally(record)
         self._next_session: int = record.get("next_session", 1)
         in_rounds = settings.max_staleness == 0
-        self.claim_table = ClaimTable(
-            start, settings.total_examples, settings.share, in_rounds, record.get("next_claim", 1)
-        )
+        first, parts = record.get("next_claim", 1), settings.data_parts
+        self.claim_table = ClaimTable(start, settings.total_examples, settings.share, in_rounds, first, parts)
         self.controller = StalenessController(settings.max_staleness, settings.staleness_high)
         self._sessions: dict[int, Member] = {}
         self._places = Places()

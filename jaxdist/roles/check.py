@@ -68,7 +68,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster) -> str:
     if cluster.role == "server":
         part("optimizer", lambda: (server.update_rule(config).name, None))
     else:
-        examples = part("data", lambda: _data(config))
+        examples = part("data", lambda: _data(config, cluster))
         if examples is not None:
             task = part("model", lambda: _model(config, examples, cluster))
             if task is not None and cluster.is_chief:
@@ -82,8 +82,8 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster) -> str:
     return f"{', '.join(good)}: good ({time.monotonic() - begin:.1f} s); nothing was started."
 
 
-def _data(config: ConfigDict) -> tuple[str, Examples]:
-    examples = load_examples(config)
+def _data(config: ConfigDict, cluster: Cluster) -> tuple[str, Examples]:
+    examples = load_examples(config, num_workers=cluster.num_processes)
     one = list(examples.train.take(np.array([0])).items())
     counts = {"train": examples.train, "held out": examples.holdout, "evaluation": examples.evaluation}
     sizes = ", ".join(f"{len(split)} {name}" for name, split in counts.items() if split is not None)
@@ -104,7 +104,7 @@ def _model(config: ConfigDict, examples: Examples, cluster: Cluster) -> tuple[st
         num_servers=len(cluster.server_addresses),
         devices_here=here,
     )
-    updates = run_examples(config, len(examples.train)) // config.global_batch_size
+    updates = run_examples(config, examples.epoch_examples) // config.global_batch_size
     size = disk.checkpoint_bytes(task.chain.shapes)
     words = f"{config.model.name}: {num_params(task)} parameters, {size / 1e6:.1f} MB; {updates} updates by "
     return words + f"{config.strategy.name} on {cluster.num_processes} x {here} devices", task
@@ -115,7 +115,7 @@ def _disk(config: ConfigDict, workdir: str, examples: Examples, task: Task) -> s
     if not (pathlib.Path(workdir) / "checkpoints").is_dir():
         return f"{words}; a new run"
     run_directory.check_same_run(workdir, config_lib.flatten(config))
-    run_directory.check_same_data(workdir, examples.digests)
+    run_directory.check_same_data(workdir, examples.digests | examples.parts_digest)
     found = Checkpointer(workdir, keep=config.checkpoint.keep).look()
     return f"{words}; " + (f"the run goes on from update {found}" if found is not None else "no checkpoint is whole")
 

@@ -62,7 +62,12 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
     set_up_compilation(config)
     os.makedirs(workdir, exist_ok=True)
     choose_operations(config)
-    examples = load_examples(config)
+    if config.data.partition and cluster.num_processes < 2:
+        raise UsageError(
+            f"data.partition={config.data.partition!r} makes an epoch as long as the largest part of a worker: give an "
+            "evaluator --num_processes, too."
+        )
+    examples = load_examples(config, num_workers=cluster.num_processes)
     task = make_task(config, examples)
     signature = cluster_lib.run_signature(config_lib.comparable(config)) | fingerprints(examples, task)
     signature["run"] = cluster_lib.identity(cluster, config.cluster.run_id, workdir)
@@ -75,7 +80,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
         timeouts=config.cluster,
         security=cluster.security,
     )
-    num_train = len(examples.train)
+    num_train = examples.epoch_examples
     span = config.eval_every_epochs * num_train
     total = total_examples(config, num_train)
     state: Any = None

@@ -169,14 +169,14 @@ def _train(
     with timer.phase("startup"):
         choose_operations(config)
     with timer.phase("read"):
-        examples = load_examples(config, decoding=lambda: timer.phase("preprocess"))
+        examples = load_examples(config, lambda: timer.phase("preprocess"), cluster.num_processes)
     task = make_task(config, examples)
     identity = fingerprints(examples, task)
     group.agree("data and model", identity)
     if cluster.is_chief:
-        check_data(workdir, examples.digests)
+        check_data(workdir, examples.digests | examples.parts_digest)
         disk.check(workdir, disk.checkpoint_bytes(task.init().arrays()), config.checkpoint.keep)
-    schedule, num_train = schedule_of(config.strategy), len(examples.train)
+    schedule, num_train = schedule_of(config.strategy), examples.epoch_examples
     profile = profile_of(config, workdir, cluster, task, num_train)
     check_phases(
         config,
@@ -220,4 +220,5 @@ def _context(config: ConfigDict, cluster: Cluster, group: ProcessGroup, identity
         "security": cluster.security,
         "signature": cluster_lib.run_signature(config_lib.comparable(config)) | dict(identity),
         "timeouts": config.cluster,
+        "data_parts": cluster.num_processes if config.data.partition else 0,
     }

@@ -3,6 +3,7 @@
 from jaxdist.strategies.registry import SPECS as SPECS
 from jaxdist.strategies.registry import build as build
 from jaxdist.strategies.registry import check as check
+from jaxdist.strategies.registry import check_partition as check_partition
 from jaxdist.strategies.registry import observe as observe
 from jaxdist.strategies.registry import register as register
 from jaxdist.strategies.registry import spec_of as spec_of

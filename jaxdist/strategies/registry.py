@@ -64,6 +64,20 @@ def check(settings: Settings, task: Task, **resources: Any) -> None:
     _function(spec_of(settings["name"]).check)(settings, task, Resources(**resources))
 
 
+def check_partition(settings: Settings, partition: str, num_processes: int) -> None:
+    """Refuses data that are distributed over workers where several of them work on the same examples.
+
+    Raises:
+      UsageError: with the strategies that can.
+    """
+    if not spec_of(settings["name"]).per_worker_data(settings, num_processes):
+        able = [name for name, spec in SPECS.items() if spec.per_worker_data(settings, num_processes)]
+        raise UsageError(
+            f"data.partition={partition!r} gives each worker data of its own, and strategy.name={settings['name']!r} "
+            f"has none as it is set here: its processes work on the same examples. Use one of {', '.join(able)}."
+        )
+
+
 def build(settings: Settings, task: Task, **context: Any) -> Strategy:
     """The strategy that `config.strategy` describes; `context` as `BuildContext` takes it. Uses JAX's devices."""
     return _function(spec_of(settings["name"]).build)(settings, task, BuildContext(**context))

@@ -40,6 +40,7 @@ class BuildContext:
       phase: which phase of the run this is the strategy of.
       reservation: what the run has reserved the servers by.
       momentum_ramp: (examples_seen, examples) over which the momentum grows to its value; None: it has it at once.
+      data_parts: over how many workers the data are distributed; 0: all train on one stream.
       profile: what of the run is profiled, for what profiles besides this process.
     """
 
@@ -54,6 +55,7 @@ class BuildContext:
     phase: int = 0
     reservation: str = ""
     momentum_ramp: tuple[int, int] | None = None
+    data_parts: int = 0
     profile: Sequence[Window] = ()
 
     @property
@@ -78,6 +80,8 @@ class StrategySpec:
       needs_collectives: (settings, number of processes) -> whether it runs over JAX's collectives.
       fate_sharing: a lost process ends the run; else it is the strategy's own affair.
       asynchronous: (settings) -> whether each push is an update of its own.
+      per_worker_data: (settings, number of processes) -> whether each process alone brings its share of each update's
+        examples, so that the data may be distributed over them.
       observe: (task, context) -> what an evaluator beside the run sees of it; None where there is nothing to see.
     """
 
@@ -89,4 +93,5 @@ class StrategySpec:
     needs_collectives: Callable[[Settings, int], bool] = lambda settings, num_processes: num_processes > 1
     fate_sharing: bool = True
     asynchronous: Callable[[Settings], bool] = lambda settings: False
+    per_worker_data: Callable[[Settings, int], bool] = lambda settings, num_processes: True
     observe: Callable[[Task, BuildContext], Any] | str | None = None

@@ -69,7 +69,7 @@ class TrainingLoop:
         self.config, self.cluster, self.group, self.examples = config, cluster, group, examples
         self.task, self.phases, self.stop_signal, self.stack = task, phases, stop_signal, stack
         self.profile = profile
-        self.num_train = len(examples.train)
+        self.num_train = examples.epoch_examples
         self.total = total_examples(config, self.num_train)
         self.faults = Faults(cluster.process_id)
         self.checkpoints: checkpointer.Checkpointer | None = None
@@ -413,6 +413,7 @@ class TrainingLoop:
             per_worker = self.phases.strategy.report.gather(own)
         run = facts(self.config, self.cluster, self.task)
         run |= {"updates": self.updates, "examples_seen": self.seen}
+        run |= self.examples.partition_summary()
         run |= {"stopped_early": self.measured.early_stopping.stopped}
         return run | self.recorder.summary(per_worker) | self.phases.summary(self.state)
 

@@ -12,15 +12,22 @@ from jaxdist.strategies.spec import StrategySpec
 from jaxdist.task import Task
 
 
-def check(schedule: Schedule, settings: Mapping[str, Any], task: Task, **resources: Any) -> None:
+def check(
+    schedule: Schedule, settings: Mapping[str, Any], task: Task, *, partition: str = "", **resources: Any
+) -> None:
     """Refuses phases that cannot work, before anything is built; `resources` as `strategies.check` takes them.
+
+    `partition`: over the workers, of the data; '': there is none.
 
     Raises:
       UsageError: with the arithmetic and the remedy.
     """
     for number, phase in enumerate(schedule.phases, 1):
         try:
-            strategies.check(phase.settings(settings), task, **resources)
+            own = phase.settings(settings)
+            if partition:
+                strategies.check_partition(own, partition, resources["num_processes"])
+            strategies.check(own, task, **resources)
         except UsageError as e:
             if not schedule.text:
                 raise

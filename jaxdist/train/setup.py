@@ -7,7 +7,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,18 +40,39 @@ class Examples:
     train: data.Split
     holdout: data.Split | None
     evaluation: data.Split
-    stream: data.ExampleStream
+    stream: data.ExampleStream | data.PartitionedStream
     loader: data.Loader
-    digests: Mapping[str, str]  # of each of the three that there are
+    digests: dict[str, str]  # of each of the three that there are
     close: Callable[[], None] = lambda: None  # ends what the examples are read with
+    partition: data.Partition | None = None  # over the workers
+
+    @property
+    def epoch_examples(self) -> int:
+        """Examples of an epoch: all of them, or as often as it takes each worker to see its part."""
+        return self.stream.examples_per_epoch
+
+    @property
+    def parts_digest(self) -> dict[str, str]:
+        """What tells the parts of the workers, and their order, from others; {} where there are none."""
+        if self.partition is None or not isinstance(self.stream, data.PartitionedStream):
+            return {}
+        return {"partition": f"{self.partition.digest}-{self.stream.share}"}
+
+    def partition_summary(self) -> dict[str, Any]:
+        """Who had what, for the summary."""
+        return self.partition.targets(self.train.target, self.num_classes) if self.partition is not None else {}
 
 
 def load_examples(
-    config: ConfigDict, decoding: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    config: ConfigDict,
+    decoding: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    num_workers: int = 1,
 ) -> Examples:
     """Reads the data set and cuts it as `config.data` says.
 
-    `decoding`: opened around what decodes the whole of a split.
+    Args:
+      decoding: opened around what decodes the whole of a split.
+      num_workers: over which `data.partition` distributes it.
 
     Raises:
       UsageError: the data are not there, damaged, too few, or not what can be trained on (`data.checked`).
@@ -69,6 +91,8 @@ def load_examples(
         stack.callback(found.close)
         objective = _objective(config, found.num_classes)
         examples = _cut(config, data.checked(found, objective.check_target), objective, decoding)
+        if config.data.partition:
+            examples = _partitioned(config, examples, num_workers)
         stack.pop_all()
     return examples
 
@@ -85,6 +109,26 @@ def _objective(config: ConfigDict, num_classes: int) -> Objective:
     if decided_by.higher_is_better is None:
         raise UsageError(f"early_stopping_metric={decided_by.name!r} cannot be better or worse: choose another.")
     return found
+
+
+def _partitioned(config: ConfigDict, examples: Examples, num_workers: int) -> Examples:
+    """The same, in which each worker trains on its own part.
+
+    Raises:
+      UsageError: a global batch has no equal shares, or the partition does not fit.
+    """
+    share, rest = divmod(config.global_batch_size, num_workers)
+    near = " or ".join(str(n * num_workers) for n in (share, share + 1) if n)
+    if rest:
+        raise UsageError(
+            f"data.partition={config.data.partition!r}: global_batch_size={config.global_batch_size} is not divisible "
+            f"by the {num_workers} workers; nearest: {near}."
+        )
+    found = data.partition(config.data.partition, examples.train.target, num_workers, config.seed, examples.num_classes)
+    if num_workers == 1:
+        logging.warning("data.partition=%r: one worker has everything.", config.data.partition)
+    stream = data.PartitionedStream(found, share, config.seed)
+    return dataclasses.replace(examples, stream=stream, partition=found)
 
 
 def _cut(
@@ -206,7 +250,7 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
             learning_rate=o.learning_rate,
             drop_epochs=o.drop_epochs,
             drop_factor=o.drop_factor,
-            examples_per_epoch=len(examples.train),
+            examples_per_epoch=examples.epoch_examples,
             num_epochs=config.num_epochs,
             warmup_epochs=o.warmup_epochs,
             final_factor=o.final_factor,
@@ -226,7 +270,7 @@ def make_task(config: ConfigDict, examples: Examples) -> Task:
 
 
 def check_phases(config: ConfigDict, task: Task, *, num_processes: int, num_servers: int, devices_here: int) -> None:
-    """Refuses phases that cannot work, on processes with equally many devices.
+    """Refuses phases that cannot work, on processes with equally many devices, each with data of its own if it is so.
 
     Raises:
       UsageError: with the arithmetic and the remedy.
@@ -239,6 +283,7 @@ def check_phases(config: ConfigDict, task: Task, *, num_processes: int, num_serv
         num_processes=num_processes,
         num_devices=num_processes * devices_here,
         num_servers=num_servers,
+        partition=config.data.partition,
     )
 
 

@@ -73,3 +73,30 @@ def test_runs_without_an_accuracy_are_compared_by_their_first_metric(tmp_path, c
     assert "| training mean absolute error | validation mean absolute error | validation sigma nmad |" in header
     assert "s to 0.2 |" in header and "| 0.05 [0.05, 0.05] | 0.15 [0.1, 0.2] | 0.05 [0.03333, 0.06667] |" in row
     assert "| 20 [20, 20] |" in row and "<svg" in (tmp_path / "comparison.html").read_text()
+
+
+def test_the_targets_of_each_worker_are_a_table_and_a_figure(tmp_path, capsys):
+    for name, more in (("numbers", {"target_edges": [0.0, 0.25, 0.5]}), ("classes", {})):
+        folder = tmp_path / name / "seed0"
+        folder.mkdir(parents=True)
+        row = {
+            "kind": "eval",
+            "time": 1.0,
+            "updates": 1,
+            "epoch": 1.0,
+            "examples_seen": 7,
+            "loss": 0.5,
+            "accuracy": 0.5,
+        }
+        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        (folder / "config.json").write_text(json.dumps({"seed": 0}))
+        found = {"partition": "iid", "examples_per_worker": [3, 4], "targets_per_worker": [[1, 2], [4, 0]]} | more
+        (folder / "summary.json").write_text(json.dumps(found | {"validation_accuracy": 0.5}))
+    runs = [str(tmp_path / name / "seed0") for name in ("numbers", "classes")]
+    compare_runs.main([*runs, f"--out={tmp_path}"])
+    said = capsys.readouterr().out
+    assert "| run | partition | worker | examples | 0 to 0.25 | 0.25 to 0.5 |" in said
+    assert "| numbers | iid | 1 | 4 | 4 | 0 |" in said and "| classes | iid | 0 | 3 | 1 | 2 |" in said
+    assert "| run | partition | worker | examples | 0 | 1 |" in said
+    assert (tmp_path / "partition.png").stat().st_size > 1000
+    assert "Examples of each worker" in (tmp_path / "comparison.html").read_text()

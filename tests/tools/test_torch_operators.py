@@ -8,6 +8,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 
+@pytest.fixture(autouse=True)
+def _denormals_as_before():
+    """A comparison flushes them, for the whole process: other tests must not find it so."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 def test_an_operator_is_of_the_kind_of_its_nearest_known_caller():
     from torch_operators import BACKWARD, kind_of
 

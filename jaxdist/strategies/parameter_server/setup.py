@@ -49,6 +49,7 @@ def build(settings: Settings, task: Task, context: BuildContext) -> ParameterSer
         reserve=context.reservation,
         momentum_ramp=context.momentum_ramp,
         profile=context.profile,
+        data_parts=context.data_parts,
     )
 
 

@@ -72,7 +72,7 @@ class ParameterServer(Strategy):
       phase: of a run in phases; workers wait for the chief to begin it.
       reserve: what the run has reserved the servers by.
       momentum_ramp: (examples_seen, examples) over which the momentum grows to its value; the chief's counts.
-      profile: what the servers profile, too; the chief's counts.
+      profile: what the servers profile, too; the chief's counts. data_parts: as `BuildContext` has it.
     """
 
     collective = False
@@ -93,8 +93,9 @@ class ParameterServer(Strategy):
         reserve: str = "",
         momentum_ramp: tuple[int, int] | None = None,
         profile: Sequence[Window] = (),
+        data_parts: int = 0,
     ) -> None:
-        self.task = task
+        self.task, self._data_parts = task, data_parts
         self._nonfinite = {"refuse": "skip"}.get(settings["nonfinite"], settings["nonfinite"] or task.nonfinite)
         self._momentum_ramp, self._profile = momentum_ramp, profile
         self.is_chief = process_id == 0
@@ -155,6 +156,7 @@ class ParameterServer(Strategy):
                     "snapshot_seconds": self._settings["snapshot_seconds"],
                     "connect_seconds": self._timeouts["connect_timeout_seconds"],
                     "momentum_ramp": self._momentum_ramp,
+                    "data_parts": self._data_parts,
                     "clip_global_norm": 0.0 if self._asynchronous else self.task.clip_global_norm,
                     "profile": [w.in_updates(*place, self.examples_per_update) for w in self._profile],
                 },

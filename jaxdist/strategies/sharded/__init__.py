@@ -1,14 +1,24 @@
 """State divided over a mesh of devices: by rules (GSPMD), or everything in equal shares (ZeRO)."""
 
+import re
+
 from jaxdist.knobs import Knob, at_least_zero
+from jaxdist.parallel.mesh import DATA
 from jaxdist.strategies.knobs import FUSION_MEGABYTES, SYNC_BATCH_NORM
-from jaxdist.strategies.spec import StrategySpec
+from jaxdist.strategies.spec import Settings, StrategySpec
 
 LAYOUTS = {
     "none": "jaxdist.strategies.sharded.gspmd:ModelParallel",
     "fsdp": "jaxdist.strategies.sharded.zero:FullySharded",
     "zero1": "jaxdist.strategies.sharded.zero:ShardedOptimizer",
 }
+
+
+def _each_process_has_its_own_examples(settings: Settings, num_processes: int) -> bool:
+    """Whether no two processes lie on the same place of the data axis; the others share their part of a batch."""
+    found = re.search(rf"\b{DATA}:(\d+)", settings["mesh"])
+    return not settings["mesh"] or (int(found.group(1)) if found else 1) % num_processes == 0
+
 
 SPEC = StrategySpec(
     name="model_parallel",
@@ -42,4 +52,5 @@ SPEC = StrategySpec(
     ),
     check="jaxdist.strategies.sharded.setup:check",
     build="jaxdist.strategies.sharded.setup:build",
+    per_worker_data=_each_process_has_its_own_examples,
 )
