@@ -20,7 +20,7 @@ class Bytes:
 
 
 def bytes_of(shapes: dict[str, tuple[Any, Any]]) -> Bytes:
-    """From `Chain.shapes`, in float32."""
+    """From `Graph.shapes`, in float32."""
     import jax
 
     sizes = [[4 * leaf.size for pair in shapes.values() for leaf in jax.tree.leaves(pair[k])] for k in (0, 1)]

@@ -248,13 +248,13 @@ def ours(
     if number:
         return serve(run)
     # Dropout is random on both sides: the models are compared without.
-    plain = dataclasses.replace(task, chain=build(dropout=0.0), compute_dtype=None)
+    plain = dataclasses.replace(task, model=build(dropout=0.0), compute_dtype=None)
     one = {k: v for k, v in make_batch(spec["inputs"], batch, 0).items() if k != "position"}
     params, stats = (jax.tree.map(np.asarray, tree) for tree in (canonical.params, canonical.model_state))
     value = jax.jit(jax.value_and_grad(lambda params: plain.loss(params, stats, one)[0]))
     loss, grads = value(params)
     norm = float(np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(grads))))
-    flops = 3 * sum(forward_flops(task.chain).values())
+    flops = 3 * sum(forward_flops(task.model).values())
     serve(
         run, compile_seconds=round(compiled, 1), ops=backend.in_use(), loss=float(loss), gradient_norm=norm,
         flops=flops, parameters=sum(leaf.size for leaf in weights.values()),

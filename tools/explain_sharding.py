@@ -68,7 +68,7 @@ def explain(config: Any, devices: int) -> tuple[list[tuple[str, str, str, int, i
     slots = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.arrays["opt_state"]))
     scratch = getattr(program.memory_analysis(), "temp_size_in_bytes", 0)  # None where XLA does not say
     totals = {"optimizer": slots, "collectives": strategy.collectives(), "scratch": scratch}
-    order = {name: number for number, name in enumerate(task.chain.names)}
+    order = {name: number for number, name in enumerate(task.model.names)}
     return sorted(table(state.arrays["params"]), key=lambda row: order[row[0].split("/")[0]]), totals
 
 

@@ -43,30 +43,33 @@ class BlockCost:
 def block_costs(task: Task, examples: int) -> list[BlockCost]:
     """Of every block, by shapes alone, for microbatches of so many examples. Traces, but computes nothing."""
     found = []
-    chain, x = task.chain, None
-    for name in chain.names:
+    model = task.model
+    values: dict[str, Any] = {}
+    for name in model.names:
         stage = Stage(task, [name])
         arrays = _shapes_of(task, name)
         batch = _batch_shapes(task, examples)
         (sums, _) = jax.eval_shape(stage.start, arrays)
+        x = {source: values[source] for source in stage.coming}
         y, _, saved = jax.eval_shape(stage.forward, arrays, sums, x, batch)
-        coming: list[Any] = [x] if x is not None else []
+        out = y if stage.is_last else y[name]
+        coming = list(x.values())
         found.append(
             BlockCost(
                 name=name,
                 input_bytes=_size(coming),
-                output_bytes=_size(y),
-                output_dtype=y.dtype,
+                output_bytes=_size(out),
+                output_dtype=out.dtype,
                 param_bytes=_size(arrays["params"]),
                 saved_bytes=_size([*jax.tree.leaves(saved), *coming]),
             )
         )
-        x = y
+        values[name] = out
     return found
 
 
 def _shapes_of(task: Task, name: str) -> Any:
-    params, stats = task.chain.shapes[name]
+    params, stats = task.model.shapes[name]
     shaped = lambda tree: jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, task.dtype), tree)  # noqa: E731
     return {"params": {name: shaped(params)}, "model_state": {name: shaped(stats)} if stats else {}, "opt_state": {}}
 
@@ -76,7 +79,7 @@ def _batch_shapes(task: Task, examples: int) -> Batch:
     return {
         "inputs": {
             name: jax.ShapeDtypeStruct((examples, *like.shape), dtype_of(like))
-            for name, like in task.chain.inputs.items()
+            for name, like in task.model.inputs.items()
         },
         "target": jax.ShapeDtypeStruct((examples, *task.target.shape), task.target.dtype),
         "position": jax.ShapeDtypeStruct((examples,), np.uint32),
@@ -95,13 +98,13 @@ class _Trial:
         device = jax.local_devices()[0]
         zeros = lambda tree: jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), device), tree)  # noqa: E731
         self._arrays, self._batch = zeros(_shapes_of(task, name)), zeros(_batch_shapes(task, examples))
-        number = task.chain.names.index(name)
-        self._x = None
-        if number:
-            shape = (examples, *task.chain.activation_shapes[task.chain.names[number - 1]])
-            self._x = jax.device_put(jnp.zeros(shape, task.compute_dtype or task.dtype), device)
+        shapes, dtype = task.model.activation_shapes, task.compute_dtype or task.dtype
+        self._x = {
+            source: jax.device_put(jnp.zeros((examples, *shapes[source]), dtype), device)
+            for source in self._stage.coming
+        }
         self._sums, self._grads = self._stage.start(self._arrays)
-        self._cotangent: jax.Array | None = None
+        self._cotangent: Any = None
         self.forward = self.backward = float("inf")
         self.run()  # compiles
         self.forward = self.backward = float("inf")
@@ -112,7 +115,7 @@ class _Trial:
         y, self._sums, saved = self._stage.forward(self._arrays, self._sums, self._x, self._batch)
         jax.block_until_ready((y, self._sums))
         if self._cotangent is None:
-            self._cotangent = jax.block_until_ready(jnp.ones_like(y))
+            self._cotangent = jax.block_until_ready(jax.tree.map(jnp.ones_like, y))
         between = time.perf_counter()
         by_x, self._grads = self._stage.backward(
             self._arrays, self._x, self._batch, saved, self._cotangent, self._grads

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxdist.cost.balance import Plan
 from jaxdist.cost.blocks import BlockCost, block_costs
 from jaxdist.errors import UsageError
-from jaxdist.parallel.schedules import SCHEDULES, most_in_flight
+from jaxdist.parallel.schedules import most_in_flight
 from jaxdist.task import Task
 
 GB = 1e9
@@ -43,7 +43,7 @@ def _need(task: Task, params: int, activations: int, copies: int = 1) -> Need:
 
 def slots_per_param(task: Task) -> float:
     """Bytes of optimizer state for each byte of a parameter."""
-    params = {name: params for name, (params, _) in task.chain.shapes.items()}
+    params = {name: params for name, (params, _) in task.model.shapes.items()}
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     slots = [leaf for leaf in jax.tree.leaves(task.slot_shapes()) if leaf.ndim]
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in slots) / (
@@ -87,20 +87,22 @@ def of_divided_model(task: Task, examples: int, devices: int, share: Share) -> N
 def of_stages(
     task: Task,
     costs: Sequence[BlockCost],
-    balance: Sequence[int],
+    plan: Plan,
     *,
     num_microbatches: int,
     schedule: str,
     remat: bool,
 ) -> list[Need]:
     """Of each stage of a pipeline; `costs` are those of one microbatch."""
-    in_flight = most_in_flight(SCHEDULES[schedule](len(balance), num_microbatches))
+    in_flight = most_in_flight(plan.schedule(task.model, schedule, num_microbatches))
+    by_name = {cost.name: cost for cost in costs}
     found = []
-    for s, (i, j) in enumerate(itertools.pairwise([0, *itertools.accumulate(balance)])):
-        params = sum(cost.param_bytes for cost in costs[i:j])
-        kept = in_flight[s] * (whole := sum(cost.saved_bytes for cost in costs[i:j]))
+    for s, names in enumerate(plan.stages):
+        own = [by_name[name] for name in names]
+        params = sum(cost.param_bytes for cost in own)
+        kept = in_flight[s] * (whole := sum(cost.saved_bytes for cost in own))
         if remat:  # inputs wait; one microbatch at a time is computed again
-            kept = in_flight[s] * costs[i].input_bytes + whole
+            kept = in_flight[s] * own[0].input_bytes + whole
         found.append(_need(task, params, kept))
     return found
 

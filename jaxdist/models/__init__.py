@@ -1,4 +1,5 @@
-"""Models as chains of named Flax blocks. Importing this room imports no flax: its names are loaded when asked for."""
+"""Models as graphs of named Flax blocks, most of them chains. Importing this room imports no flax: its names are loaded
+when asked for."""
 
 from __future__ import annotations
 
@@ -10,19 +11,19 @@ from jaxdist.models.families import build as build
 from jaxdist.models.families import ignored as ignored
 
 if TYPE_CHECKING:
-    from jaxdist.models.chain import COLLECTIONS as COLLECTIONS
-    from jaxdist.models.chain import PARAMS as PARAMS
-    from jaxdist.models.chain import STATS as STATS
-    from jaxdist.models.chain import Chain as Chain
     from jaxdist.models.context import Context as Context
+    from jaxdist.models.graph import COLLECTIONS as COLLECTIONS
+    from jaxdist.models.graph import PARAMS as PARAMS
+    from jaxdist.models.graph import STATS as STATS
+    from jaxdist.models.graph import Graph as Graph
     from jaxdist.models.layers import BatchNorm as BatchNorm
     from jaxdist.models.layers import Dropout as Dropout
 
 _WHERE = {
-    "COLLECTIONS": "chain",
-    "PARAMS": "chain",
-    "STATS": "chain",
-    "Chain": "chain",
+    "COLLECTIONS": "graph",
+    "PARAMS": "graph",
+    "STATS": "graph",
+    "Graph": "graph",
     "Context": "context",
     "BatchNorm": "layers",
     "Dropout": "layers",

@@ -6,6 +6,7 @@ Checked before training, from shapes alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,28 +14,82 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdist.models.chain import COLLECTIONS, Chain, init_with_output
+from jaxdist.errors import nearest
 from jaxdist.models.context import Context
+from jaxdist.models.graph import COLLECTIONS, Graph, init_with_output
 from jaxdist.state import flatten
 
 _BATCH = 3  # none of the sizes that a shape has by accident is likely to be this one
 
 
 def check_blocks(blocks: Any) -> None:
-    """Raises `ValueError` unless these are pairs of a name and a Flax module."""
+    """Raises `ValueError` unless these are pairs of a name and a Flax module, or triples with sources."""
     if not isinstance(blocks, list | tuple):
         raise ValueError(f"it must be a list of (name, Flax module), and is a {type(blocks).__name__}")
     for number, block in enumerate(blocks):
-        if not (isinstance(block, tuple) and len(block) == 2):
-            raise ValueError(f"entry {number} of its list must be (name, Flax module), and is {block!r:.80}")
-        name, module = block
+        if not (isinstance(block, tuple) and len(block) in (2, 3)):
+            raise ValueError(
+                f"entry {number} of its list must be (name, Flax module) or (name, Flax module, sources), and is "
+                f"{block!r:.80}"
+            )
+        name, module = block[:2]
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(f"the name of entry {number} must be a word without '/', and is {name!r:.80}")
         if not isinstance(module, nn.Module):
             raise ValueError(f"block {name!r} must be a Flax module, and is a {type(module).__name__}")
+        sources = block[2] if len(block) == 3 else ()
+        if not isinstance(sources, str | tuple | list) or not all(isinstance(source, str) for source in sources):
+            raise ValueError(f"the sources of block {name!r} must be names, and are {sources!r:.80}")
 
 
-def check(chain: Chain, dtype: Any) -> None:
+def in_order(
+    blocks: Sequence[Any], inputs: Sequence[str]
+) -> tuple[tuple[tuple[str, nn.Module], ...], tuple[tuple[str, ...], ...]]:
+    """((name, module), ...) with each block after its sources, the head last; and the sources of each.
+
+    Raises:
+      ValueError: a name that is there twice or is an input's, a source that is not there, a cycle, several heads.
+    """
+    sources: dict[str, tuple[str, ...]] = {}
+    before: tuple[str, ...] = tuple(inputs)
+    for block in blocks:
+        own = block[2] if len(block) == 3 else before
+        name, sources_of_it = block[0], (own,) if isinstance(own, str) else tuple(own)
+        if name in sources:
+            raise ValueError(f"two blocks are called {name!r}")
+        sources[name], before = sources_of_it, (name,)
+    if not sources:
+        raise ValueError("it has no blocks")
+    known = [*inputs, *sources]
+    for name, own in sources.items():
+        if name in inputs and any(len(block) == 3 for block in blocks):
+            raise ValueError(f"{name!r} is a block and an input: give one another name")
+        if not own or len(set(own)) < len(own):
+            raise ValueError(f"block {name!r} has the sources {own}: it needs at least one, and each once")
+        for source in own:
+            if source not in known or (source == name and source not in inputs):
+                there = nearest(source, known)
+                raise ValueError(f"block {name!r} asks for {source!r}, and there is no such block or input{there}")
+    order: list[str] = []
+    while len(order) < len(sources):
+        ready = [n for n, own in sources.items() if n not in order and all(s in order or s in inputs for s in own)]
+        if not ready:
+            left = [name for name in sources if name not in order]
+            raise ValueError(f"its blocks go round in a circle: {', '.join(left)}")
+        order.append(ready[0])
+    heads = [name for name in sources if not any(name in own for own in sources.values())]
+    if len(heads) != 1:
+        words = " and ".join(map(repr, heads))
+        raise ValueError(f"nothing follows the blocks {words}: one alone, the head, may be the last")
+    unused = [name for name in inputs if not any(name in own for own in sources.values())]
+    if unused:
+        raise ValueError(f"no block uses the input {unused[0]!r} of the examples; use it, or leave it out of the data")
+    modules = {block[0]: block[1] for block in blocks}
+    ordered = [name for name in order if name != heads[0]] + heads
+    return tuple((name, modules[name]) for name in ordered), tuple(sources[name] for name in ordered)
+
+
+def check(chain: Graph, dtype: Any) -> None:
     """Traces each block as it is evaluated and trained, without computing anything.
 
     Args:
@@ -43,14 +98,15 @@ def check(chain: Chain, dtype: Any) -> None:
     Raises:
       ValueError: which block, what it must do, and what it does.
     """
-    x: Any = chain.example(dtype, _BATCH)
+    values: dict[str, Any] = chain.examples(dtype, _BATCH)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    there = ", ".join(map(repr, chain.inputs)) if len(chain.inputs) > 1 else ""
-    for number, (name, module) in enumerate(chain.blocks):
+    for name, module in chain.blocks:
+        x, sources = chain.gathered(name, values), chain.sources_of[name]
+        there = ", ".join(map(repr, sources)) if len(sources) > 1 else ""
         made, variables = _traced(
             name,
             lambda m=module, x=x: jax.eval_shape(lambda k, x: init_with_output(m, k, x), key, x),
-            "" if number else there,
+            there,
         )
         _check_variables(name, variables, dtype)
         evaluated = _check_output(name, made)
@@ -61,19 +117,19 @@ def check(chain: Chain, dtype: Any) -> None:
             return module.apply(variables, x, context, mutable=list(COLLECTIONS[1:]))[0]
 
         out = _check_output(name, _traced(name, lambda v=variables, x=x, f=trained: jax.eval_shape(f, v, x)))
-        if not number:
-            _check_every_input_is_used(name, chain, lambda v=variables, x=x, f=trained: jax.make_jaxpr(f)(v, x), x)
+        if len(sources) > 1:
+            _check_every_source_is_used(name, lambda v=variables, x=x, f=trained: jax.make_jaxpr(f)(v, x), x)
         if out.shape != evaluated.shape:
             raise ValueError(
                 f"block {name!r} returns {list(out.shape)} in training and {list(evaluated.shape)} in evaluation; both "
                 "must be equal"
             )
-        x = out
+        values[name] = out
 
 
-def check_outputs(chain: Chain, shape: tuple[int, ...], words: str) -> None:
+def check_outputs(chain: Graph, shape: tuple[int, ...], words: str) -> None:
     """Raises `ValueError` unless the last block gives outputs of that shape for each example; `words`: why."""
-    last = chain.names[-1]
+    last = chain.head
     if chain.activation_shapes[last] != shape:
         raise ValueError(
             f"the last block {last!r} must return {_with_batch(shape)}, {words}, and returns "
@@ -85,17 +141,16 @@ def _with_batch(shape: tuple[int, ...]) -> str:
     return f"[batch{''.join(f', {n}' for n in shape)}]"
 
 
-def _check_every_input_is_used(name: str, chain: Chain, traced: Any, x: Any) -> None:
+def _check_every_source_is_used(name: str, traced: Any, x: Any) -> None:
     """Where there are several, one that goes nowhere is a mistake, of the model or of the data set."""
-    if len(chain.inputs) < 2:
-        return
     jaxpr = traced().jaxpr
     used = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
     count = len(jax.tree.leaves(x))  # the last of the arguments, in the order of their names
     unused = [key for key, v in zip(sorted(x), jaxpr.invars[-count:], strict=True) if id(v) not in used]
     if unused:
         raise ValueError(
-            f"block {name!r} does not use the input {unused[0]!r} of the examples; use it, or leave it out of the data"
+            f"block {name!r} does not use {unused[0]!r}, which it is given: use it, or leave it out (an input, of the "
+            "data)"
         )
 
 
@@ -107,7 +162,7 @@ def _traced(name: str, trace: Any, inputs: str = "") -> Any:
         words = " ".join(str(e).split())
         remedy = ": take Dropout from jaxdist.models, which needs no key" if "dropout" in words.lower() else ""
         if inputs:
-            remedy = f", which is given a dict of the inputs {inputs}"
+            remedy = f", which is given a dict of {inputs}"
         raise ValueError(f"block {name!r} fails{remedy}: {type(e).__name__}: {words[:300]}") from e
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxdist.dotted import asked_for, function_of
 
 if TYPE_CHECKING:
-    from jaxdist.models.chain import Chain
+    from jaxdist.models.graph import Graph
 
 FAMILIES: dict[str, str] = {
     "cnn": "jaxdist.models.cnn:build",
@@ -32,13 +32,14 @@ def build(
     num_outputs: int,
     settings: Mapping[str, Any],
     options: Mapping[str, Any],
-) -> Chain:
+) -> Graph:
     """Builds a model.
 
     Args:
       name: a family of `FAMILIES`, or 'package.module:function' for a function `f(num_outputs, **options)` of the
-        user's that returns [(block name, Flax module called as `module(x, context)`), ...]; its module may have
-        a function `partition_rules(**options)`, which gives the rules that `Chain` takes.
+        user's that returns [(block name, Flax module called as `module(x, context)`), ...], each given what the one
+        before gives, or with (block name, module, sources) what those give; its module may have
+        a function `partition_rules(**options)`, which gives the rules that `Graph` takes.
       inputs: {name: what one example has there (anything with a shape and a dtype)}, or the shape of one image.
       num_outputs: of the last block, for an example: the number of classes, say.
       settings: values a family may ask for by name (depth, growth_rate, ...); those it does not know are left out.
@@ -47,8 +48,11 @@ def build(
     Raises:
       ValueError: unknown name, or the family refuses the values.
     """
+    import jax
+    import jax.numpy as jnp
+
     from jaxdist.models import contract
-    from jaxdist.models.chain import Chain
+    from jaxdist.models.graph import IMAGE, Graph
 
     where = FAMILIES.get(name, name)
     family = function_of(where, "model.name")
@@ -62,4 +66,10 @@ def build(
     except ValueError as e:
         raise ValueError(f"what model.name={name!r} returns is not a model: {e}.") from e
     rules = getattr(sys.modules[where.partition(":")[0]], "partition_rules", lambda **_: ())
-    return Chain(tuple(blocks), inputs, tuple(rules(**arguments)))
+    if not isinstance(inputs, Mapping):
+        inputs = {IMAGE: jax.ShapeDtypeStruct(tuple(inputs), jnp.float32)}
+    try:
+        blocks, sources = contract.in_order(blocks, list(inputs))
+    except ValueError as e:
+        raise ValueError(f"what model.name={name!r} returns is not a model: {e}.") from e
+    return Graph(blocks, inputs, tuple(rules(**arguments)), sources)

@@ -19,7 +19,7 @@ s keeps the activations of at most K - s microbatches instead of all M.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -36,27 +36,39 @@ class Action(NamedTuple):
 Schedule = tuple[tuple[Action, ...], ...]  # for each stage, its actions in order
 
 
-def gpipe(num_stages: int, num_microbatches: int) -> Schedule:
+def gpipe_of(depths: Sequence[int], num_microbatches: int) -> Schedule:
     """All forwards, then all backwards, the last microbatch first."""
     forwards = [Action("F", m) for m in range(num_microbatches)]
     backwards = [Action("B", m) for m in reversed(range(num_microbatches))]
-    return tuple(tuple(forwards + backwards) for _ in range(num_stages))
+    return tuple(tuple(forwards + backwards) for _ in depths)
 
 
-def one_forward_one_backward(num_stages: int, num_microbatches: int) -> Schedule:
+def one_forward_one_backward_of(depths: Sequence[int], num_microbatches: int) -> Schedule:
     """Backwards as soon as they can be: after filling the pipeline each stage alternates."""
 
-    def stage(number: int) -> tuple[Action, ...]:
-        ahead = min(num_stages - 1 - number, num_microbatches)
+    def stage(depth: int) -> tuple[Action, ...]:
+        ahead = min(depth, num_microbatches)
         actions = [Action("F", m) for m in range(ahead)]
         for m in range(num_microbatches - ahead):
             actions += [Action("F", m + ahead), Action("B", m)]
         return tuple(actions + [Action("B", m) for m in range(num_microbatches - ahead, num_microbatches)])
 
-    return tuple(stage(number) for number in range(num_stages))
+    return tuple(map(stage, depths))
 
 
-SCHEDULES: dict[str, Callable[[int, int], Schedule]] = {"gpipe": gpipe, "1f1b": one_forward_one_backward}
+# By the depths of the stages: the most edges on a way to the last. Stages side by side have equal depths; a stage's
+# forwards are as far ahead of its backwards as a chain's of that depth, so that no order waits for itself.
+SCHEDULES_OF: dict[str, Callable[[Sequence[int], int], Schedule]] = {
+    "gpipe": gpipe_of,
+    "1f1b": one_forward_one_backward_of,
+}
+
+
+def _of_chain(of: Callable[[Sequence[int], int], Schedule]) -> Callable[[int, int], Schedule]:
+    return lambda num_stages, num_microbatches: of(range(num_stages - 1, -1, -1), num_microbatches)
+
+
+SCHEDULES: dict[str, Callable[[int, int], Schedule]] = {name: _of_chain(of) for name, of in SCHEDULES_OF.items()}
 
 
 class Span(NamedTuple):
@@ -81,31 +93,54 @@ def simulate(
     """
     last = len(schedule) - 1
     transfer = transfer or [0.0] * last
+    return simulate_graph(schedule, forward, backward, {(s, s + 1): transfer[s] for s in range(last)})
+
+
+def simulate_graph(
+    schedule: Schedule,
+    forward: Sequence[float],
+    backward: Sequence[float],
+    transfer: Mapping[tuple[int, int], float],
+    processes: Sequence[int] = (),
+) -> list[list[Span]]:
+    """The same of stages that form any graph.
+
+    Args:
+      transfer: {(stage, a later one that needs its output): duration of sending it, or its gradient}.
+      processes: of each stage; one process does one action at a time, the one that can begin first, and nothing is
+        sent within it. (): each stage has its own.
+
+    Raises:
+      ValueError: the schedule waits for itself.
+    """
+    where = list(processes) or list(range(len(schedule)))
+    needs: dict[str, list[list[tuple[int, float]]]] = {"F": [[] for _ in schedule], "B": [[] for _ in schedule]}
+    for (before, after), seconds in transfer.items():
+        over = seconds if where[before] != where[after] else 0.0
+        needs["F"][after].append((before, over))
+        needs["B"][before].append((after, over))
     ended: dict[tuple[int, Action], float] = {}
     spans: list[list[Span]] = [[] for _ in schedule]
-    free = [0.0] * len(schedule)
-    while any(len(done) < len(actions) for done, actions in zip(spans, schedule, strict=True)):
-        advanced = False
+    free = dict.fromkeys(where, 0.0)
+    for _ in range(sum(map(len, schedule))):
+        soonest: tuple[float, int] | None = None
         for s, actions in enumerate(schedule):
-            while len(spans[s]) < len(actions):
-                action = actions[len(spans[s])]
-                ready = free[s]
-                if action.kind == "F" and s > 0:
-                    needed, cut = (s - 1, action), s - 1
-                elif action.kind == "B" and s < last:
-                    needed, cut = (s + 1, action), s
-                else:
-                    needed, cut = None, 0
-                if needed is not None:
-                    if needed not in ended:
-                        break
-                    ready = max(ready, ended[needed] + transfer[cut])
-                duration = (forward if action.kind == "F" else backward)[s]
-                spans[s].append(Span(action, ready, ready + duration))
-                free[s] = ended[(s, action)] = ready + duration
-                advanced = True
-        if not advanced:
+            if len(spans[s]) == len(actions):
+                continue
+            action = actions[len(spans[s])]
+            came = [(ended.get((other, action)), over) for other, over in needs[action.kind][s]]
+            if any(end is None for end, _ in came):
+                continue
+            ready = max([free[where[s]], *((end or 0.0) + over for end, over in came)])
+            if soonest is None or ready < soonest[0]:
+                soonest = ready, s
+        if soonest is None:
             raise ValueError("The schedule waits for itself.")
+        begin, s = soonest
+        action = schedule[s][len(spans[s])]
+        end = begin + (forward if action.kind == "F" else backward)[s]
+        spans[s].append(Span(action, begin, end))
+        free[where[s]] = ended[s, action] = end
     return spans
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdist.models import Chain, Context
+from jaxdist.models import Context, Graph
 from jaxdist.ops.platforms import for_all_platforms
 from jaxdist.profiling.naming import layer_of, tokens_of
 
 _COUNTED = ("conv_general_dilated", "dot_general")
 
 
-def forward_flops(chain: Chain) -> dict[str, float]:
+def forward_flops(chain: Graph) -> dict[str, float]:
     """{layer: operations of its convolutions and matrix products for one example}, two for each multiplication.
 
     From the traced model, with the plain formulation of each operation. Computes nothing.
@@ -42,10 +42,13 @@ def forward_flops(chain: Chain) -> dict[str, float]:
 
     shapes = chain.shapes.items()
     params, stats = ({name: pair[k] for name, pair in shapes if pair[k]} for k in (0, 1))
-    x = chain.example(jnp.float32)
+    values = chain.examples(jnp.float32)
     context = Context(train=False)
     with for_all_platforms():
-        count(jax.make_jaxpr(lambda p, s, x: chain.apply(p, s, x, context)[0])(params, stats, x).jaxpr, "")
+        count(
+            jax.make_jaxpr(lambda p, s, x: chain.apply(p, s, x, context)[0][chain.head])(params, stats, values).jaxpr,
+            "",
+        )
     return found
 
 

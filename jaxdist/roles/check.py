@@ -105,7 +105,7 @@ def _model(config: ConfigDict, examples: Examples, cluster: Cluster) -> tuple[st
         devices_here=here,
     )
     updates = run_examples(config, examples.epoch_examples) // config.global_batch_size
-    size = disk.checkpoint_bytes(task.chain.shapes)
+    size = disk.checkpoint_bytes(task.model.shapes)
     words = f"{config.model.name}: {num_params(task)} parameters, {size / 1e6:.1f} MB; {updates} updates by "
     return words + f"{config.strategy.name} on {cluster.num_processes} x {here} devices", task
 

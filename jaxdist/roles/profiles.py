@@ -45,8 +45,8 @@ def profile_of(config: ConfigDict, workdir: str, cluster: Cluster, task: Task, n
         f"worker-{cluster.process_id}",
         found,
         _about(config, cluster),
-        blocks=frozenset(task.chain.names),
-        flops=functools.partial(forward_flops, task.chain),
+        blocks=frozenset(task.model.names),
+        flops=functools.partial(forward_flops, task.model),
     )
 
 

@@ -59,7 +59,7 @@ def _refusal(optimizer: Optimizer, who: str, reason: str, kind: str, why_not: Ca
 
 def _names_lost(task: Task, own_name: Callable[[str], str]) -> str:
     """Where slots lack parameters that share a vector with others which they have, or ''."""
-    paths = list(flatten({name: params for name, (params, _) in task.chain.shapes.items()}))
+    paths = list(flatten({name: params for name, (params, _) in task.model.shapes.items()}))
     for slot, tree in task.slot_shapes().items():
         if isinstance(tree, dict):
             there = flatten(tree)
@@ -78,7 +78,7 @@ def _names_matter(task: Task, own_name: Callable[[str], str]) -> str:
 
     Traces an update twice; computes nothing.
     """
-    shapes = {name: task.typed(params) for name, (params, _) in task.chain.shapes.items() if params}
+    shapes = {name: task.typed(params) for name, (params, _) in task.model.shapes.items() if params}
     flat = flatten(shapes)
     renamed = dict(zip(flat, _other_names(list(flat), own_name), strict=True))
     before = partial.traced_update(task.optimizer, shapes)

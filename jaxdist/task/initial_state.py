@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxdist.models import COLLECTIONS, PARAMS, STATS, Chain
+from jaxdist.models import COLLECTIONS, PARAMS, STATS, Graph
 from jaxdist.state import Select, flatten
 
 _COLLECTION = {"params": PARAMS, "model_state": STATS}  # where Flax keeps the trees that a model has
@@ -21,7 +21,7 @@ KEPT_BYTES = 32 * 2**20
 class InitialModel:
     """Makes a block of the model's trees when one of its leaves is asked for."""
 
-    def __init__(self, chain: Chain, seed: int, parts: Mapping[str, Select]) -> None:
+    def __init__(self, chain: Graph, seed: int, parts: Mapping[str, Select]) -> None:
         self._chain, self._seed, self._parts = chain, seed, parts
         self._made: dict[str, np.ndarray] = {}  # not yet handed out: of one tree of the last block, of any size
         self._kept: dict[str, np.ndarray] = {}  # not yet handed out: of the other tree of small ones

@@ -1,4 +1,4 @@
-"""The programs of one pipeline stage: consecutive blocks on one device."""
+"""The programs of one pipeline stage: some blocks on one device."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from jaxdist.task.task import Batch, Metrics, Task, sum_of_squares
 from jaxdist.task.two_pass import Saved, TwoPass
 from jaxdist.task.update import all_finite
 
+Values = dict[str, jax.Array]  # outputs of blocks, by their names
+
 
 class Stage:
     """Forward and backward pass of a microbatch, evaluation and update. All programs run where their arrays are.
@@ -20,16 +22,27 @@ class Stage:
     A stage's arrays are {params, model_state, opt_state}, cut from the canonical ones; `sums` adds up what the forward
     passes of a step give ({stats, metrics}), `grads` what the backward passes give.
 
+    What goes from stage to stage is {block: its output [b, ...]}; gradients come back by the same names.
+
     Args:
       names: of the blocks.
+
+    Attributes:
+      coming: the blocks of other stages whose outputs this one is given.
+      going: its blocks whose outputs other stages are given.
+      reads_inputs: it is given inputs of the examples.
+      is_last: it has the model's head, and thus the loss.
       remat: compute the forward pass again in the backward pass instead of keeping what it needs.
       batch_axis: mesh axis over which BatchNorm's statistics are taken too.
     """
 
     def __init__(self, task: Task, names: Sequence[str], *, remat: bool = False, batch_axis: str | None = None) -> None:
         self.task, self.names = task, tuple(names)
-        self.is_first = self.names[0] == task.chain.names[0]
-        self.is_last = self.names[-1] == task.chain.names[-1]
+        sources = {source for name in self.names for source in task.model.sources_of[name]}
+        self.reads_inputs = bool(sources & set(task.model.inputs))
+        self.coming, self.going = task.model.between(self.names)
+        self.coming = tuple(name for name in self.coming if name not in task.model.inputs)
+        self.is_last = task.model.head in self.names
         self._batch_axis = batch_axis
         self.passes = TwoPass(self._run, recompute=remat)
         self.start = jax.jit(self._start)
@@ -53,19 +66,20 @@ class Stage:
             "opt_state": {slot: self.cut(tree) if isinstance(tree, dict) else tree for slot, tree in slots},
         }
 
-    def inputs(self, arrays: Tree, x: jax.Array | None) -> tuple[Any, ...]:
+    def inputs(self, arrays: Tree, x: Values) -> tuple[Any, ...]:
         """What is differentiated: the batch's inputs are not."""
-        return (arrays["params"],) if self.is_first else (arrays["params"], x)
+        return (arrays["params"], x) if self.coming else (arrays["params"],)
 
-    def _run(self, differentiated: tuple[Any, ...], others: Any) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        """(activations, or the mean loss; (new statistics, metrics)) of one microbatch."""
+    def _run(self, differentiated: tuple[Any, ...], others: Any) -> tuple[Any, tuple[Tree, Metrics]]:
+        """(what goes to other stages, or the mean loss; (new statistics, metrics)) of one microbatch."""
         stats, batch = others
         params, *rest = differentiated
-        x = rest[0] if rest else None
-        y, stats = self.task.apply(params, stats, batch, train=True, batch_axis=self._batch_axis, names=self.names, x=x)
+        made, stats = self.task.apply_blocks(
+            params, stats, batch, rest[0] if rest else {}, train=True, batch_axis=self._batch_axis, names=self.names
+        )
         if not self.is_last:
-            return y, (stats, {})
-        loss, metrics = self.task.training_score(y, batch)
+            return {name: made[name] for name in self.going}, (stats, {})
+        loss, metrics = self.task.training_score(made[self.task.model.head], batch)
         return loss, (stats, metrics)
 
     def _start(self, arrays: Tree) -> tuple[Tree, Tree]:
@@ -84,25 +98,27 @@ class Stage:
         """Of losses: float32, or float64 in a run of float64."""
         return jnp.promote_types(self.task.compute_dtype or self.task.dtype, jnp.float32)
 
-    def _forward(self, arrays: Tree, sums: Tree, x: jax.Array | None, batch: Batch) -> tuple[jax.Array, Tree, Saved]:
-        """(output, new sums, what the backward pass needs); `sums` is used up. The first stage's `x` is None."""
+    def _forward(self, arrays: Tree, sums: Tree, x: Values, batch: Batch) -> tuple[Any, Tree, Saved]:
+        """(what goes on, or the loss; new sums; what the backward pass needs); `sums` is used up."""
         others = (arrays["model_state"], batch)
         y, (stats, metrics), saved = self.passes.forward(self.inputs(arrays, x), others)
         return y, jax.tree.map(jnp.add, sums, {"stats": stats, "metrics": metrics}), saved
 
     def _backward(
-        self, arrays: Tree, x: jax.Array | None, batch: Batch, saved: Saved, cotangent: jax.Array, grads: Tree
-    ) -> tuple[jax.Array | None, Tree]:
-        """(gradient by x, new sum of gradients); `grads` is used up."""
+        self, arrays: Tree, x: Values, batch: Batch, saved: Saved, cotangent: Any, grads: Tree
+    ) -> tuple[Values, Tree]:
+        """(gradients by x, new sum of gradients); `grads` is used up. `cotangent`: like what the forward pass gave."""
         others = (arrays["model_state"], batch)
         own, *by_x = self.passes.backward(self.inputs(arrays, x), others, saved, cotangent)
-        return by_x[0] if by_x else None, jax.tree.map(jnp.add, grads, own)
+        return by_x[0] if by_x else {}, jax.tree.map(jnp.add, grads, own)
 
-    def _evaluate(self, arrays: Tree, x: jax.Array | None, batch: Batch) -> Any:
-        """Activations, or metrics."""
+    def _evaluate(self, arrays: Tree, x: Values, batch: Batch) -> Any:
+        """What goes on, or metrics."""
         params, stats = self.task.evaluated(arrays), arrays["model_state"]
-        y, _ = self.task.apply(params, stats, batch, train=False, names=self.names, x=x)
-        return self.task.evaluation_score(y, batch) if self.is_last else y
+        made, _ = self.task.apply_blocks(params, stats, batch, x, train=False, names=self.names)
+        if self.is_last:
+            return self.task.evaluation_score(made[self.task.model.head], batch)
+        return {name: made[name] for name in self.going}
 
     def _update(
         self,

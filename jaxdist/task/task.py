@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdist import ops
-from jaxdist.models import Chain, Context
+from jaxdist.models import Context, Graph
 from jaxdist.ops.kinds import LOSS
 from jaxdist.optim.optimizers import Optimizer
 from jaxdist.state import LazyArray, Position, Select, TrainState, Tree, arrays_of, flatten, part_shape
@@ -33,7 +33,7 @@ class Task:
     """A model to train, and what for.
 
     Attributes:
-      chain: the model.
+      model: the blocks.
       optimizer: the update rule.
       learning_rate: examples_seen -> learning rate.
       seed: of initialisation and dropout.
@@ -48,7 +48,7 @@ class Task:
       nonfinite: 'stop', 'skip' or 'warn'; 'skip' alone changes the step (`update.unless_not_finite`).
     """
 
-    chain: Chain
+    model: Graph
     optimizer: Optimizer
     learning_rate: Callable[[int], float]
     seed: int = 0
@@ -70,7 +70,7 @@ class Task:
           KeyError: there is no such leaf.
         """
         parts = parts or {}
-        model = InitialModel(self.chain, self.seed, parts)
+        model = InitialModel(self.model, self.seed, parts)
         leaves: dict[str, LazyArray] = {}
         shapes = flatten(self._shapes())
         for path, like in shapes.items():
@@ -109,7 +109,7 @@ class Task:
 
     def _shapes(self) -> Tree:
         """Of the canonical state's arrays, as `jax.ShapeDtypeStruct`s."""
-        params, stats = ({name: both[i] for name, both in self.chain.shapes.items()} for i in (0, 1))
+        params, stats = ({name: both[i] for name, both in self.model.shapes.items()} for i in (0, 1))
         return {"params": self.typed(params), "model_state": self.typed(stats), "opt_state": self.slot_shapes()}
 
     def slot_shapes(self) -> Tree:
@@ -117,7 +117,7 @@ class Task:
         return self.optimizer.shapes(self._shapes_of_params())
 
     def _shapes_of_params(self) -> Tree:
-        return self.typed({name: params for name, (params, _) in self.chain.shapes.items() if params})
+        return self.typed({name: params for name, (params, _) in self.model.shapes.items() if params})
 
     def check_optimizer(self) -> None:
         """Refuses an optimizer that cannot train this model.
@@ -142,17 +142,29 @@ class Task:
         *,
         train: bool,
         batch_axis: str | None = None,
-        names: Sequence[str] | None = None,
-        x: jax.Array | None = None,
     ) -> tuple[jax.Array, Tree]:
-        """Outputs [b, ...] and new statistics.
+        """The model's outputs [b, ...] and new statistics."""
+        made, stats = self.apply_blocks(params, stats, batch, {}, train=train, batch_axis=batch_axis)
+        return made[self.model.head], stats
 
-        Of the blocks called `names` alone, where they are given, with their input `x` (None: the batch's inputs).
+    def apply_blocks(
+        self,
+        params: Tree,
+        stats: Tree,
+        batch: Batch,
+        values: Mapping[str, Any],
+        *,
+        train: bool,
+        batch_axis: str | None = None,
+        names: Collection[str] | None = None,
+    ) -> tuple[dict[str, jax.Array], Tree]:
+        """Outputs of the blocks called `names` (None: all), and their new statistics.
+
+        `values`: outputs of other blocks that they are given; inputs are the batch's, where it has them.
         """
-        if x is None:
-            x = self.chain.given(batch["inputs"], self.compute_dtype or self.dtype)
+        given = self.model.given(batch["inputs"], self.compute_dtype or self.dtype) if "inputs" in batch else {}
         context = Context(train=train, batch_axis=batch_axis, positions=batch.get("position"))
-        return self.chain.apply(params, stats, x, context, seed=self.seed, names=names)
+        return self.model.apply(params, stats, given | dict(values), context, seed=self.seed, names=names)
 
     def loss(
         self, params: Tree, stats: Tree, batch: Batch, batch_axis: str | None = None

@@ -315,7 +315,7 @@ def run_examples(config: ConfigDict, num_train: int) -> int:
 
 
 def num_params(task: Task) -> int:
-    return sum(int(np.prod(leaf.shape)) for params, _ in task.chain.shapes.values() for leaf in jax.tree.leaves(params))
+    return sum(int(np.prod(leaf.shape)) for params, _ in task.model.shapes.values() for leaf in jax.tree.leaves(params))
 
 
 def fingerprints(examples: Examples, task: Task) -> dict[str, str]:
@@ -330,5 +330,5 @@ def examples_fingerprint(examples: Examples) -> str:
 
 
 def model_fingerprint(task: Task) -> str:
-    shapes = {n: [jax.tree.map(lambda x: list(x.shape), t) for t in pair] for n, pair in task.chain.shapes.items()}
+    shapes = {n: [jax.tree.map(lambda x: list(x.shape), t) for t in pair] for n, pair in task.model.shapes.items()}
     return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:16]

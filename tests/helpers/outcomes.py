@@ -119,5 +119,5 @@ def assert_resumes_exactly(folder, n: int, *, sigterm: bool = False, **settings)
 
 def _untimed(workdir) -> list[dict]:
     # Of times, or of all steps but the one that compiled.
-    timed = ("bubble", "stage_ms", "stage_bytes_sent", "bytes_sent", "live_activation_bytes")
+    timed = ("bubble", "busy", "stage_ms", "stage_bytes_sent", "bytes_sent", "live_activation_bytes")
     return [{k: v for k, v in row.items() if k not in timed} for _, row in sorted(rows(workdir, "train").items())]

@@ -34,7 +34,7 @@ class Layer(nn.Module):
 
 def three_layers(rule: optax.GradientTransformation, dtype=np.float64):
     blocks = (("stem", Layer(6)), ("middle", Layer(6)), ("head", Layer(10)))
-    return dataclasses.replace(with_rule(rule, dtype), chain=models.Chain(blocks, SHAPE))
+    return dataclasses.replace(with_rule(rule, dtype), model=models.Graph(blocks, SHAPE))
 
 
 def with_rule(rule: optax.GradientTransformation, dtype=np.float64, model: str = "chain"):

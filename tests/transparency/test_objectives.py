@@ -54,7 +54,7 @@ def task(examples, loader):
     )
     objective = Regression("huber", METRICS, delta=0.1, bins=2000)
     return dataclasses.replace(
-        make_task("dense"), chain=chain, objective=objective, target=loader.answer_like(examples.train)
+        make_task("dense"), model=chain, objective=objective, target=loader.answer_like(examples.train)
     )
 
 
@@ -91,14 +91,14 @@ def test_training_and_evaluation_equal_the_single_device_run(x64, task, examples
 def test_an_input_that_a_model_asks_for_and_is_not_there_is_named(examples, loader):
     like = {name: Like(*one) for name, one in loader.like(examples.train).items() if name != "noise"}
     chain = models.build("helpers.two_inputs:build", inputs=like, num_outputs=1, settings={}, options={})
-    with pytest.raises(ValueError, match=r"block 'join' fails, .* inputs 'spectrum', 'mask': KeyError: 'noise'"):
+    with pytest.raises(ValueError, match=r"block 'join' fails, .* dict of 'spectrum', 'mask': KeyError: 'noise'"):
         contract.check(chain, np.float32)
 
 
 def test_an_input_that_a_model_does_not_use_is_named(examples, loader):
     like = loader.like(examples.train) | {"colour": Like((3,), np.dtype(np.float32))}
     chain = models.build("helpers.two_inputs:build", inputs=like, num_outputs=1, settings={}, options={})
-    with pytest.raises(ValueError, match="block 'join' does not use the input 'colour'"):
+    with pytest.raises(ValueError, match="block 'join' does not use 'colour'"):
         contract.check(chain, np.float32)
     with pytest.raises(ValueError, match="block 'conv1' fails, which is given a dict"):
         contract.check(models.build("cnn", inputs=like, num_outputs=1, settings={}, options={}), np.float32)

@@ -90,7 +90,7 @@ def test_one_float32_update():
 def test_any_balance(x64, data):
     task, batches = make_task("chain"), make_batches(1, BATCH)
     expected = train_reference(task, batches, replicas=2)
-    blocks = len(task.chain.names)
+    blocks = len(task.model.names)
     stages = data.draw(st.integers(1, blocks))
     places = sorted(data.draw(st.sets(st.integers(1, blocks - 1), min_size=stages - 1, max_size=stages - 1)))
     balance = tuple(j - i for i, j in itertools.pairwise([0, *places, blocks]))

@@ -116,7 +116,7 @@ def test_any_rules_give_the_same_numbers(data):
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         task, batches = make_task("chain"), make_batches(2, 16)
-        shapes = {f"{b}/{n}": s.shape for b, (p, _) in task.chain.shapes.items() for n, s in flatten(p).items()}
+        shapes = {f"{b}/{n}": s.shape for b, (p, _) in task.model.shapes.items() for n, s in flatten(p).items()}
         rules = []
         for path in data.draw(st.lists(st.sampled_from(sorted(shapes)), unique=True, min_size=1, max_size=6)):
             dims = [d for d, size in enumerate(shapes[path]) if size % 2 == 0]

@@ -29,7 +29,7 @@ SPEC = StrategySpec(
             "strategy.pipeline_schedule",
             "gpipe",
             "Order of the microbatches. 1f1b keeps the activations of fewer microbatches.",
-            choices="jaxdist.parallel.schedules:SCHEDULES",
+            choices="jaxdist.parallel.schedules:SCHEDULES_OF",
         ),
         Knob("strategy.balance", (), "Blocks of each stage, as in (6, 16). (): chosen by balance_by."),
         Knob(
@@ -37,6 +37,12 @@ SPEC = StrategySpec(
             "time",
             "time: measure each block first. bytes: count parameters and activations.",
             choices=("time", "bytes"),
+        ),
+        Knob(
+            "strategy.branch_parallel",
+            False,
+            "Branches of the model on different processes, side by side, where measured times say is best.",
+            only_where_it_counts=True,
         ),
         Knob("strategy.remat", False, "Computes the forward pass again in the backward pass. Less memory, more time."),
     ),

@@ -58,7 +58,7 @@ class StageConnector:
         expected: dict[str, tuple[Any, ...]] = {}
         try:
             for own, other, process, device in wanted:
-                label = f"{min(own, other)}"
+                label = f"{min(own, other)} {max(own, other)}"
                 who = f"process {process} (stage {other[1]}, replica {other[0]})"
                 if own > other:
                     channel = self._listener.open(self._listeners[process], who, label, self._connect)

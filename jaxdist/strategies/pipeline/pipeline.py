@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -26,15 +25,14 @@ import numpy as np
 from jaxdist.comm.array_server import ArrayExchange
 from jaxdist.comm.device_reducer import DeviceReducer
 from jaxdist.cost.balance import Plan
-from jaxdist.parallel.schedules import SCHEDULES, Schedule
 from jaxdist.state import Position, TrainState, Tree, arrays_of, flatten
 from jaxdist.strategies.base import Strategy
 from jaxdist.strategies.pipeline.connect import StageConnector
 from jaxdist.strategies.pipeline.jobs import Late, results_of
-from jaxdist.strategies.pipeline.links import Link, LocalLink
-from jaxdist.strategies.pipeline.placement import Place, places
+from jaxdist.strategies.pipeline.placement import Place
 from jaxdist.strategies.pipeline.report import PipelineReport
 from jaxdist.strategies.pipeline.stage_worker import StageWorker, Step
+from jaxdist.strategies.pipeline.workers import connected_workers, device_of, where
 from jaxdist.task import Batch, Metrics, Task
 from jaxdist.task.stage import Stage
 from jaxdist.task.update import SKIPPED
@@ -59,13 +57,15 @@ class PipelineState:
         }
 
 
+Remembered = Mapping[str, Any] | None  # `Pipeline.state_dict` of a checkpoint
+
+
 class Pipeline(Strategy):
     """Runs its stage workers' schedules, each on a thread; sums gradients over replicas; updates.
 
     Args:
-      num_stages, replicas: of the pipeline, and of the whole of it.
-      plan: (the balance that a checkpoint remembers, or ()) -> the stages. Collective; called by the first
-        `import_state`.
+      replicas: of the whole pipeline.
+      plan: (what a checkpoint remembers) -> the stages. Collective; called by the first `import_state`.
       num_microbatches: of each replica's share of a global batch.
       schedule: one of `SCHEDULES`.
       remat: as `Stage` takes it.
@@ -79,9 +79,8 @@ class Pipeline(Strategy):
         global_batch_size: int,
         process_id: int,
         num_processes: int,
-        num_stages: int,
         replicas: int,
-        plan: Callable[[tuple[int, ...]], Plan],
+        plan: Callable[[Remembered], Plan],
         num_microbatches: int,
         schedule: str,
         remat: bool,
@@ -90,38 +89,46 @@ class Pipeline(Strategy):
         self.task = task
         self.is_chief = process_id == 0
         self.examples_per_update = global_batch_size
-        self._k, self._m, self._replicas = num_stages, num_microbatches, replicas
+        self._m, self._replicas = num_microbatches, replicas
         self._plan_by, self._schedule, self._remat = plan, schedule, remat
-        self._num_processes, self._open_connector = num_processes, connector
-        self.balance: tuple[int, ...] = ()  # of a checkpoint, before import_state
-        self._places = places(self._k, replicas, num_processes, len(jax.local_devices()))
-        self._own = [p for p in self._places if p.process == process_id]
-        whole = len(self._own) >= self._k  # pipelines in this process
-        self.own_part = (process_id, num_processes) if whole else (self._own[0].replica, replicas)
+        self._process, self._num_processes, self._open_connector = process_id, num_processes, connector
+        self.remembered: Remembered = None  # of a checkpoint, before import_state
+        self._plan: Plan | None = None
+        # Whole pipelines in a process, or several processes of one replica.
+        per_replica = max(num_processes // replicas, 1)
+        alone = num_processes <= replicas
+        self.own_part = (process_id, num_processes) if alone else (process_id // per_replica, replicas)
         self.eval_multiple = replicas
+        self._places: list[Place] = []
+        self._own: list[Place] = []
         self._stages: dict[int, Stage] = {}
         self._sums: dict[int, DeviceReducer] = {}
         self._workers: list[StageWorker] = []
         self._connector: StageConnector | None = None
         self._exchange: ArrayExchange | None = None
-        # One thread a stage worker, which does what it is given, in order.
-        self._threads = [ThreadPoolExecutor(1, f"stage {p.stage}") for p in self._own]
+        self._threads: list[ThreadPoolExecutor] = []
         self._evaluations = 0
-        self.report: PipelineReport = PipelineReport(self._own)
+        self.report: PipelineReport = PipelineReport()
         self._closed = False
 
     def _open(self) -> None:
         """Chooses the stages and connects them. Collective."""
-        plan = self._plan_by(self.balance)
-        self.balance = plan.balance
+        plan = self._plan = self._plan_by(self.remembered)
+        self._places = where(plan, self._replicas, self._num_processes, len(jax.local_devices()))
+        self._own = [p for p in self._places if p.process == self._process]
+        # One thread a stage worker, which does what it is given, in order.
+        self._threads = [ThreadPoolExecutor(1, f"stage {p.stage}") for p in self._own]
+        self.report.places = self._own
+        self.report.devices = [(p.process, p.device) for p in self._places if p.replica == 0]
         self.report.plan = {
             "balance": list(plan.balance),
             "replicas": self._replicas,
             "num_microbatches": self._m,
             "predicted": dict(plan.predicted),
-        }
+        } | ({"stage_blocks": [list(names) for names in plan.stages], "stage_processes": list(plan.processes)}
+             if plan.processes else {})  # fmt: skip
         # A stage whose replicas are here is compiled once.
-        self._stages = {p.stage: Stage(self.task, self._names(p.stage), remat=self._remat) for p in self._own}
+        self._stages = {p.stage: Stage(self.task, plan.stages[p.stage], remat=self._remat) for p in self._own}
         self._sums = {s: DeviceReducer(self._devices_of(s, self._num_processes)) for s in self._stages}
         if self._open_connector is not None:
             self._connector = connector = self._open_connector()
@@ -134,12 +141,10 @@ class Pipeline(Strategy):
                 is_chief=self.is_chief,
                 gather=self._connector.gather,
             )
-        self._workers = self._connect(SCHEDULES[self._schedule](self._k, self._m), plan.dtypes)
-
-    def _names(self, stage: int) -> tuple[str, ...]:
-        """Of its blocks."""
-        ends = [0, *itertools.accumulate(self.balance)]
-        return self.task.chain.names[ends[stage] : ends[stage + 1]]
+        table = plan.schedule(self.task.model, self._schedule, self._m)
+        self._workers = connected_workers(
+            plan, self.task.model, table, self._stages, self._places, self._own, self._connector
+        )
 
     def _devices_of(self, stage: int, num_processes: int) -> list[jax.Device]:
         """Of the stage's replicas, in their order."""
@@ -147,62 +152,23 @@ class Pipeline(Strategy):
         for device in jax.devices():
             by_process.setdefault(device.process_index, []).append(device)
         if len(by_process) < num_processes:  # one replica: the collectives are not open
-            return [self._device(p) for p in self._own if p.stage == stage]
+            return [device_of(p) for p in self._own if p.stage == stage]
         return [by_process[p.process][p.device] for p in self._places if p.stage == stage]
-
-    @staticmethod
-    def _device(place: Place) -> jax.Device:
-        return jax.local_devices()[place.device]
-
-    def _connect(self, schedule: Schedule, dtypes: Mapping[str, Any]) -> list[StageWorker]:
-        """`dtypes`: of each block's activations."""
-        chain = self.task.chain
-        at = {(p.replica, p.stage): p for p in self._own}
-        before: dict[Place, Link] = {}
-        after: dict[Place, Link] = {}
-        outside = []
-        for p in self._own:
-            following = at.get((p.replica, p.stage + 1))
-            if following is not None:
-                after[p], before[following] = LocalLink.pair(self._device(p), self._device(following))
-        place_of = {(p.replica, p.stage): p for p in self._places}
-        for p in self._own:
-            for other in (place_of.get((p.replica, p.stage - 1)), place_of.get((p.replica, p.stage + 1))):
-                if other is not None and other.process != p.process:
-                    outside.append((p, other))
-        if self._connector is not None:
-            links = self._connector.open([(p[:2], o[:2], o.process, self._device(p)) for p, o in outside])
-            for ends, link in links.items():
-                p, other = (place_of[end] for end in ends)
-                (before if other.stage < p.stage else after)[p] = link
-        workers = []
-        for p in self._own:
-            stage = self._stages[p.stage]
-            first = chain.names.index(stage.names[0])
-            before_it = chain.names[first - 1]
-            workers.append(
-                StageWorker(
-                    stage,
-                    schedule[p.stage],
-                    self._device(p),
-                    before=before.get(p),
-                    after=after.get(p),
-                    incoming=(chain.activation_shapes[before_it], dtypes[before_it]) if first else None,
-                    outgoing=(chain.activation_shapes[stage.names[-1]], dtypes[stage.names[-1]]),
-                )
-            )
-        return workers
 
     # State.
 
     def state_dict(self) -> dict[str, Any]:
-        return {"balance": list(self.balance), "blocks": list(self.task.chain.names)}
+        if self._plan is None:
+            return {}
+        kept = {"balance": list(self._plan.balance), "blocks": list(self.task.model.names)}
+        if self._plan.processes:
+            kept |= {"stages": [list(names) for names in self._plan.stages], "processes": list(self._plan.processes)}
+        return kept
 
     def load_state_dict(self, stored: dict[str, Any]) -> None:
         """Goes on with the stages that the run began with: to cut elsewhere would change the last bits."""
-        balance = tuple(stored.get("balance", ()))
-        if stored.get("blocks") == list(self.task.chain.names) and len(balance) == self._k:
-            self.balance = balance
+        if stored.get("blocks") == list(self.task.model.names):
+            self.remembered = stored
 
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PipelineState:
         if not self._workers:
@@ -233,13 +199,14 @@ class Pipeline(Strategy):
 
     def _described(self, stage: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """{name: (shape, dtype)} of a stage's leaves."""
-        leaves = flatten(Stage(self.task, self._names(stage)).cut_arrays(self.task.init().arrays()))
+        assert self._plan is not None
+        leaves = flatten(Stage(self.task, self._plan.stages[stage]).cut_arrays(self.task.init().arrays()))
         return {name: (leaf.shape, np.dtype(leaf.dtype)) for name, leaf in leaves.items()}
 
     # Steps.
 
     def place(self, batch: Batch) -> Any:
-        """For each stage worker, its replica's microbatches; inputs go to first stages alone."""
+        """For each stage worker, its replica's microbatches; inputs go to those alone that read some."""
         return [
             [self._put(worker, part) for part in _parts(shares[p.replica], self._m)]
             for shares in [self._shares(batch)]
@@ -253,7 +220,7 @@ class Pipeline(Strategy):
 
     @staticmethod
     def _put(worker: StageWorker, batch: Batch) -> Batch:
-        wanted = batch if worker.stage.is_first else {name: v for name, v in batch.items() if name != "inputs"}
+        wanted = batch if worker.stage.reads_inputs else {name: v for name, v in batch.items() if name != "inputs"}
         return jax.device_put(wanted, worker.device)
 
     def train_step(self, state: PipelineState, batch: Any, stop: bool = False) -> tuple[PipelineState, Metrics]:
@@ -314,15 +281,33 @@ class Pipeline(Strategy):
         return Late(functools.cache(lambda: self._collected(jobs, number)))  # type: ignore[return-value]
 
     def _collected(self, jobs: Sequence[Future[Metrics | None]], number: int) -> dict[str, np.ndarray]:
-        """An evaluation batch's metrics, over all replicas; passed on to the stages before."""
-        results = results_of(jobs)
-        own = [result for result in results if result is not None]  # of last stages
-        if own:
-            found = {name: np.asarray(total) for name, total in self._sums[self._k - 1](own)[0].items()}
-        else:
-            found = self._workers[-1].receive_metrics(number)
-        self._workers[0].return_metrics(number, found)  # to the process before, if it has stages of this replica
+        """An evaluation batch's metrics, over all replicas; passed on to other processes."""
+        results = _own_metrics(results_of(jobs))
+        found: Any = None
+        if results:  # of last stages
+            last = max(self._sums)
+            found = {name: np.asarray(total) for name, total in self._sums[last](results)[0].items()}
+            self._pass_on(number, found)
+        # Those nearer to the last stage hear of it before: no two processes wait for each other.
+        for worker in sorted(self._workers, key=lambda worker: self._distance(worker.number)):
+            if worker.hears_metrics:
+                heard = worker.receive_metrics(number)
+                if found is None:
+                    found = heard
+                    self._pass_on(number, found)
         return found
+
+    def _pass_on(self, number: int, metrics: dict[str, np.ndarray]) -> None:
+        for worker in self._workers:
+            worker.return_metrics(number, metrics)
+
+    def _distance(self, stage: int) -> int:
+        """Stages on the way to the last."""
+        assert self._plan is not None
+        parents, steps = self._plan.parents(self.task.model), 0
+        while stage in parents:
+            stage, steps = parents[stage], steps + 1
+        return steps
 
     def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:
         if self._closed:
@@ -340,3 +325,7 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
     """A batch in equal parts, in order."""
     parts = jax.tree.map(lambda value: value.reshape(count, -1, *value.shape[1:]), batch)
     return [jax.tree.map(lambda value, i=i: value[i], parts) for i in range(count)]
+
+
+def _own_metrics(results: Sequence[Any]) -> list[Any]:
+    return [result for result in results if result is not None]

@@ -21,35 +21,46 @@ class _Timed(NamedTuple):
 
 
 class PipelineReport(Report):
-    """Of the stage workers at `places`, those of this process.
+    """Of the stage workers of this process.
 
     Attributes:
+      places: theirs; set when the stages are chosen.
+      devices: of each stage of a replica, (process, device): those of one device take turns.
       plan: what the summary says of the stages; set when they are chosen.
       gather_timelines: collective over the processes of the pipeline; set when they are connected.
     """
 
-    def __init__(self, places: Sequence[Place]) -> None:
-        self._places = list(places)
+    def __init__(self) -> None:
+        self.places: Sequence[Place] = ()
+        self.devices: Sequence[tuple[int, int]] = ()
         self.plan: Mapping[str, Any] = {}
         self.gather_timelines: Callable[[list[Any]], list[list[Any]]] = lambda own: [own]
         self._compiled = False
         self._steps: list[_Timed] = []
         self._spans: dict[Place, Any] = {}
-        self._live = [0] * len(self._places)
+        self._live: dict[Place, int] = {}
         self._waited: float | None = None
 
     def note(self, steps: Sequence[Step]) -> None:
         """A training step is done: what each stage worker did in it."""
-        first = steps[0]
-        if self._compiled:  # not the step that compiled
-            self._steps.append(_Timed(first.busy, first.sent, first.spans[-1][2] - first.spans[0][1]))
+        spent = steps[0].spent
+        stages = range(len(self.plan["balance"]))
+        if self._compiled and all(s in spent for s in stages):  # not the step that compiled
+            replica = self.places[0].replica
+            ends = [
+                (step.spans[0][1], step.spans[-1][2])
+                for place, step in zip(self.places, steps, strict=True)
+                if place.replica == replica
+            ]
+            wall = max(end for _, end in ends) - min(begin for begin, _ in ends)
+            self._steps.append(_Timed([spent[s][0] for s in stages], [spent[s][1] for s in stages], wall))
         self._compiled = True
         waits = [step.waited for step in steps if step.waited is not None]
         if waits:  # stages of one process wait beside each other
             self._waited = (self._waited or 0.0) + sum(waits) / len(waits)
-        for i, (place, own) in enumerate(zip(self._places, steps, strict=True)):
+        for place, own in zip(self.places, steps, strict=True):
             self._spans[place] = own.spans
-            self._live[i] = max(self._live[i], own.live_bytes)
+            self._live[place] = max(self._live.get(place, 0), own.live_bytes)
 
     def waits(self) -> Mapping[str, Wait]:
         """'network': for stages in other processes, until they had computed and sent; the mean of the stages here. What
@@ -64,12 +75,15 @@ class PipelineReport(Report):
         busy = np.sum([step.busy for step in steps], axis=0)
         sent = np.sum([step.sent for step in steps], axis=0)  # by each stage, to both sides
         wall = sum(step.wall for step in steps)
+        devices = sorted(set(self.devices))
+        shares = np.bincount([devices.index(device) for device in self.devices], weights=busy) / wall
         return {
-            "bubble": round(float(1 - busy.sum() / (len(busy) * wall)), 4),
+            "bubble": round(float(1 - shares.mean()), 4),
+            "busy": [round(float(share), 4) for share in shares],
             "stage_ms": [round(1000 * float(b) / len(steps), 2) for b in busy],
             "stage_bytes_sent": [round(float(s) / len(steps)) for s in sent],
             "bytes_sent": int(sent.sum()),
-            "live_activation_bytes": max(self._live),
+            "live_activation_bytes": max(self._live.values()),
         }
 
     def summary(self) -> dict[str, Any]:
@@ -77,10 +91,11 @@ class PipelineReport(Report):
             {
                 "replica": p.replica,
                 "stage": p.stage,
-                "live_activation_bytes": live,
+                "process": p.process,
+                "live_activation_bytes": self._live.get(p, 0),
                 "spans": [[str(action), begin, end] for action, begin, end in self._spans.get(p, ())],
             }
-            for p, live in zip(self._places, self._live, strict=True)
+            for p in self.places
         ]
         every = self.gather_timelines(own)
         return dict(self.plan) | {"timeline": [stage for process in every for stage in process]}

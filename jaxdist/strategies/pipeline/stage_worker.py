@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,25 @@ from jaxdist.runtime import profiler
 from jaxdist.state import Tree
 from jaxdist.strategies.pipeline.links import Link
 from jaxdist.task import Batch, Metrics
-from jaxdist.task.stage import Stage
+from jaxdist.task.stage import Stage, Values
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbour:
+    """A stage that gives this one activations, or is given some.
+
+    Attributes:
+      blocks: whose outputs go from one to the other, in order; their gradients come back.
+      on_tree: the connection is on the way from the earlier stage to the last (`StageWorker.total`).
+    """
+
+    link: Link
+    stage: int
+    blocks: tuple[str, ...]
+    on_tree: bool = True
+
+
+Spent = dict[int, tuple[float, int]]  # stage -> (seconds at work, bytes sent)
 
 
 @dataclasses.dataclass
@@ -31,7 +50,7 @@ class Step:
       stop: whether any stage of the replica was asked to stop.
       finite: whether the loss and all gradients of the replica are; looked at under health.nonfinite=skip alone.
       spans: (action, begin, end) in seconds of `time.time()`; waiting for inputs is not in them.
-      busy: seconds in them, of this stage and those after it; sent: bytes of what they sent.
+      spent: of this stage and those after it in this step, of the others in the step before; not of one that compiled.
       live_bytes: the most that was kept for backward passes at one time.
       waited: seconds blocked for activations and gradients of stages in other processes; None without such neighbours.
     """
@@ -42,8 +61,7 @@ class Step:
     stop: bool
     finite: bool
     spans: list[tuple[Action, float, float]]
-    busy: list[float]
-    sent: list[int]
+    spent: Spent
     live_bytes: int
     waited: float | None = None
 
@@ -52,27 +70,42 @@ class StageWorker:
     """A stage's place: device, neighbours and order of work. It runs on a thread of its own.
 
     Args:
+      number: of the stage.
       actions: of this stage, in order (`parallel.schedules`).
-      before, after: the links to the neighbours; None at the ends.
-      incoming, outgoing: (shape of one example's, dtype) of the activations at the two ends; no stage before: None.
+      sources, sinks: the stages before and after it, by number; the last has no sinks.
+      kinds: {block: (shape of one example's output, dtype)} of what crosses.
+      turn: held while the device computes: stages of one device take turns, the first that is ready first.
     """
 
     def __init__(
         self,
         stage: Stage,
+        number: int,
         actions: Sequence[Action],
         device: jax.Device,
         *,
-        before: Link | None,
-        after: Link | None,
-        incoming: tuple[tuple[int, ...], Any] | None,
-        outgoing: tuple[tuple[int, ...], Any],
+        sources: Sequence[Neighbour],
+        sinks: Sequence[Neighbour],
+        kinds: Mapping[str, tuple[tuple[int, ...], Any]],
+        turn: threading.Lock,
     ) -> None:
-        self.stage, self.device = stage, device
-        self._actions, self._before, self._after = list(actions), before, after
-        self._incoming, self._outgoing = incoming, outgoing
+        self.stage, self.number, self.device = stage, number, device
+        self.sources, self.sinks = list(sources), list(sinks)
+        self._actions, self._kinds, self._turn = list(actions), kinds, turn
+        self._has_compiled = False
         self._kept_bytes = 0  # of one microbatch
         self._one = jax.device_put(np.ones((), stage.metrics_dtype), device)
+        self._spent_before: Spent = {}  # in the step before
+
+    @property
+    def parent(self) -> Link | None:
+        """Towards the last stage; None of that itself."""
+        return next((other.link for other in self.sinks if other.on_tree), None)
+
+    @property
+    def children(self) -> list[Link]:
+        """Of the stages whose way to the last goes through this one."""
+        return [other.link for other in self.sources if other.on_tree]
 
     @profiler.named(profiler.STEP)
     def train(self, arrays: Tree, microbatches: Sequence[Batch], step: int, stop: bool) -> Step:
@@ -86,132 +119,176 @@ class StageWorker:
 
     @contextlib.contextmanager
     def _failing_neighbours(self) -> Iterator[None]:
-        """What is raised inside reaches both: they are not to wait."""
+        """What is raised inside reaches all: they are not to wait."""
         try:
             yield
         except BaseException as e:
-            for link in (self._before, self._after):
-                if link is not None:
-                    link.fail(e)
+            for other in (*self.sources, *self.sinks):
+                other.link.fail(e)
             raise
 
     def _train(self, arrays: Tree, microbatches: Sequence[Batch], step: int, stop: bool) -> Step:
         stage = self.stage
         waited = self._waited()
         sums, grads = stage.start(arrays)
-        kept: dict[int, tuple[jax.Array | None, Any]] = {}
+        kept: dict[int, tuple[Values, Any]] = {}
         spans: list[tuple[Action, float, float]] = []
         most = sent = 0
-        behind: Mapping[str, Any] = {}
+        earlier: Spent = dict(self._spent_before)  # of stages before this one
+        later: Spent = {}  # of those after it
+        behind: dict[str, Any] = {}
+        by_x: Values = {}
         last_action = self._actions[-1]
         for action in self._actions:
             kind, m = action
-            batch = microbatches[m]
+            batch, header = microbatches[m], {"kind": kind, "microbatch": m, "step": step}
             if kind == "F":
-                x = None
-                if self._before is not None:
-                    header, x = self._received(self._before, action, step, _examples(batch), self._incoming)
-                    stop = stop or header["stop"]
-                begin = time.time()
-                y, sums, saved = stage.forward(arrays, sums, x, batch)
-                y.block_until_ready()
-                spans.append((action, begin, time.time()))
-                if self._after is not None:
-                    self._after.send({"kind": kind, "microbatch": m, "step": step, "stop": stop}, y)
-                    sent += y.nbytes
+                x: Values = {}
+                for other in self.sources:
+                    more = self._take(other, action, step, batch, x)
+                    stop = stop or more["stop"]
+                    earlier |= _spent(more.get("spent"))
+                with self._turn:
+                    begin = time.time()
+                    y, sums, saved = stage.forward(arrays, sums, x, batch)
+                    jax.block_until_ready(y)
+                    spans.append((action, begin, time.time()))
+                more = {"stop": stop} | ({"spent": earlier} if m == 0 else {})
+                for other in self.sinks:
+                    sent += _give(other, header, y, more)
                 kept[m] = (x, saved)
                 self._kept_bytes = self._kept_bytes or _bytes(kept[m])  # microbatches are of one size
                 most = max(most, len(kept))
                 continue
-            cotangent = self._one
-            if self._after is not None:
-                behind, cotangent = self._received(self._after, action, step, _examples(batch), self._outgoing)
+            cotangent: Any = {}
+            for other in self.sinks:
+                came: Values = {}
+                more = self._take(other, action, step, batch, came)
+                behind |= more
+                later |= _spent(more.get("spent"))
+                for name, one in came.items():
+                    cotangent[name] = self._added(cotangent[name], one) if name in cotangent else one
             x, saved = kept.pop(m)
-            begin = time.time()
-            by_x, grads = stage.backward(arrays, x, batch, saved, cotangent, grads)
-            jax.block_until_ready((by_x, grads))
-            spans.append((action, begin, time.time()))
+            with self._turn:
+                begin = time.time()
+                by_x, grads = stage.backward(arrays, x, batch, saved, cotangent if self.sinks else self._one, grads)
+                jax.block_until_ready((by_x, grads))
+                spans.append((action, begin, time.time()))
             del x, saved
-            sent += by_x.nbytes if by_x is not None else 0
-            if action is not last_action and self._before is not None:
-                self._before.send({"kind": kind, "microbatch": m, "step": step}, by_x)
-        # The last gradient to go back takes along what the stages before do not know.
+            if action is not last_action:
+                for other in self.sources:
+                    sent += _give(other, header, by_x, {})
+        # The last gradients to go back take along what the stages before do not know.
         metrics = behind.get("metrics") or {name: float(sums["metrics"][name]) for name in stage.sum_names}
         stop = behind.get("stop", stop)
+        sent += sum(by_x[name].nbytes for other in self.sources for name in other.blocks)
+        own = {self.number: (sum(end - begin for _, begin, end in spans), sent)}
+        spent = earlier | later | own
+        self._spent_before, self._has_compiled = own if self._has_compiled else {}, True
+        header = {"kind": last_action.kind, "microbatch": last_action.microbatch, "step": step}
+        for other in self.sources:
+            _give(other, header, by_x, {"stop": stop, "metrics": metrics, "spent": spent})
         finite = True
         if stage.task.nonfinite == "skip":
-            finite = behind.get("finite", math.isfinite(metrics["loss_sum"])) and bool(stage.all_finite(grads))
-        busy = [sum(end - begin for _, begin, end in spans), *behind.get("busy", ())]
-        every_sent = [sent, *behind.get("sent", ())]
-        if self._before is not None:
-            report = {"stop": stop, "metrics": metrics, "finite": finite, "busy": busy, "sent": every_sent}
-            header = {"kind": last_action.kind, "microbatch": last_action.microbatch, "step": step}
-            self._before.send(header | report, by_x)
-        if stage.task.nonfinite == "skip":
-            finite = self._agreed(finite, step)
+            own_finite = math.isfinite(metrics["loss_sum"]) and bool(stage.all_finite(grads))
+            finite = self._total(float(not own_finite), step) == 0
         if waited is not None:
             waited = (self._waited() or 0.0) - waited
-        return Step(grads, sums, metrics, stop, finite, spans, busy, every_sent, most * self._kept_bytes, waited)
+        return Step(grads, sums, metrics, stop, finite, spans, spent, most * self._kept_bytes, waited)
+
+    @staticmethod
+    def _added(one: jax.Array, other: jax.Array) -> jax.Array:
+        """Gradients by an output that two stages were given."""
+        return one + other
 
     def _waited(self) -> float | None:
         """Of the links to other processes, since they were opened."""
-        waits = [link.waited for link in (self._before, self._after) if link is not None and link.waited is not None]
+        links = [other.link for other in (*self.sources, *self.sinks)]
+        waits = [link.waited for link in links if link.waited is not None]
         return sum(waits) if waits else None
 
-    def _agreed(self, finite: bool, step: int) -> bool:
-        """What the first stage has found, which knows of all; passed on to the last. Blocks for it."""
-        if self._before is not None:
-            header, _ = self._received(self._before, Action("S", 0), step, 0, None)
-            finite = header["finite"]
-        if self._after is not None:
-            self._after.send({"kind": "S", "microbatch": 0, "step": step, "finite": finite}, None)
-        return finite
-
     def total(self, own: float, step: int) -> float:
-        """The sum of a number of each stage, the same on all: in the order of the stages, and back. Blocks."""
+        """The sum of a number of each stage, the same on all: towards the last stage, and back. Blocks."""
         with self._failing_neighbours():
-            if self._before is not None:
-                own += self._received(self._before, Action("N", 0), step, 0, None)[0]["number"]
-            if self._after is not None:
-                self._after.send({"kind": "N", "microbatch": 0, "step": step, "number": own}, None)
-                own = self._received(self._after, Action("N", 1), step, 0, None)[0]["number"]
-            if self._before is not None:
-                self._before.send({"kind": "N", "microbatch": 1, "step": step, "number": own}, None)
-            return own
+            return self._total(own, step)
+
+    def _total(self, own: float, step: int) -> float:
+        for child in self.children:
+            own += self._received(child, Action("N", 0), step)[0]["number"]
+        if self.parent is not None:
+            self.parent.send({"kind": "N", "microbatch": 0, "step": step, "number": own}, None)
+            own = self._received(self.parent, Action("N", 1), step)[0]["number"]
+        for child in self.children:
+            child.send({"kind": "N", "microbatch": 1, "step": step, "number": own}, None)
+        return own
+
+    def _take(self, other: Neighbour, action: Action, step: int, batch: Batch, into: Values) -> Mapping[str, Any]:
+        """Receives what crosses for a microbatch; returns the last header. Blocks."""
+        header: Mapping[str, Any] = {}
+        for name in other.blocks:
+            shape, dtype = self._kinds[name]
+            header, into[name] = self._received(other.link, action, step, (_examples(batch), *shape), dtype, name)
+        return header
 
     def _received(
-        self, link: Link, action: Action, step: int, examples: int, kind: tuple[tuple[int, ...], Any] | None
+        self,
+        link: Link,
+        action: Action,
+        step: int,
+        shape: tuple[int, ...] = (0,),
+        dtype: Any = np.uint8,
+        block: str = "",
     ) -> tuple[Mapping[str, Any], jax.Array]:
-        shape, dtype = kind or ((), np.uint8)
         with profiler.span(profiler.PIPELINE_WAIT):
-            header, array = link.receive((examples, *shape), dtype)
-        came, expected = (header["kind"], header["microbatch"], header["step"]), (*action, step)
-        if came != expected:
-            raise ConnectionLost(f"a neighbouring stage sent {came} where {expected} was due")
+            header, array = link.receive(shape, dtype)
+        came = (header["kind"], header["microbatch"], header["step"], header.get("block", ""))
+        if came != (*action, step, block):
+            raise ConnectionLost(f"a neighbouring stage sent {came} where {(*action, step, block)} was due")
         return header, array
 
     def evaluate(self, arrays: Tree, batch: Batch, number: int) -> Metrics | None:
         """The forward pass of an evaluation batch: metrics on the last stage. Blocks for its input."""
         with self._failing_neighbours():
-            x = None
-            if self._before is not None:
-                _, x = self._received(self._before, Action("E", number), 0, _examples(batch), self._incoming)
+            x: Values = {}
+            for other in self.sources:
+                self._take(other, Action("E", number), 0, batch, x)
             found = self.stage.evaluate(arrays, x, batch)
-            if self._after is None:
+            if self.stage.is_last:
                 return found
-            self._after.send({"kind": "E", "microbatch": number, "step": 0}, found)
+            for other in self.sinks:
+                _give(other, {"kind": "E", "microbatch": number, "step": 0}, found, {})
             return None
 
     def return_metrics(self, number: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """An evaluation's metrics, to the stage before."""
-        if self._before is not None:
-            self._before.send({"kind": "M", "microbatch": number, "step": 0, "metrics": _listed(metrics)}, None)
+        """An evaluation's metrics, to the stages of other processes whose way to the last goes through this one."""
+        for child in self.children:
+            if child.waited is not None:
+                header = {"kind": "M", "microbatch": number, "step": 0, "metrics": _listed(metrics)}
+                child.send(header, None)
+
+    @property
+    def hears_metrics(self) -> bool:
+        """Whether an evaluation's metrics come to it from another process."""
+        return self.parent is not None and self.parent.waited is not None
 
     def receive_metrics(self, number: int) -> dict[str, np.ndarray]:
         """The same, from the stage after. Blocks."""
-        assert self._after is not None
-        header, _ = self._received(self._after, Action("M", number), 0, 0, None)
+        assert self.parent is not None
+        header, _ = self._received(self.parent, Action("M", number), 0)
         return {name: np.asarray(value) for name, value in header["metrics"].items()}
+
+
+def _give(other: Neighbour, header: Mapping[str, Any], values: Values, more: Mapping[str, Any]) -> int:
+    """Sends what crosses; the last takes `more` along. Returns the bytes. Does not block."""
+    for name in other.blocks:
+        whole = {**header, "block": name, **(more if name == other.blocks[-1] else {})}
+        other.link.send(whole, values[name])
+    return sum(values[name].nbytes for name in other.blocks)
+
+
+def _spent(listed: Mapping[Any, Any] | None) -> Spent:
+    """From a header, whose keys may have become text."""
+    return {int(stage): (busy, sent) for stage, (busy, sent) in (listed or {}).items()}
 
 
 def _examples(batch: Batch) -> int:

@@ -52,14 +52,14 @@ def rules_of(settings: Settings, task: Task) -> tuple[Rule, ...]:
     """
     own = settings["rules"] == FAMILY
     try:
-        return partition_rules.parse("; ".join(task.chain.partition_rules) if own else settings["rules"])
+        return partition_rules.parse("; ".join(task.model.partition_rules) if own else settings["rules"])
     except ValueError as e:
         raise UsageError(f"{'The rules of the model itself' if own else 'strategy.rules'}: {e}.") from None
 
 
 def shapes(task: Task) -> dict[str, tuple[int, ...]]:
     """{path: shape} of parameters and statistics."""
-    every = {name: flatten(params) | flatten(stats) for name, (params, stats) in task.chain.shapes.items()}
+    every = {name: flatten(params) | flatten(stats) for name, (params, stats) in task.model.shapes.items()}
     return {f"{name}/{path}": tuple(leaf.shape) for name, own in every.items() for path, leaf in own.items()}
 
 

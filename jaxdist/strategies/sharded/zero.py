@@ -48,7 +48,7 @@ class ShardedState(DividedState):
     stored: tuple[str, ...]  # which of the state's trees are
 
     def __init__(self, task: Task, *, threshold: int, **options: Any) -> None:
-        shapes = {name: params for name, (params, _) in task.chain.shapes.items() if params}
+        shapes = {name: params for name, (params, _) in task.model.shapes.items() if params}
         self._layout = FlatShards(shapes, task.dtype, len(jax.devices()), threshold)
         super().__init__(task, **options)
 
@@ -58,7 +58,7 @@ class ShardedState(DividedState):
 
     def _slot_specs(self) -> Tree:
         """Slots may lack some parameters: a spec for each of their vectors and small tensors."""
-        shapes = {name: self.task.typed(params) for name, (params, _) in self.task.chain.shapes.items() if params}
+        shapes = {name: self.task.typed(params) for name, (params, _) in self.task.model.shapes.items() if params}
         slots = self.task.optimizer.shapes(jax.eval_shape(self._layout.store, shapes))
         return jax.tree_util.tree_map_with_path(
             lambda path, _: P(DATA) if len(path) > 2 and path[2].key == SHARDED else P(), slots
@@ -163,7 +163,7 @@ class FullySharded(ShardedState):
     def _compile(self) -> None:
         # Parameters that are cast to another dtype are no longer a stage's inputs and would be kept, all of them.
         cast = self.task.compute_dtype not in (None, self.task.dtype)
-        names = self.task.chain.names
+        names = self.task.model.names
         self._stages = {name: Stage(self.task, [name], remat=cast, batch_axis=self._batch_axis) for name in names}
         super()._compile()
 
@@ -184,55 +184,63 @@ class FullySharded(ShardedState):
 
     def _gradient(self, params: Tree, stats: Tree, batch: Batch) -> tuple[Tree, Tree, Metrics]:
         """(stored gradients: own shares of sums over the replicas, and own small tensors; new statistics; metrics)."""
-        x: jax.Array | None = None
-        kept: list[tuple[Stage, jax.Array | None, Any, Any]] = []
+        values: dict[str, jax.Array] = {}
+        kept: list[tuple[Stage, dict[str, jax.Array], Any, Any]] = []
         new: Tree = {}
+        loss: Any = None
         for name, stage in self._stages.items():
             others = ({name: stats[name]} if name in stats else {}, batch)
-            y, (own, metrics), saved = stage.passes.forward(self._inputs(stage, params, x, [x]), others)
+            x = {source: values[source] for source in stage.coming}
+            y, (own, metrics), saved = stage.passes.forward(self._inputs(stage, params, x, [*x.values()]), others)
             kept.append((stage, x, others, saved))
             new |= own
-            x = y
-        assert x is not None
+            loss = y
+            if not stage.is_last:
+                values |= y
         grads: Tree = {}
-        cotangent = jnp.ones_like(x)
+        cotangents: dict[str, jax.Array] = {}
         reduced: list[jax.Array] = []  # of the block before: XLA would put off all all-reduces and do them as one
         while kept:
             stage, x, others, saved = kept.pop()
-            inputs = self._inputs(stage, params, x, [cotangent, *reduced])
+            cotangent: Any = jnp.ones_like(loss)
+            if not stage.is_last:
+                cotangent = {name: cotangents.pop(name) for name in stage.going}
+            inputs = self._inputs(stage, params, x, [*jax.tree.leaves(cotangent), *reduced])
             by_params, *by_x = stage.passes.backward(inputs, others, saved, cotangent)
             for block, tree in by_params.items():
                 whole = self._layout.store_block(block, tree)
                 shares = self._reducer.shares_of_sum(whole[SHARDED])
                 grads[block] = {SHARDED: shares, WHOLE: whole[WHOLE]}
                 reduced = list(shares.values())
-            cotangent = by_x[0] if by_x else cotangent
+            for name, own in (by_x[0] if by_x else {}).items():
+                cotangents[name] = cotangents[name] + own if name in cotangents else own
         return grads, new, metrics
 
     def _inputs(
-        self, stage: Stage, params: Tree, x: jax.Array | None, after: Sequence[jax.Array | None]
+        self, stage: Stage, params: Tree, x: dict[str, jax.Array], after: Sequence[jax.Array]
     ) -> tuple[Any, ...]:
         """What a stage is differentiated by; its parameters are gathered when all of `after` are there."""
         return stage.inputs({"params": self._gathered(stage.names, params, after)}, x)
 
-    def _gathered(self, names: Sequence[str], params: Tree, after: Sequence[jax.Array | None]) -> Tree:
+    def _gathered(self, names: Sequence[str], params: Tree, after: Sequence[jax.Array]) -> Tree:
         """The parameters of these blocks, whole."""
 
         def whole_vector(share: jax.Array) -> jax.Array:
             for other in after:
-                share = share if other is None else once_there(share, other)
+                share = once_there(share, other)
             return jax.lax.all_gather(share, DATA, tiled=True)
 
         return {name: self._layout.restore_block(name, params[name], whole_vector) for name in names if name in params}
 
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:
-        x: jax.Array | None = None
+        values: dict[str, jax.Array] = {}
         stored = self.task.evaluated(arrays)
-        for name in self._stages:
-            params = self._gathered((name,), stored, [x])
-            x, _ = self.task.apply(params, arrays["model_state"], batch, train=False, names=(name,), x=x)
-        assert x is not None
-        return self._reducer.metrics(self.task.evaluation_score(x, batch))
+        for name, stage in self._stages.items():
+            params = self._gathered((name,), stored, [values[source] for source in stage.coming])
+            values |= self.task.apply_blocks(params, arrays["model_state"], batch, values, train=False, names=(name,))[
+                0
+            ]
+        return self._reducer.metrics(self.task.evaluation_score(values[self.task.model.head], batch))
 
 
 class ShardedOptimizer(ShardedState):

@@ -12,6 +12,7 @@ from helpers.reference import make_task
 from jaxdist import strategies
 from jaxdist.config import default_config
 from jaxdist.cost import memory
+from jaxdist.cost.balance import Plan
 from jaxdist.cost.blocks import block_costs
 from jaxdist.cost.memory import Need, Share
 from jaxdist.errors import UsageError
@@ -43,9 +44,10 @@ def test_a_whole_model_on_each_device_and_a_model_in_shares(x64):
 def test_stages_keep_as_many_microbatches_as_their_schedule_has_in_flight(x64):
     task = make_task("dense")
     costs = block_costs(task, 5)
+    plan = Plan(tuple((name,) for name in task.model.names), {}, {})
     for schedule, in_flight in (("gpipe", (4, 4)), ("1f1b", (2, 1))):
         for remat in (False, True):
-            needs = memory.of_stages(task, costs, (1, 1), num_microbatches=4, schedule=schedule, remat=remat)
+            needs = memory.of_stages(task, costs, plan, num_microbatches=4, schedule=schedule, remat=remat)
             for need, cost, count in zip(needs, costs, in_flight, strict=True):
                 kept = count * (cost.input_bytes if remat else cost.saved_bytes) + remat * cost.saved_bytes
                 assert (need.params, need.slots, need.activations) == (cost.param_bytes, cost.param_bytes, kept)

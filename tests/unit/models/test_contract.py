@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdist.models import BatchNorm, Chain, Dropout, contract
+from jaxdist import models
+from jaxdist.models import BatchNorm, Dropout, Graph, contract
 
 CLASSES = 4
 
@@ -52,8 +57,8 @@ class Head(nn.Module):
         return nn.Dense(CLASSES)(x.reshape(len(x), -1))
 
 
-def chain(*blocks) -> Chain:
-    return Chain(tuple((f"block{k}", block) for k, block in enumerate(blocks)), (8, 8, 1))
+def chain(*blocks) -> Graph:
+    return Graph(tuple((f"block{k}", block) for k, block in enumerate(blocks)), (8, 8, 1))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +100,7 @@ def test_a_good_model_passes_and_its_logits_are_one_number_a_class():
     [
         ({"a": Head()}, "must be a list of .*, and is a dict"),
         ([Head()], "entry 0 of its list must be"),
-        ([("a", Head()), ("b", Head(), 3)], "entry 1 of its list must be"),
+        ([("a", Head()), ("b", Head(), 3)], "the sources of block 'b' must be names"),
         ([(3, Head())], "name of entry 0 must be a word"),
         ([("a/b", Head())], "without '/'"),
         ([("a", jnp.tanh)], "block 'a' must be a Flax module"),
@@ -105,3 +110,52 @@ def test_a_good_model_passes_and_its_logits_are_one_number_a_class():
 def test_what_is_no_list_of_blocks(blocks, words):
     with pytest.raises(ValueError, match=words):
         contract.check_blocks(blocks)
+
+
+def graph(*blocks):
+    return models.build("helpers_of_test_contract:build", inputs={"a": LIKE, "b": LIKE}, num_outputs=3, settings={},
+                        options={"blocks": list(blocks)})  # fmt: skip
+
+
+LIKE = jax.ShapeDtypeStruct((4,), jnp.float32)
+
+
+@pytest.fixture
+def _builder(monkeypatch):
+    module = types.ModuleType("helpers_of_test_contract")
+    module.build = lambda num_outputs, blocks: blocks
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def block(name, *sources):
+    return (name, nn.Dense(3), sources) if sources else (name, nn.Dense(3))
+
+
+@pytest.mark.usefixtures("_builder")
+def test_blocks_are_put_after_their_sources():
+    found = graph(block("head", "left", "right"), block("left", "a"), block("deep", "right"), block("right", "b"),
+                  block("end", "head", "deep"))  # fmt: skip
+    assert found.names == ("left", "right", "head", "deep", "end") and found.head == "end" and not found.is_chain
+    assert found.users_of["right"] == ("head", "deep")
+    assert found.between(("right", "deep")) == ((), ("right", "deep"))
+    assert found.between(("head", "end")) == (("left", "right", "deep"), ())
+
+
+@pytest.mark.usefixtures("_builder")
+@pytest.mark.parametrize(
+    ("blocks", "words"),
+    [
+        ([block("x", "a"), block("y", "x", "z"), block("z", "y", "b")], "go round in a circle: y, z"),
+        ([block("x", "a"), block("y", "x", "c"), block("z", "b")], "'y' asks for 'c', and there is no such block"),
+        ([block("left", "a"), block("y", "lef", "b")], "'y' asks for 'lef', .*nearest: 'left'"),
+        ([block("x", "a"), block("y", "b")], "nothing follows the blocks 'x' and 'y': one alone, the head"),
+        ([block("x", "x", "a"), block("y", "x", "b")], "'x' asks for 'x'"),
+        ([block("a", "b"), block("y", "a", "b")], "'a' is a block and an input"),
+        ([block("x", "a"), block("y")], "no block uses the input 'b'"),
+        ([block("x", "a", "a"), block("y", "x", "b")], r"sources \('a', 'a'\): it needs at least one, and each once"),
+        ([block("x", "a"), block("x", "b")], "two blocks are called 'x'"),
+    ],
+)
+def test_graphs_that_cannot_be(blocks, words):
+    with pytest.raises(ValueError, match=words):
+        graph(*blocks)

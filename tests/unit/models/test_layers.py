@@ -25,12 +25,14 @@ class Probe(nn.Module):
 
 
 def test_dropout_bits_follow_the_position_and_nothing_else():
-    model = models.Chain((("probe", Probe(models.Dropout(0.25))),), (1000,))
+    model = models.Graph((("probe", Probe(models.Dropout(0.25))),), (1000,))
     x = np.ones((8, 1000), np.float32)
 
     @functools.partial(jax.jit, static_argnames="seed")
     def dropped(x, positions, seed):
-        return model.apply({}, {}, x, models.Context(train=True, positions=positions), seed=seed)[0]
+        return model.apply({}, {}, {"image": x}, models.Context(train=True, positions=positions), seed=seed)[0][
+            model.head
+        ]
 
     def drop(positions, seed=0):
         return np.asarray(dropped(x[: len(positions)], np.asarray(positions, np.uint32), seed))
@@ -42,7 +44,7 @@ def test_dropout_bits_follow_the_position_and_nothing_else():
     assert kept.mean() == pytest.approx(0.75, abs=0.02)
     assert abs(np.corrcoef(kept[0], kept[1])[0, 1]) < 0.1
     np.testing.assert_allclose(whole[whole != 0], 1 / 0.75, rtol=1e-6)
-    evaluated = model.apply({}, {}, x, models.Context(train=False, positions=np.arange(8, dtype=np.uint32)))[0]
+    evaluated = model.apply({}, {}, {"image": x}, models.Context(train=False))[0][model.head]
     np.testing.assert_array_equal(evaluated, x)
 
 

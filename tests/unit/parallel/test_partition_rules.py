@@ -49,7 +49,7 @@ def test_a_family_s_rules_leave_whole_what_does_not_divide():
 
 @pytest.mark.parametrize("name", sorted(TINY.keys() - {"dense"}))  # which has none
 def test_families_have_rules_that_fit(name):
-    chain = make_task(name).chain
+    chain = make_task(name).model
     shapes = {f"{b}/{n}": s.shape for b, (p, t) in chain.shapes.items() for n, s in (flatten(p) | flatten(t)).items()}
     rules = partition_rules.parse("; ".join(chain.partition_rules))
     assert rules

@@ -49,7 +49,7 @@ def named():
         "position": jnp.arange(4, dtype=jnp.uint32),
     }
     text = jax.jit(lambda *of: update(task, *of)[0]).lower(arrays, batch, jnp.float32(0.1)).compile().as_text()
-    program, blocks = Program(text), frozenset(task.chain.names)
+    program, blocks = Program(text), frozenset(task.model.names)
     skipped = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", *WRAPPERS)
     entry = list(program.computations.values())[-1]
     return [name_of(program, n, blocks) for n, one in entry.items() if one.opcode not in skipped], program, blocks

@@ -1,6 +1,6 @@
 """The initial state: made a block at a time, no more than is asked for; parts equal the parts of whole arrays.
 
-That no process holds more than its part is held by `models/test_chain.py`.
+That no process holds more than its part is held by `models/test_graph.py`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def test_the_initial_state_is_cut_as_any_other(optimizer):
 def test_canonical_leaves_are_made_one_block_at_a_time_and_large_blocks_tree_by_tree(monkeypatch):
     task = make_task("chain", np.float32)
     made = []
-    original = type(task.chain).init_block
+    original = type(task.model).init_block
     monkeypatch.setattr(
-        type(task.chain), "init_block", lambda self, name, *rest: made.append(name) or original(self, name, *rest)
+        type(task.model), "init_block", lambda self, name, *rest: made.append(name) or original(self, name, *rest)
     )
     state = task.init()
     assert made == []
@@ -49,7 +49,7 @@ def test_canonical_leaves_are_made_one_block_at_a_time_and_large_blocks_tree_by_
     assert made == ["stem"]
     made.clear()
     small = task.init().in_memory()
-    assert sorted(made) == sorted(task.chain.names)
+    assert sorted(made) == sorted(task.model.names)
 
     made.clear()
     monkeypatch.setattr(initial_state, "KEPT_BYTES", 500)  # that many bytes may wait for the other tree: the stem's

@@ -25,7 +25,8 @@ def test_two_stages_do_what_the_whole_model_does(x64, remat):
     found = [gradient(arrays["params"], arrays["model_state"], half) for half in halves]
     grads, stats, metrics = jax.tree.map(lambda *leaves: sum(leaves), *found)
     first, last = (Stage(task, names, remat=remat) for names in (["hidden"], ["head"]))
-    assert (first.is_first, first.is_last, last.is_first, last.is_last) == (True, False, False, True)
+    assert (first.reads_inputs, first.is_last, last.reads_inputs, last.is_last) == (True, False, False, True)
+    assert (first.coming, first.going, last.coming, last.going) == ((), ("hidden",), ("hidden",), ())
     own = [jax.tree.map(jnp.asarray, stage.cut_arrays(arrays)) for stage in (first, last)]
     for part, name in zip(own, ("hidden", "head"), strict=True):
         assert list(part["params"]) == list(part["opt_state"]["trace"]) == [name]
@@ -33,11 +34,11 @@ def test_two_stages_do_what_the_whole_model_does(x64, remat):
     (sums0, grads0), (sums1, grads1) = (stage.start(part) for stage, part in zip((first, last), own, strict=True))
     assert sums0["metrics"] == {} and sums1["metrics"].keys() == set(last.sum_names)
     for half in halves:
-        y, sums0, saved0 = first.forward(own[0], sums0, None, half)
+        y, sums0, saved0 = first.forward(own[0], sums0, {}, half)
         loss, sums1, saved1 = last.forward(own[1], sums1, y, half)
         by_y, grads1 = last.backward(own[1], y, half, saved1, jnp.ones_like(loss), grads1)
-        nothing, grads0 = first.backward(own[0], None, half, saved0, by_y, grads0)
-        assert nothing is None
+        nothing, grads0 = first.backward(own[0], {}, half, saved0, by_y, grads0)
+        assert nothing == {}
 
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12)  # noqa: E731
     jax.tree.map(close, grads0 | grads1, grads)

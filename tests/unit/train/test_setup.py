@@ -83,7 +83,7 @@ def test_a_task_is_what_the_configuration_says(examples):
     assert (task.dtype, task.compute_dtype, task.seed) == (np.float64, jnp.bfloat16, 5)
     assert setup.make_task(tiny(), examples).compute_dtype == np.float64
     assert task.learning_rate(0) == 0.05 and task.learning_rate(360) == pytest.approx(0.005)  # 1.5 epochs of 240
-    assert task.chain.names == ("stem", "middle", "last", "head")
+    assert task.model.names == ("stem", "middle", "last", "head")
     assert setup.num_params(task) == 4 * 9 * (1 + 4 + 4) + 3 * 8 + (4 + 1) * 10
 
 

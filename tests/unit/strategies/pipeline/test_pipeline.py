@@ -1,6 +1,7 @@
 """Stages import, update and export the state of any chain of optimizers as the whole model does.
 
-Metrics that are made when they are looked at (`strategies/pipeline/jobs.py`) are held by `transparency/`.
+Metrics that are made when they are looked at (`strategies/pipeline/jobs.py`) and links
+(`strategies/pipeline/workers.py`) are held by `transparency/`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def test_stages_keep_a_chain_as_it_is(x64):
         assert_same(pipeline.export_state(pipeline.import_state(begun)), begun, 0.0)
     finally:
         pipeline.close()
-    names = task.chain.names
+    names = task.model.names
     arrays = jax.tree.map(np.asarray, begun.arrays())
     grads = jax.tree.map(lambda leaf: np.sin(np.arange(leaf.size)).reshape(leaf.shape), arrays["params"])
     params, slots = jax.jit(task.optimizer.update)(grads, arrays["opt_state"], arrays["params"], np.float64(0.1))

@@ -18,9 +18,11 @@ from jaxdist.strategies.report import Wait
 
 def test_waiting_for_other_processes_is_the_mean_of_the_stages_here():
     def step(waited):
-        return Step({}, {}, {}, False, True, [(None, 1.0, 2.0)], [1.0], [0], 0, waited)
+        return Step({}, {}, {}, False, True, [(None, 1.0, 2.0)], {0: (1.0, 0)}, 0, waited)
 
-    report = PipelineReport([Place(0, stage, 0, stage) for stage in range(3)])
+    report = PipelineReport()
+    report.plan = {"balance": [1, 1, 1]}
+    report.places = [Place(0, stage, 0, stage) for stage in range(3)]
     report.note([step(1.0), step(3.0), step(None)])  # the last has neighbours in this process alone
     report.note([step(1.0), step(3.0), step(None)])
     assert report.waits() == {"network": Wait(4.0)} and report.waits() == {}

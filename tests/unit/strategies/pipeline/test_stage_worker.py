@@ -6,6 +6,7 @@ That stages train as one device does is held by `transparency/test_pipeline.py`,
 
 from __future__ import annotations
 
+import threading
 import types
 
 import jax
@@ -15,7 +16,7 @@ import pytest
 from jaxdist.errors import ConnectionLost
 from jaxdist.parallel.schedules import Action
 from jaxdist.strategies.pipeline.links import LocalLink
-from jaxdist.strategies.pipeline.stage_worker import StageWorker
+from jaxdist.strategies.pipeline.stage_worker import Neighbour, StageWorker
 
 SHAPE = (3,)
 BATCH = {"target": np.zeros(2, np.int32)}
@@ -28,17 +29,19 @@ class Doubling:
     sum_names = ("loss_sum", "correct", "count")
     task = types.SimpleNamespace(nonfinite="stop")
 
+    is_last = False
+
     def start(self, arrays):
         return {"metrics": {"loss_sum": 1.0, "correct": 2.0, "count": 3.0}}, 0
 
     def forward(self, arrays, sums, x, batch):
-        return (jax.device_put(np.ones((2, 3), np.float32)) if x is None else x) * 2, sums, None
+        return {"own": x["before"] * 2}, sums, None
 
     def backward(self, arrays, x, batch, saved, cotangent, grads):
-        return cotangent * 3, grads + 1
+        return {"before": cotangent["own"] * 3}, grads + 1
 
     def evaluate(self, arrays, x, batch):
-        return x * 2
+        return {"own": x["before"] * 2}
 
 
 FORTH_AND_BACK = [Action("F", 0), Action("F", 1), Action("B", 1), Action("B", 0)]
@@ -49,8 +52,16 @@ def in_the_middle(actions):
     device = jax.devices()[0]
     first, before = LocalLink.pair(device, device)
     after, last = LocalLink.pair(device, device)
-    kind = SHAPE, np.float32
-    worker = StageWorker(Doubling(), actions, device, before=before, after=after, incoming=kind, outgoing=kind)
+    worker = StageWorker(
+        Doubling(),
+        1,
+        actions,
+        device,
+        sources=[Neighbour(before, 0, ("before",))],
+        sinks=[Neighbour(after, 2, ("own",))],
+        kinds=dict.fromkeys(("before", "own"), (SHAPE, np.float32)),
+        turn=threading.Lock(),
+    )
     return worker, types.SimpleNamespace(before=first, after=last)
 
 
@@ -60,15 +71,17 @@ def stage():
 
 
 def send(link, kind: str, microbatch: int, step: int = 7, value: float = 1.0, **more) -> None:
-    link.send({"kind": kind, "microbatch": microbatch, "step": step} | more, np.full((2, 3), value, np.float32))
+    block = "own" if kind == "B" else "before"
+    header = {"kind": kind, "microbatch": microbatch, "step": step, "block": block}
+    link.send(header | more, np.full((2, 3), value, np.float32))
 
 
 def test_actions_are_done_in_order_and_the_last_gradient_takes_the_report_along(stage):
     worker, far = stage
-    send(far.before, "F", 0, value=1.0, stop=False)
+    send(far.before, "F", 0, value=1.0, stop=False, spent={"0": [0.25, 7]})
     send(far.before, "F", 1, value=2.0, stop=True)
     send(far.after, "B", 1, value=1.0)
-    report = {"metrics": {"count": 6.0}, "busy": [0.5], "sent": [11], "stop": True}
+    report = {"metrics": {"count": 6.0}, "spent": {"2": [0.5, 11]}, "stop": True}
     send(far.after, "B", 0, value=2.0, **report)
     done = worker.train({}, [BATCH, BATCH], 7, False)
     for m, value in ((0, 2.0), (1, 4.0)):
@@ -82,7 +95,8 @@ def test_actions_are_done_in_order_and_the_last_gradient_takes_the_report_along(
         np.testing.assert_array_equal(gradient, np.full((2, 3), value))
     assert [h["microbatch"] for h in headers] == [1, 0] and "metrics" not in headers[0]
     assert headers[1]["metrics"] == {"count": 6.0} and headers[1]["stop"]
-    assert headers[1]["busy"][1:] == [0.5] and headers[1]["sent"] == [4 * 2 * 3 * 4, 11]
+    spent = headers[1]["spent"]
+    assert spent == done.spent and (spent[0], spent[2]) == ((0.25, 7), (0.5, 11)) and spent[1][1] == 4 * 2 * 3 * 4
     assert [action for action, *_ in done.spans] == FORTH_AND_BACK
     assert done.stop and done.metrics == {"count": 6.0} and done.grads == 2
     assert done.live_bytes == 2 * 2 * 3 * 4
@@ -103,7 +117,7 @@ def test_a_neighbour_that_does_another_step_is_found_and_both_are_told(stage, ki
     send(far.before, "F", 1, stop=False)  # what would do, had the first not been another
     for m in (1, 0):
         send(far.after, "B", m, metrics={})
-    words = rf"sent \('{kind}', {microbatch}, {step}\) where \('F', 0, 7\) was due"
+    words = rf"sent \('{kind}', {microbatch}, {step}, 'before'\) where \('F', 0, 7, 'before'\) was due"
     with pytest.raises(ConnectionLost, match=words):
         worker.train({}, [BATCH, BATCH], 7, False)
     for link in (far.before, far.after):  # neither is to wait
@@ -119,5 +133,14 @@ def test_evaluations_go_through_and_their_metrics_come_back(stage):
     assert (header["kind"], header["microbatch"]) == ("E", 4) and float(y[0, 0]) == 6.0
     far.after.send({"kind": "M", "microbatch": 4, "step": 0, "metrics": {"count": 2.0}}, None)
     assert worker.receive_metrics(4) == {"count": 2.0}
-    worker.return_metrics(4, {"count": 2.0})
-    assert far.before.receive((0,), np.uint8)[0]["metrics"] == {"count": 2.0}
+    worker.return_metrics(4, {"count": 2.0})  # to other processes alone, and there are none
+    assert not worker.hears_metrics and far.before._incoming.empty()
+
+
+def test_a_number_of_each_stage_is_added_up_on_the_way_to_the_last_and_back(stage):
+    worker, far = stage
+    far.before.send({"kind": "N", "microbatch": 0, "step": 3, "number": 1.5}, None)
+    far.after.send({"kind": "N", "microbatch": 1, "step": 3, "number": 10.0}, None)
+    assert worker.total(2.0, 3) == 10.0
+    assert far.after.receive((0,), np.uint8)[0]["number"] == 3.5
+    assert far.before.receive((0,), np.uint8)[0]["number"] == 10.0

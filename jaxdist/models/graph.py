@@ -1,6 +1,10 @@
-"""A model as a chain of named blocks that can be cut anywhere.
+"""A model as a graph of named blocks that can be cut anywhere; most are chains.
 
-    input -> stem -> dense1_layer1 -> ... -> transition1 -> ... -> head -> logits
+    chain      input -> stem -> dense1_layer1 -> ... -> transition1 -> ... -> head -> outputs
+
+    branches   optical -> stem_o -> deep_o --+
+                                             +--> merge -> head -> outputs
+               radar   -> stem_r -> deep_r --+
 
 Parameters and BatchNorm statistics are plain nested dicts keyed by block name, so that a pipeline stage is a slice of
 the blocks and the matching sub-dicts, with no name changed. A block without parameters (or statistics) has no entry.
@@ -9,8 +13,9 @@ the blocks and the matching sub-dicts, with no name changed. A block without par
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -24,6 +29,7 @@ from jaxdist.models.context import Context
 from jaxdist.ops.threefry import THREEFRY
 from jaxdist.state import Select, Tree
 
+IMAGE = "image"  # an input without a name
 COLLECTIONS = PARAMS, STATS = "params", "batch_stats"
 
 
@@ -31,27 +37,34 @@ def _crc(text: str) -> np.uint32:
     return np.uint32(zlib.crc32(text.encode()))
 
 
+Sources = tuple[tuple[str, ...], ...]
+
+
 @dataclasses.dataclass(frozen=True)
-class Chain:
+class Graph:
     """Named blocks, each a Flax module called as `block(x, context)`.
 
+    A block with one source is given what that gives; one with several a dict of it by name. A source is another block,
+    or an input of the examples.
+
     Attributes:
-      blocks: ((name, module), ...); names are unique. The first is given the input, or a dict of inputs by name where
-        the examples have several.
+      blocks: ((name, module), ...); names are unique, and each comes after its sources.
       inputs: {name: what one example has there (anything with a shape and a dtype), without the batch dimension}, or
         the shape of one image. Integers stay integers.
       partition_rules: which dims of its arrays may be divided among devices, as 'PATTERN = PARTITION'
         (`jaxdist.parallel.partition_rules`); patterns are searched for in block/layer/name.
+      sources: of each block; (): a chain, whose first block has all inputs.
     """
 
     blocks: tuple[tuple[str, nn.Module], ...]
     inputs: Any = dataclasses.field(hash=False)
     partition_rules: tuple[str, ...] = ()
+    sources: Sources = ()
 
     def __post_init__(self) -> None:
         given = self.inputs
         if not isinstance(given, Mapping):
-            given = {"image": jax.ShapeDtypeStruct(tuple(given), jnp.float32)}
+            given = {IMAGE: jax.ShapeDtypeStruct(tuple(given), jnp.float32)}
         structs = {name: jax.ShapeDtypeStruct(tuple(like.shape), like.dtype) for name, like in given.items()}
         object.__setattr__(self, "inputs", structs)
         names = self.names
@@ -60,6 +73,38 @@ class Chain:
             raise ValueError(
                 f"A model needs blocks of different names; got {len(names)} block(s), repeated: {doubles}."
             )
+
+        if not self.sources:
+            chain = (tuple(structs), *((name,) for name in names[:-1]))
+            object.__setattr__(self, "sources", chain)
+
+    @cached_property
+    def sources_of(self) -> dict[str, tuple[str, ...]]:
+        """Block -> what it is given: names of blocks and inputs."""
+        return dict(zip(self.names, self.sources, strict=True))
+
+    @cached_property
+    def users_of(self) -> dict[str, tuple[str, ...]]:
+        """Block -> the blocks that are given its output; of the head none."""
+        return {name: tuple(other for other in self.names if name in self.sources_of[other]) for name in self.names}
+
+    @property
+    def head(self) -> str:
+        """The block whose output is the model's."""
+        return self.names[-1]
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each block is given what the one before it gives, and nothing else."""
+        names = self.names
+        return all(self.sources_of[b] == (a,) for a, b in itertools.pairwise(names))
+
+    def between(self, names: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of some of the blocks: (the others' whose outputs they are given; those of theirs whose outputs others are
+        given)."""
+        coming = {source for name in names for source in self.sources_of[name] if source not in names}
+        going = {name for name in names if any(user not in names for user in self.users_of[name])}
+        return tuple(n for n in self.names if n in coming), tuple(n for n in self.names if n in going)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,12 +123,14 @@ class Chain:
     @cached_property
     def _traced(self) -> dict[str, tuple[Mapping[str, Any], tuple[int, ...]]]:
         found = {}
-        x: Any = self.example(jnp.float32)
+        values = self.examples(jnp.float32)
         for name, module in self.blocks:
-            x, variables = jax.eval_shape(partial(init_with_output, module), jax.ShapeDtypeStruct((2,), jnp.uint32), x)
-            if 0 in x.shape:
-                raise ValueError(f"block {name!r} would have outputs of {x.shape[1:]}: the examples are too small")
-            found[name] = (variables, tuple(x.shape[1:]))
+            x, key = self.gathered(name, values), jax.ShapeDtypeStruct((2,), jnp.uint32)
+            y, variables = jax.eval_shape(partial(init_with_output, module), key, x)
+            if 0 in y.shape:
+                raise ValueError(f"block {name!r} would have outputs of {y.shape[1:]}: the examples are too small")
+            found[name] = (variables, tuple(y.shape[1:]))
+            values[name] = y
         return found
 
     def init_block(
@@ -114,43 +161,51 @@ class Chain:
 
     def _init_inputs(self, name: str, seed: int) -> tuple[np.ndarray, Any]:
         """(the block's key [2], an example of its inputs [1, ...])."""
-        index = self.names.index(name)
         words = np.array([_crc(name), np.uint32(seed % 2**32)], np.uint32)
-        if not index:
-            return words, jax.tree.map(lambda like: np.zeros(like.shape, like.dtype), self.example(np.float32))
-        return words, np.zeros((1, *self.activation_shapes[self.names[index - 1]]), np.float32)
+        values: dict[str, Any] = self.examples(np.float32)
+        for source in self.sources_of[name]:
+            if source not in values:
+                values[source] = jax.ShapeDtypeStruct((1, *self.activation_shapes[source]), np.float32)
+        zeros = lambda like: np.zeros(like.shape, like.dtype)  # noqa: E731
+        return words, jax.tree.map(zeros, self.gathered(name, values))
 
-    def example(self, dtype: Any, batch: int = 1) -> Any:
-        """What the first block is given, as `jax.ShapeDtypeStruct`s; `dtype`: of floating-point inputs."""
-        every = {
+    def examples(self, dtype: Any, batch: int = 1) -> dict[str, Any]:
+        """Each input of a batch, as `jax.ShapeDtypeStruct`s; `dtype`: of floating-point ones."""
+        return {
             name: jax.ShapeDtypeStruct((batch, *like.shape), _own_dtype(like.dtype, dtype))
             for name, like in self.inputs.items()
         }
-        return next(iter(every.values())) if len(every) == 1 else every
 
-    def given(self, inputs: Mapping[str, Any], dtype: Any) -> Any:
-        """The same of a batch's inputs."""
-        every = {name: inputs[name].astype(_own_dtype(like.dtype, dtype)) for name, like in self.inputs.items()}
-        return next(iter(every.values())) if len(every) == 1 else every
+    def given(self, inputs: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+        """The inputs of a batch, floating-point ones in that type."""
+        return {name: inputs[name].astype(_own_dtype(like.dtype, dtype)) for name, like in self.inputs.items()}
+
+    def gathered(self, name: str, values: Mapping[str, Any]) -> Any:
+        """What a block is called with, from what its sources give."""
+        sources = self.sources_of[name]
+        return values[sources[0]] if len(sources) == 1 else {source: values[source] for source in sources}
 
     def apply(
         self,
         params: Tree,
         stats: Tree,
-        x: Any,
+        values: Mapping[str, Any],
         context: Context,
         *,
         seed: int = 0,
-        names: Sequence[str] | None = None,
-    ) -> tuple[jax.Array, Tree]:
-        """Runs the blocks called `names` (default: all) in order: (output, new statistics of those blocks).
+        names: Collection[str] | None = None,
+    ) -> tuple[dict[str, jax.Array], Tree]:
+        """Runs the blocks called `names` (default: all) in order: (their outputs by name, their new statistics).
 
-        `context.dropout_key` is set here, per block, from `seed`.
+        `values`: what comes from elsewhere: inputs by name, outputs of other blocks. `context.dropout_key` is set here,
+        per block, from `seed`.
         """
         new_stats: Tree = {}
+        values, made = dict(values), {}
         for name, module in self.blocks:
             if names is not None and name not in names:
                 continue
+            x = self.gathered(name, values)
             own = context._replace(dropout_key=ops.mix32(jnp.uint32(seed % 2**32) ^ _crc(name)))
             variables = {PARAMS: params.get(name, {}), STATS: stats.get(name, {})}
             with jax.named_scope(name):  # a profile's rows name the block
@@ -161,8 +216,8 @@ class Chain:
                 else:
                     x = module.apply(variables, x, own)
                 # What crosses a boundary has several readers, and so has the sum of their gradients on the way back.
-                x = ops.materialize(x)
-        return x, (new_stats if context.train else stats)
+                made[name] = values[name] = ops.materialize(x)
+        return made, (new_stats if context.train else stats)
 
 
 def _own_dtype(of_input: Any, dtype: Any) -> Any:

@@ -78,20 +78,23 @@ print(flatten(task.init().params)["dense/dense/kernel"].nbytes / 1e6, megabytes(
 
 def test_a_cut_chain_gives_the_same_output():
     task = make_task("chain", np.float32)
-    model, state = task.chain, task.init().in_memory()
+    model, state = task.model, task.init().in_memory()
     x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
     context = models.Context(train=True, positions=np.arange(4, dtype=np.uint32))
 
-    def run(x, names=None):
-        return model.apply(state.params, state.model_state, x, context, seed=1, names=names)
+    def run(values, names=None):
+        made, stats = model.apply(state.params, state.model_state, values, context, seed=1, names=names)
+        return made, stats
 
-    whole, stats = run(x)
-    still = model.apply(state.params, state.model_state, x, context._replace(positions=None), seed=1)[0]
+    given = {"image": x}
+    made, stats = run(given)
+    whole = made[model.head]
+    still = model.apply(state.params, state.model_state, given, context._replace(positions=None), seed=1)[0]["head"]
     assert not np.array_equal(whole, still)  # dropout takes part
     for cut in range(1, len(model.names)):
-        y, before = run(x, model.names[:cut])
-        y, after = run(y, model.names[cut:])
-        np.testing.assert_array_equal(y, whole)
+        first, before = run(given, model.names[:cut])
+        last, after = run(first, model.names[cut:])
+        np.testing.assert_array_equal(last[model.head], whole)
         jax.tree.map(np.testing.assert_array_equal, before | after, stats)
 
 
@@ -129,10 +132,10 @@ def program_of(chain, block, collections=("params", "batch_stats")):
 
 def test_equal_blocks_share_a_program_and_no_values():
     blocks = (("a", Plain(4)), ("b", Plain(4)), ("wider", Plain(5)), ("c", Plain(4)))
-    chain = models.Chain(blocks, (4,))
+    chain = models.Graph(blocks, (4,))
     shared = program_of(chain, "a")
     assert program_of(chain, "b") is shared
-    assert program_of(models.Chain(blocks[1:2], (4,)), "b") is shared  # of another model too
+    assert program_of(models.Graph(blocks[1:2], (4,)), "b") is shared  # of another model too
     assert program_of(chain, "wider") is not shared
     assert program_of(chain, "c") is not shared  # its inputs are the wider ones
     assert program_of(chain, "a", ("params",)) is not shared
@@ -143,7 +146,7 @@ def test_equal_blocks_share_a_program_and_no_values():
 
 
 def test_float64_has_a_program_of_its_own():
-    chain = models.Chain((("a", Wide()),), (4,))
+    chain = models.Graph((("a", Wide()),), (4,))
     narrow = chain.init_block("a", 0)[0]["shift"]
     jax.config.update("jax_enable_x64", True)
     try:
@@ -155,7 +158,7 @@ def test_float64_has_a_program_of_its_own():
 
 
 def test_a_block_without_a_hash_has_values_as_any_other():
-    chain = models.Chain((("a", Listed([3, 2])), ("b", Listed([3, 2]))), (4,))
+    chain = models.Graph((("a", Listed([3, 2])), ("b", Listed([3, 2]))), (4,))
     with pytest.raises(TypeError):
         hash(chain.blocks[0][1])
     (params, stats), other = chain.init_block("a", 0), chain.init_block("b", 0)[0]
@@ -171,7 +174,7 @@ def test_a_block_without_a_hash_has_values_as_any_other():
 def test_chains_that_cannot_be_are_refused():
     for blocks in ((), (("a", Plain()), ("b", Plain()), ("a", Plain()))):
         with pytest.raises(ValueError, match="blocks of different names"):
-            models.Chain(blocks, (4,))
-    one, other = (models.Chain(((name, Plain()),), (4,)) for name in ("a", "b"))
+            models.Graph(blocks, (4,))
+    one, other = (models.Graph(((name, Plain()),), (4,)) for name in ("a", "b"))
     first, second = (model.init_block(model.names[0], 0)[0]["Dense_0"]["kernel"] for model in (one, other))
     assert not np.array_equal(first, second)  # the block's name is in its key
