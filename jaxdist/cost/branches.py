@@ -30,9 +30,8 @@ def segments(model: Graph) -> list[tuple[str, ...]]:
     found: list[list[str]] = []
     of: dict[str, int] = {}
     for name in model.names:
-        before = [source for source in model.sources_of[name] if source not in model.inputs]
-        alone = len(before) == 1 and len(model.users_of[before[0]]) == 1
-        if alone and len(model.sources_of[name]) == 1:
+        before = model.blocks_before(name)
+        if len(before) == 1 and len(model.users_of[before[0]]) == 1:
             of[name] = of[before[0]]
             found[of[name]].append(name)
         else:

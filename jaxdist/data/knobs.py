@@ -16,7 +16,7 @@ KNOBS = (
     Knob(
         "data.name",
         "fashion_mnist",
-        "The data set: fashion_mnist, cifar10, mnist, digits, synthetic, another of TFDS, or your own function.",
+        "The data set: fashion_mnist, cifar10, mnist, digits, synthetic, number_words, more of TFDS, or your own.",
     ),
     Knob("data.features", (), "The inputs, of a TFDS set with several features. (): its image."),
     Knob("data.target", "", "The target, of a TFDS set with several features. '': its label."),

@@ -1,4 +1,4 @@
-"""Where data sets come from: TFDS directories, scikit-learn's digits, made-up images, a function of the user's."""
+"""Where data sets come from: TFDS directories, scikit-learn's digits, what is made up, a function of the user's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdist.data import number_words
 from jaxdist.data.dataset import Dataset, Split
 from jaxdist.data.tfds_reader import TFDS_NAMES, prepared_names, read_tfds
 from jaxdist.data.tfds_source import Chosen
@@ -74,7 +75,7 @@ def _of_function(name: str, options: dict[str, Any]) -> Dataset:
 def _embedded(name: str, seed: int, options: dict[str, Any]) -> Dataset:
     try:
         return _EMBEDDED[name](seed=seed, **options)
-    except TypeError as e:
+    except (TypeError, ValueError) as e:
         raise UsageError(f"data.options does not fit data.name={name!r}: {e}.") from e
 
 
@@ -127,5 +128,9 @@ def import_reader(name: str) -> None:
         tfds.builder_from_directory  # noqa: B018 - its modules come with their first use
 
 
-_EMBEDDED: dict[str, Callable[..., Dataset]] = {"digits": _digits, "synthetic": _synthetic}
+_EMBEDDED: dict[str, Callable[..., Dataset]] = {
+    "digits": _digits,
+    "synthetic": _synthetic,
+    "number_words": number_words.load,
+}
 NAMES = (*TFDS_NAMES, *_EMBEDDED)

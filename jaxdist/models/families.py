@@ -15,6 +15,7 @@ FAMILIES: dict[str, str] = {
     "cnn": "jaxdist.models.cnn:build",
     "resnet": "jaxdist.models.resnet:build",
     "densenet": "jaxdist.models.densenet:build",
+    "transformer": "jaxdist.models.transformer:build",
 }
 
 

@@ -95,9 +95,12 @@ class Graph:
 
     @property
     def is_chain(self) -> bool:
-        """Whether each block is given what the one before it gives, and nothing else."""
-        names = self.names
-        return all(self.sources_of[b] == (a,) for a, b in itertools.pairwise(names))
+        """Whether each block is given what the one before it gives, and of other blocks nothing."""
+        return all(self.blocks_before(b) == (a,) for a, b in itertools.pairwise(self.names))
+
+    def blocks_before(self, name: str) -> tuple[str, ...]:
+        """The sources of a block that are blocks."""
+        return tuple(source for source in self.sources_of[name] if source not in self.inputs)
 
     def between(self, names: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Of some of the blocks: (the others' whose outputs they are given; those of theirs whose outputs others are

@@ -162,8 +162,9 @@ class Task:
 
         `values`: outputs of other blocks that they are given; inputs are the batch's, where it has them.
         """
-        given = self.model.given(batch["inputs"], self.compute_dtype or self.dtype) if "inputs" in batch else {}
-        context = Context(train=train, batch_axis=batch_axis, positions=batch.get("position"))
+        dtype = self.compute_dtype or self.dtype
+        given = self.model.given(batch["inputs"], dtype) if "inputs" in batch else {}
+        context = Context(train=train, batch_axis=batch_axis, positions=batch.get("position"), dtype=dtype)
         return self.model.apply(params, stats, given | dict(values), context, seed=self.seed, names=names)
 
     def loss(
