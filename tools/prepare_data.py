@@ -4,6 +4,9 @@
     python tools/prepare_data.py fashion_mnist --data_dir=DIR
     python tools/prepare_data.py fashion_mnist --data_dir=DIR --manual_dir=FOLDER     # without a network
 
+`redshift` needs no TensorFlow: its galaxy templates are files of the Python package `grizli` (MIT), which pip fetches
+without installing it.
+
 With --manual_dir the original files, fetched by hand, are taken from FOLDER. Training itself needs no TensorFlow;
 TFDS's own builders of these data sets do. When several processes ask at once, one prepares and the others wait.
 """
@@ -16,18 +19,23 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import fetched_data
+
 from jaxdist.data.tfds_reader import TFDS_NAMES, exclusive, whole_version
 from jaxdist.errors import UsageError
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help=f"{', '.join(TFDS_NAMES)}, or any other of TFDS: NAME or NAME/CONFIG")
+    others = ", ".join((*TFDS_NAMES, *fetched_data.FETCHED))
+    parser.add_argument("name", help=f"{others}, or any other of TFDS: NAME or NAME/CONFIG")
     parser.add_argument("--data_dir", default=os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     parser.add_argument("--manual_dir", help="folder with the original files")
     options = parser.parse_args(argv)
     folder = pathlib.Path(options.data_dir).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
+    if options.name in fetched_data.FETCHED:
+        return fetched_data.main(options.name, folder, options.manual_dir)
     with exclusive(folder / f".{options.name.replace('/', '.')}.lock"):
         if there := prepared(options.name, folder):
             print(f"{options.name} is there already: {there}.")

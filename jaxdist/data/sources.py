@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdist.data import number_words
+from jaxdist.data import number_words, redshift
 from jaxdist.data.dataset import Dataset, Split
 from jaxdist.data.tfds_reader import TFDS_NAMES, prepared_names, read_tfds
 from jaxdist.data.tfds_source import Chosen
@@ -47,11 +48,15 @@ def load(
       UsageError: unknown name, or data that are missing, incomplete or damaged (with the remedy).
     """
     options = dict(options or {})
-    if name in _EMBEDDED or ":" in name:
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    ours = _EMBEDDED | _PREPARED
+    if name in ours or ":" in name:
         if features or target:
             raise UsageError(f"data.features and data.target are for TFDS data sets, and data.name={name!r} is none.")
-        return _embedded(name, seed, options) if name in _EMBEDDED else _of_function(name, options)
-    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+        if ":" in name:
+            return _of_function(name, options)
+        make = functools.partial(_PREPARED[name], root) if name in _PREPARED else _EMBEDDED[name]
+        return _made(name, make, seed, options)
     if name not in TFDS_NAMES and "/" not in name and not (root / name).is_dir():
         there = [*NAMES, *prepared_names(root)]
         raise UsageError(
@@ -72,9 +77,9 @@ def _of_function(name: str, options: dict[str, Any]) -> Dataset:
     return dataset
 
 
-def _embedded(name: str, seed: int, options: dict[str, Any]) -> Dataset:
+def _made(name: str, make: Callable[..., Dataset], seed: int, options: dict[str, Any]) -> Dataset:
     try:
-        return _EMBEDDED[name](seed=seed, **options)
+        return make(seed=seed, **options)
     except (TypeError, ValueError) as e:
         raise UsageError(f"data.options does not fit data.name={name!r}: {e}.") from e
 
@@ -122,7 +127,7 @@ def import_reader(name: str) -> None:
     While TFDS is imported, it replaces Python's `__import__` for all threads, and a gRPC server, which imports in every
     call, then fails to answer.
     """
-    if name not in _EMBEDDED and ":" not in name:
+    if name not in _EMBEDDED | _PREPARED and ":" not in name:
         import tensorflow_datasets as tfds
 
         tfds.builder_from_directory  # noqa: B018 - its modules come with their first use
@@ -133,4 +138,5 @@ _EMBEDDED: dict[str, Callable[..., Dataset]] = {
     "synthetic": _synthetic,
     "number_words": number_words.load,
 }
-NAMES = (*TFDS_NAMES, *_EMBEDDED)
+_PREPARED: dict[str, Callable[..., Dataset]] = {"redshift": redshift.load}  # from files of `tools/prepare_data.py`
+NAMES = (*TFDS_NAMES, *_PREPARED, *_EMBEDDED)

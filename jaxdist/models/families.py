@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, str] = {
     "cnn": "jaxdist.models.cnn:build",
     "resnet": "jaxdist.models.resnet:build",
+    "cnn1d": "jaxdist.models.cnn1d:build",
     "densenet": "jaxdist.models.densenet:build",
     "transformer": "jaxdist.models.transformer:build",
 }
