@@ -15,6 +15,7 @@ import base64
 import html
 import io
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -147,7 +148,9 @@ def common_value(grouped: Mapping[str, Sequence[Run]]) -> float:
     best = [metric.best(values) for values in every if values]
     if metric.higher_is_better:
         return int(200 * min(best, default=0.0)) / 200
-    return float(f"{1.0001 * max(best, default=0.0):.3g}")
+    worst = max(best, default=0.0)
+    step = 10.0 ** (math.floor(math.log10(worst)) - 2) if worst > 0 else 1.0  # three digits, rounded up
+    return float(f"{math.ceil(worst / step * (1 - 1e-9)) * step:.12g}")
 
 
 def _html(rows: Sequence[Sequence[str]]) -> str:

@@ -6,6 +6,7 @@ With --manual_dir the package's archive, fetched by hand, is taken from there.
 from __future__ import annotations
 
 import io
+import os
 import pathlib
 import re
 import subprocess
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from jaxdist.data import redshift
+from jaxdist.data.tfds_reader import exclusive
 
 # At rest, what z = 0 to 0.6 brings into the observed range, with something to spare.
 _FROM, _TO = redshift.LOWEST / 1.6 - 50, redshift.HIGHEST + 50
@@ -92,7 +94,7 @@ def redshift_templates(archive: pathlib.Path, folder: pathlib.Path) -> str:
     lines = np.maximum(np.array(with_lines) - continuum, 0.0) / scale
     path = folder / redshift.FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name("part.npz")
+    part = path.with_name(f"part-{os.getpid()}.npz")
     np.savez_compressed(part, wavelength=grid, continuum=continuum / scale, lines=lines)
     part.replace(path)
     return f"{len(numbers)} templates of {archive.name}, {len(grid)} wavelengths, in {path}"
@@ -110,7 +112,9 @@ def main(name: str, folder: pathlib.Path, manual_dir: str | None) -> int:
     if (folder / file).exists():
         print(f"{name} is there already: {folder / file}.")
         return 0
-    with tempfile.TemporaryDirectory() as into:
+    with exclusive(folder / f".{name}.lock"), tempfile.TemporaryDirectory() as into:
+        if (folder / file).exists():  # another process has just made it
+            return 0
         try:
             print(f"{name}: {read(archive_of(package, manual_dir, pathlib.Path(into)), folder)}.")
         except NotFetched as e:

@@ -65,6 +65,8 @@ class Search:
     def accuracy(self, workdir: pathlib.Path) -> tuple[float, str]:
         """What decides, and what it is of."""
         last = read_run(workdir).evaluations[-1]
+        if "accuracy" not in last:
+            raise SystemExit(f"{workdir.name} has no accuracy to decide by: its objective has other metrics.")
         found = (
             (last["holdout_accuracy"], "holdout") if "holdout_accuracy" in last else (last["accuracy"], "validation")
         )

@@ -55,6 +55,7 @@ def check(config: ConfigDict, processes: int) -> None:
     fixed |= {"model.dtype": known.model.dtype, "model.param_dtype": "float32", "early_stopping_patience": 0}
     fixed |= {key: value for key, value in config_lib.flatten(known).items() if key.startswith("objective.")}
     fixed |= {"optim.options": {}, "optim.clip_global_norm": 0.0, "optim.ema_decay": 0.0, "optim.warmup_epochs": 0.0}
+    fixed |= {"data.partition": "", "data.features": (), "data.target": ""}
     values = config_lib.flatten(config)
     for key, value in fixed.items():
         if values[key] != value:

@@ -30,7 +30,7 @@ from jaxdist.runtime import profiler
 
 _MAGIC = b"jxd1"
 _PREFIX = struct.Struct("<4sIQ")
-_MAX_HEADER = 2**16
+_MAX_HEADER = 2**25  # an evaluation's metrics may be of many numbers: a confusion matrix of 1000 classes
 _MAX_HANDSHAKE = 2**10
 _HANDSHAKE_SECONDS = 5.0
 _ALIGNMENT = 64  # XLA's CPU backend takes such a buffer over without copying it

@@ -118,9 +118,15 @@ def described(
     edges = edges_of(model, stages)
     crossing = [sum(by_name[name].output_bytes for name in names) for names in edges.values()]
     table = SCHEDULES_OF[schedule](depths(edges, len(stages)), num_microbatches)
-    kept = [stage[0].input_bytes if remat else sum(c.saved_bytes for c in stage) for stage in of_stages]
+    given = [sum(by_name[name].output_bytes for name in model.between(names)[0]) for names in stages]
+    kept = [
+        max(own[0].input_bytes, came) if remat else sum(cost.saved_bytes for cost in own)
+        for own, came in zip(of_stages, given, strict=True)
+    ]
+    sent = [sum(size for edge, size in zip(edges, crossing, strict=True) if edge[0] == s) for s in range(len(stages))]
     predicted: dict[str, Any] = {
         "cut_bytes": crossing,
+        "sent_bytes": sent,
         "param_bytes": [sum(c.param_bytes for c in stage) for stage in of_stages],
         "kept_bytes_per_microbatch": kept,
         "bubble_of_equal_stages": round(bubble(len(stages), num_microbatches), 4),
@@ -154,8 +160,8 @@ def describe(plan: Plan) -> str:
         if "forward_ms" in predicted:
             line += f"{predicted['forward_ms'][s]:.1f} + {predicted['backward_ms'][s]:.1f} ms a microbatch; "
         line += f"parameters {predicted['param_bytes'][s] / 1e6:.2f} MB"
-        if s < len(plan.stages) - 1 and s < len(predicted["cut_bytes"]):
-            line += f"; {predicted['cut_bytes'][s] / 1e6:.2f} MB a microbatch to the next"
+        if s < len(plan.stages) - 1:
+            line += f"; {predicted['sent_bytes'][s] / 1e6:.2f} MB a microbatch to those after it"
         lines.append(line)
     key = "bubble" if "bubble" in plan.predicted else "bubble_of_equal_stages"
     return "\n".join([*lines, f"predicted bubble {100 * plan.predicted[key]:.1f} %"])

@@ -147,11 +147,9 @@ def _cuts(costs: Sequence[BlockCost], model: Graph, num_processes: int) -> Itera
     """Lists of stages: the segments as they are, then with some of them in pieces."""
     own = segments(model)
     by_name = {cost.name: cost for cost in costs}
-    pieces = [range(1, min(len(names), num_processes) + 1) for names in own]
-    ways = sorted(itertools.product(*pieces), key=sum)
-    for counts in ways:
-        if sum(counts) > max(MOST_STAGES, len(own)) or sum(counts) < min(num_processes, sum(map(len, own))):
-            continue
+    limits = [min(len(names), num_processes) for names in own]
+    fewest, most = min(num_processes, len(model.names)), max(MOST_STAGES, len(own), num_processes)
+    for counts in itertools.chain.from_iterable(_counts(limits, total) for total in range(fewest, most + 1)):
         stages: list[tuple[str, ...]] = []
         for names, count in zip(own, counts, strict=True):
             seconds = [sum(_seconds(by_name[name])) for name in names]
@@ -161,6 +159,18 @@ def _cuts(costs: Sequence[BlockCost], model: Graph, num_processes: int) -> Itera
         yield sorted(stages, key=lambda names: model.names.index(names[-1]))
 
 
+def _counts(limits: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
+    """Numbers from 1 to their limits with this sum, one way after the other: all together may be too many."""
+    if not limits:
+        if total == 0:
+            yield ()
+        return
+    first, others = limits[0], limits[1:]
+    for number in range(max(1, total - sum(others)), min(first, total - len(others)) + 1):
+        for rest in _counts(others, total - number):
+            yield (number, *rest)
+
+
 def _assignments(num_stages: int, num_processes: int) -> Iterator[tuple[int, ...]]:
     """Every way that uses all processes, up to their names: a process is first used after those of lower number."""
 
@@ -168,6 +178,8 @@ def _assignments(num_stages: int, num_processes: int) -> Iterator[tuple[int, ...
         if len(chosen) == num_stages:
             if used == min(num_processes, num_stages):
                 yield chosen
+            return
+        if num_stages - len(chosen) < min(num_processes, num_stages) - used:  # too few are left for the others
             return
         for process in range(min(used + 1, num_processes)):
             yield from extend((*chosen, process), max(used, process + 1))

@@ -102,7 +102,8 @@ def of_stages(
         params = sum(cost.param_bytes for cost in own)
         kept = in_flight[s] * (whole := sum(cost.saved_bytes for cost in own))
         if remat:  # inputs wait; one microbatch at a time is computed again
-            kept = in_flight[s] * own[0].input_bytes + whole
+            given = sum(by_name[name].output_bytes for name in task.model.between(names)[0])
+            kept = in_flight[s] * max(own[0].input_bytes, given) + whole
         found.append(_need(task, params, kept))
     return found
 

@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import inspect
 import re
+import threading
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -56,7 +57,8 @@ class Partition:
         if target.ndim > 1 and target.shape[1:] != (1,):
             return found
         flat = target.reshape(-1)
-        if num_classes:
+        are_classes = num_classes and flat.dtype.kind in "iu" and flat.min() >= 0 and flat.max() < num_classes
+        if are_classes:
             return found | {
                 "targets_per_worker": [np.bincount(flat[part], minlength=num_classes).tolist() for part in self.parts]
             }
@@ -253,6 +255,7 @@ class PartitionedStream:
         self.num_examples = sum(map(len, self._parts))
         self.examples_per_epoch = len(self._parts) * max(map(len, self._parts))
         self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self._lock = threading.Lock()
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """Rows at `positions` (int64 [b]): int64 [b]. Called from any thread."""
@@ -272,11 +275,12 @@ class PartitionedStream:
         return rows
 
     def _order(self, worker: int, epoch: int) -> np.ndarray:
-        found = self._orders.get((worker, epoch))
-        if found is None:
-            words = np.random.SeedSequence([self._seed, worker, epoch, 23])
-            found = np.random.Generator(np.random.PCG64(words)).permutation(len(self._parts[worker]))
-            for old in [key for key in self._orders if key[0] == worker][:-1]:  # the one before is still asked for
-                self._orders.pop(old, None)
-            self._orders[worker, epoch] = found
-        return found
+        with self._lock:
+            found = self._orders.get((worker, epoch))
+            if found is None:
+                words = np.random.SeedSequence([self._seed, worker, epoch, 23])
+                found = np.random.Generator(np.random.PCG64(words)).permutation(len(self._parts[worker]))
+                for old in [key for key in self._orders if key[0] == worker][:-1]:  # the one before is still asked for
+                    del self._orders[old]
+                self._orders[worker, epoch] = found
+            return found

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,7 @@ class Templates:
         try:
             with np.load(path) as stored:
                 return cls(*(stored[field.name] for field in dataclasses.fields(cls)))
-        except (OSError, KeyError, ValueError) as e:
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
             raise UsageError(
                 f"The templates of data.name='redshift' cannot be read from {path} ({e}): fetch them with `python "
                 f"tools/prepare_data.py redshift --data_dir={path.parent.parent}`, or set data.options.templates="

@@ -62,7 +62,7 @@ def in_order(
         raise ValueError("it has no blocks")
     known = [*inputs, *sources]
     for name, own in sources.items():
-        if name in inputs and any(len(block) == 3 for block in blocks):
+        if name in inputs:
             raise ValueError(f"{name!r} is a block and an input: give one another name")
         if not own or len(set(own)) < len(own):
             raise ValueError(f"block {name!r} has the sources {own}: it needs at least one, and each once")

@@ -247,7 +247,14 @@ def build(
     if name in theirs:
         settings.pop("momentum", None)  # theirs have other defaults: it is said in options
         masked = functools.partial(_mask, decays)
-        settings |= asked_for(function, {"mask": masked, "weight_decay_mask": masked})
+        masks = asked_for(function, {"mask": masked, "weight_decay_mask": masked})
+        decayed = "weight_decay" in settings and dict(options).get("weight_decay", weight_decay)
+        if decayed and not masks and decay_mask != "all":
+            raise ValueError(
+                f"optim.decay_mask={decay_mask!r} means nothing to optim.name={name!r}: its weight decay is of all "
+                "parameters. Set optim.decay_mask='all', or no weight decay."
+            )
+        settings |= masks
     try:
         if name in theirs:
             rule = without_learning_rate(name, functools.partial(function, **settings | dict(options)))

@@ -114,7 +114,7 @@ def build(
 
     The function is given those of the settings that it has a parameter for. It counts examples, not updates: the
     schedule is the same for any batch size and for any number of pushes. During the warm-up its rate is multiplied by
-    the part of it that is over.
+    the part of it that is over, unless it is somebody's own that has a parameter `warmup_epochs`.
 
     Raises:
       ValueError: the function cannot be imported, or refuses the settings.
@@ -136,5 +136,6 @@ def build(
         "final_factor": final_factor,
     }
     rate = function(**asked_for(function, settings))
-    warm = warmup_epochs * examples_per_epoch
+    own = ":" in name and asked_for(function, {"warmup_epochs": warmup_epochs})  # somebody's, who does it himself
+    warm = 0.0 if own else warmup_epochs * examples_per_epoch
     return (lambda examples_seen: rate(examples_seen) * min(examples_seen / warm, 1.0)) if warm else rate

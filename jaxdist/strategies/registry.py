@@ -64,14 +64,14 @@ def check(settings: Settings, task: Task, **resources: Any) -> None:
     _function(spec_of(settings["name"]).check)(settings, task, Resources(**resources))
 
 
-def check_partition(settings: Settings, partition: str, num_processes: int) -> None:
+def check_partition(settings: Settings, partition: str, num_processes: int, num_devices: int) -> None:
     """Refuses data that are distributed over workers where several of them work on the same examples.
 
     Raises:
       UsageError: with the strategies that can.
     """
-    if not spec_of(settings["name"]).per_worker_data(settings, num_processes):
-        able = [name for name, spec in SPECS.items() if spec.per_worker_data(settings, num_processes)]
+    if not spec_of(settings["name"]).per_worker_data(settings, num_processes, num_devices):
+        able = [name for name, spec in SPECS.items() if spec.per_worker_data(settings, num_processes, num_devices)]
         raise UsageError(
             f"data.partition={partition!r} gives each worker data of its own, and strategy.name={settings['name']!r} "
             f"has none as it is set here: its processes work on the same examples. Use one of {', '.join(able)}."

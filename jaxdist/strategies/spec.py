@@ -80,8 +80,8 @@ class StrategySpec:
       needs_collectives: (settings, number of processes) -> whether it runs over JAX's collectives.
       fate_sharing: a lost process ends the run; else it is the strategy's own affair.
       asynchronous: (settings) -> whether each push is an update of its own.
-      per_worker_data: (settings, number of processes) -> whether each process alone brings its share of each update's
-        examples, so that the data may be distributed over them.
+      per_worker_data: (settings, number of processes, of devices of all of them) -> whether each process alone brings
+        its share of each update's examples, so that the data may be distributed over them.
       observe: (task, context) -> what an evaluator beside the run sees of it; None where there is nothing to see.
     """
 
@@ -93,5 +93,5 @@ class StrategySpec:
     needs_collectives: Callable[[Settings, int], bool] = lambda settings, num_processes: num_processes > 1
     fate_sharing: bool = True
     asynchronous: Callable[[Settings], bool] = lambda settings: False
-    per_worker_data: Callable[[Settings, int], bool] = lambda settings, num_processes: True
+    per_worker_data: Callable[[Settings, int, int], bool] = lambda settings, num_processes, num_devices: True
     observe: Callable[[Task, BuildContext], Any] | str | None = None

@@ -10,6 +10,7 @@ class EarlyStopping:
     """Stops after `patience` evaluations in a row without a better value; patience 0 never does.
 
     Attributes:
+      metric: whose values they are.
       higher_is_better: else the lower.
       best: negated where the higher is better.
     """
@@ -18,6 +19,7 @@ class EarlyStopping:
     best: float = float("inf")
     evaluations_since_best: int = 0
     higher_is_better: bool = False
+    metric: str = "loss"
 
     @property
     def stopped(self) -> bool:

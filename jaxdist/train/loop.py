@@ -22,7 +22,7 @@ from jaxdist.checkpoint.restore import restore
 from jaxdist.cluster import Cluster
 from jaxdist.cluster.process_group import ProcessGroup
 from jaxdist.cluster.watchdog import PHASE_BOUNDARY
-from jaxdist.errors import Preempted, Terminated
+from jaxdist.errors import Preempted, Terminated, UsageError
 from jaxdist.profiling.run_profile import RunProfile
 from jaxdist.runtime import profiler
 from jaxdist.runtime.fault_injection import Faults
@@ -85,7 +85,11 @@ class TrainingLoop:
         restored, before = restore(self.checkpoints, task, group)
         decided_by = task.objective.metric(config.early_stopping_metric)
         self.decided_by = decided_by.name
-        stopping = EarlyStopping(config.early_stopping_patience, higher_is_better=bool(decided_by.higher_is_better))
+        stopping = EarlyStopping(
+            config.early_stopping_patience,
+            higher_is_better=bool(decided_by.higher_is_better),
+            metric=decided_by.name,
+        )
         self.measured = Measurements(self.num_train, stopping, before, timer, task.objective)
         self.shown = ("loss", *(metric.name for metric in task.objective.training_metrics))
         self.stops_early = False
@@ -202,6 +206,7 @@ class TrainingLoop:
                 return self.phases.strategy.place(batch)
 
         positions = self.phases.strategy.positions(position, self.phases.end)
+        self.check_whole_rounds(position, positions.waits_for)
         batches = data.prefetch(prepare, positions, self.config.data.prefetch, self.config.data.workers)
         phase.callback(batches.close)
         phase.callback(positions.close)
@@ -241,6 +246,21 @@ class TrainingLoop:
                 stop = self.measured.take_late() or stop
                 self.save()
         return stop
+
+    def check_whole_rounds(self, position: Position, waits_for: str) -> None:
+        """Of distributed data: shares that workers had claimed and not finished belong to some of them, and cannot be
+        taken in the order in which synchronous workers take theirs.
+
+        Raises:
+          UsageError: this phase would have to.
+        """
+        uneven = position.pending or position.seen % self.config.global_batch_size
+        if self.examples.partition is not None and not waits_for and uneven:
+            raise UsageError(
+                f"data.partition={self.config.data.partition!r}: the run was saved in the middle of an asynchronous "
+                f"phase, after {position.seen} examples, and each worker has got another way through its part. Go on "
+                "with the asynchronous strategy to the end of that phase."
+            )
 
     def end_at_once(self, error: Terminated, saved: int) -> None:
         """Until this process has done a step, SIGTERM ends it with `error`, as nothing is lost; the chief as long as no

@@ -37,7 +37,10 @@ class Measurements:
         self.window = Sums(objective, before.get("window"))
         self.last_epoch = Sums(objective, before.get("last_epoch"))
         self.last_evaluation: dict[str, float] = before.get("last_evaluation", {})
-        self.early_stopping = dataclasses.replace(early_stopping, **before.get("early_stopping", {}))
+        decided = dict(before.get("early_stopping", {}))
+        # What was the best of another metric says nothing of this one.
+        same = decided.pop("metric", "loss") == early_stopping.metric
+        self.early_stopping = dataclasses.replace(early_stopping, **decided) if same else early_stopping
         self.timer = timer
         earlier = before.get("elapsed", 0.0)
         timer.go_on(before.get("phase_seconds", {}), before.get("hidden_seconds", {}), earlier)
@@ -142,7 +145,7 @@ class Measurements:
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        early = {name: getattr(self.early_stopping, name) for name in ("best", "evaluations_since_best")}
+        early = {name: getattr(self.early_stopping, name) for name in ("metric", "best", "evaluations_since_best")}
         return {
             "epoch": self.epoch.to_json(),
             "window": self.window.to_json(),

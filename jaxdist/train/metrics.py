@@ -29,7 +29,9 @@ class Sums:
 
     def __init__(self, objective: Objective, kept: Mapping[str, float] | None = None, *, training: bool = True) -> None:
         self._objective, self._training = objective, training
-        self.totals: dict[str, Any] = dict(kept or {})
+        # Of other metrics, before the run was started again with these: of no use.
+        same = kept is not None and set(kept) == set(objective.training_sums)
+        self.totals: dict[str, Any] = dict(kept or {}) if same else {}
 
     def add(self, metrics: Mapping[str, Any]) -> None:
         """Adds one step's sums; waits for the device if they are still being computed."""

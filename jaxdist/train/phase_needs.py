@@ -26,7 +26,13 @@ def check(
         try:
             own = phase.settings(settings)
             if partition:
-                strategies.check_partition(own, partition, resources["num_processes"])
+                strategies.check_partition(own, partition, resources["num_processes"], resources["num_devices"])
+                if own["switch_when"] and strategies.spec_of(phase.name).asynchronous(own):
+                    raise UsageError(
+                        f"data.partition={partition!r} and strategy.switch_when={own['switch_when']!r}: an "
+                        "asynchronous phase that ends before its share leaves workers in different places of their "
+                        "parts. Give the phases shares in strategy.schedule alone."
+                    )
             strategies.check(own, task, **resources)
         except UsageError as e:
             if not schedule.text:

@@ -93,10 +93,12 @@ class Plateau:
         return total / weight if weight else None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"begun": self.begun, "seen": self.seen}
+        return {"begun": self.begun, "seen": self.seen, "metric": self.metric}
 
     def load_state_dict(self, stored: Mapping[str, Any]) -> None:
-        self.begun, self.seen = stored["begun"], [(int(n), float(loss)) for n, loss in stored["seen"]]
+        self.begun, self.seen = stored["begun"], [(int(n), float(value)) for n, value in stored["seen"]]
+        if stored.get("metric", "loss") != self.metric:  # the run was started again with another
+            self.seen = []
 
 
 def build(

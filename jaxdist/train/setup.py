@@ -85,6 +85,8 @@ def load_examples(
         workers=d.workers,
         seed=config.seed,
         options=d.options.to_dict(),
+        features=tuple(d.features),
+        target=d.target,
         decoding=decoding,
     )
     with contextlib.ExitStack() as stack:

@@ -11,5 +11,5 @@ def get_config():
     config.objective.metrics = ("mean_absolute_error", "sigma_nmad", "outliers_0.01")
     with config.unlocked():
         config.data.options = ConfigDict({"num_train": 240, "num_eval": 50, "weighted": True})
-        config.objective.options = ConfigDict({"delta": 0.1, "bins": 2000})
+        config.objective.options = ConfigDict({"delta": 0.1})
     return config

@@ -49,5 +49,5 @@ SPEC = StrategySpec(
     check="jaxdist.strategies.pipeline.setup:check",
     build="jaxdist.strategies.pipeline.setup:build",
     needs_collectives=placement.needs_collectives,
-    per_worker_data=lambda settings, num_processes: num_processes == 1,
+    per_worker_data=lambda settings, num_processes, num_devices: num_processes == 1,
 )

@@ -1,9 +1,7 @@
 """State divided over a mesh of devices: by rules (GSPMD), or everything in equal shares (ZeRO)."""
 
-import re
-
 from jaxdist.knobs import Knob, at_least_zero
-from jaxdist.parallel.mesh import DATA
+from jaxdist.parallel import mesh
 from jaxdist.strategies.knobs import FUSION_MEGABYTES, SYNC_BATCH_NORM
 from jaxdist.strategies.spec import Settings, StrategySpec
 
@@ -14,10 +12,13 @@ LAYOUTS = {
 }
 
 
-def _each_process_has_its_own_examples(settings: Settings, num_processes: int) -> bool:
-    """Whether no two processes lie on the same place of the data axis; the others share their part of a batch."""
-    found = re.search(rf"\b{DATA}:(\d+)", settings["mesh"])
-    return not settings["mesh"] or (int(found.group(1)) if found else 1) % num_processes == 0
+def _each_process_has_its_own_examples(settings: Settings, num_processes: int, num_devices: int) -> bool:
+    """Whether no two processes lie on the same place of the data axis; those share their part of a batch."""
+    try:
+        found = mesh.shares(num_processes, mesh.parse(settings["mesh"], num_devices))
+    except ValueError:  # it cannot be, and is refused for that
+        return True
+    return found == [(process, num_processes) for process in range(num_processes)]
 
 
 SPEC = StrategySpec(

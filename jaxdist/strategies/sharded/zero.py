@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdist.ops.ordering import once_there
+from jaxdist.optim.optimizers import AVERAGE
 from jaxdist.parallel.flat_shards import SHARDED, WHOLE, FlatShards
 from jaxdist.parallel.local_box import Box, put_from_box
 from jaxdist.parallel.mesh import DATA
@@ -86,8 +87,10 @@ class ShardedState(DividedState):
         parts = {path: part for path, part in parts.items() if path in there}
         everywhere = partial(jax.tree.map, self._put_everywhere)
         placed = self._map_stored(canonical.cut(parts).arrays(), self._put_shares, everywhere)
-        slots = placed["opt_state"].items()  # without dicts that are empty, as an update gives them
-        return placed | {"opt_state": {s: unflatten(flatten(t)) if isinstance(t, dict) else t for s, t in slots}}
+        # Without dicts that are empty, as an update gives them; the average is of the parameters as they are stored.
+        slots = placed["opt_state"].items()
+        as_updated = {s: unflatten(flatten(t)) if isinstance(t, dict) and s != AVERAGE else t for s, t in slots}
+        return placed | {"opt_state": as_updated}
 
     @cached_property
     def _by_share(self) -> NamedSharding:

@@ -9,5 +9,5 @@ SPEC = StrategySpec(
     check="jaxdist.strategies.single.single:check",
     build="jaxdist.strategies.single.single:build",
     needs_collectives=lambda settings, num_processes: False,
-    per_worker_data=lambda settings, num_processes: num_processes == 1,
+    per_worker_data=lambda settings, num_processes, num_devices: num_processes == 1,
 )

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdist.data.targets import class_labels
+from jaxdist.data.targets import class_labels, words_of
+from jaxdist.errors import UsageError
 from jaxdist.task.objectives.objective import Metric, Objective, ratio
 
 LOSSES = ("cross_entropy",)
@@ -61,6 +62,11 @@ class Classification(Objective):
         return [METRICS[name](self) for name in self.names or ("accuracy",)]
 
     def check_target(self, what: str, target: np.ndarray, num_classes: int) -> np.ndarray:
+        if self.sequence and target.ndim != 2:
+            raise UsageError(
+                f"{what} are an array {words_of(target.shape)}; with objective.options.sequence they must be "
+                "[n, length], a class for each element."
+            )
         return class_labels(
             what, target, num_classes, ignored=self.ignored if self.sequence else None, many=self.sequence
         )
@@ -72,7 +78,8 @@ class Classification(Objective):
         return (*target.shape[1:], num_classes)
 
     def losses(self, outputs: jax.Array, target: jax.Array) -> jax.Array:
-        label = jnp.maximum(target, 0) if self.sequence else target  # those that do not count are multiplied by 0
+        # Those that do not count are multiplied by 0, and must not be NaN for that.
+        label = jnp.where(target == self.ignored, 0, target) if self.sequence else target
         if self.label_smoothing:
             hot = jax.nn.one_hot(label, outputs.shape[-1], dtype=outputs.dtype)
             losses = optax.softmax_cross_entropy(outputs, optax.smooth_labels(hot, self.label_smoothing))
@@ -114,7 +121,8 @@ def _total(objective: Classification) -> str:
 
 def _top5_accuracy(objective: Classification) -> Metric:
     def sums(outputs: jax.Array, target: jax.Array, counts: jax.Array) -> dict[str, jax.Array]:
-        own = jnp.take_along_axis(outputs, jnp.maximum(target, 0)[..., None], axis=-1)
+        label = jnp.where(target == objective.ignored, 0, target) if objective.sequence else target
+        own = jnp.take_along_axis(outputs, label[..., None], axis=-1)
         better = jnp.sum(outputs > own, axis=-1)
         weights = objective.elements(target, counts)
         return {"in_top5": jnp.sum((better < 5) * weights), "top5_of": jnp.sum(weights)}

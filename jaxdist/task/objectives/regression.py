@@ -55,6 +55,9 @@ class Regression(Objective):
             return _outliers(name, float(name.removeprefix(OUTLIERS)))
         return METRICS[name](self)
 
+    def num_outputs(self, target: np.ndarray, num_classes: int) -> int:
+        return int(np.prod(target.shape[1:], dtype=int)) or 1
+
     def output_shape(self, target: np.ndarray, num_classes: int) -> tuple[int, ...] | None:
         return target.shape[1:] or (1,)
 

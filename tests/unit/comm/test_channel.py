@@ -89,6 +89,12 @@ def test_what_cannot_be_computed_is_reported(pair):
         pair[0].receive(SECONDS)
 
 
+def test_a_header_may_hold_the_metrics_of_many_classes(pair):
+    metrics = {"confusion_matrix": list(range(10**5))}
+    pair[0].send(metrics, lambda: np.ones(1))
+    assert pair[1].receive(SECONDS).header == metrics
+
+
 def test_another_size_is_refused(pair):
     pair[0].send({}, lambda: np.ones(3))
     with pytest.raises(ChannelError, match="24 bytes came where 32 were expected"):

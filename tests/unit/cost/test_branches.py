@@ -74,6 +74,18 @@ def test_equal_branches_are_side_by_side_without_a_bubble_between_them():
     assert plan.predicted["bubble"] < 0.02  # a pipeline of two stages would be idle for 1 / 5
 
 
+def test_many_segments_and_many_processes_are_planned_at_all():
+    model = two_branches(12, 3, 4)
+    costs = costs_of(model, np.random.default_rng(0))
+    plan = branches.plan_branches(costs, model, num_processes=9, num_microbatches=2, schedule="gpipe", remat=False)
+    assert set(plan.processes) == set(range(9))
+    limits = [2] * 30
+    first = list(itertools.islice(branches._counts(limits, 32), 3))  # 2^30 ways are not made to find three
+    assert all(sum(way) == 32 for way in first) and first == sorted(first)
+    ways = itertools.product(*(range(1, limit + 1) for limit in (3, 1, 4)))
+    assert [*branches._counts((3, 1, 4), 5)] == [way for way in ways if sum(way) == 5]
+
+
 def test_segments():
     model = two_branches(2, 1, 2)
     assert branches.segments(model) == [("a0", "a1"), ("b0",), ("m", "h0", "h1")]

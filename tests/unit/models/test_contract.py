@@ -145,6 +145,7 @@ def test_blocks_are_put_after_their_sources():
 @pytest.mark.parametrize(
     ("blocks", "words"),
     [
+        ([("a", block("a")[1]), ("y", block("y")[1])], "'a' is a block and an input"),  # of a chain too
         ([block("x", "a"), block("y", "x", "z"), block("z", "y", "b")], "go round in a circle: y, z"),
         ([block("x", "a"), block("y", "x", "c"), block("z", "b")], "'y' asks for 'c', and there is no such block"),
         ([block("left", "a"), block("y", "lef", "b")], "'y' asks for 'lef', .*nearest: 'left'"),

@@ -67,6 +67,7 @@ def is_bias(path: str) -> bool:
         ("lbfgs", {}, "needs more than gradients"),
         ("fromage", {}, "otherwise than as a factor"),
         ("adamw", {"options": (("beta", 1),)}, r"optim\.options does not fit optim\.name='adamw': .*beta"),
+        ("novograd", {"weight_decay": 0.1, "decay_mask": "kernel"}, "is of all parameters. Set optim.decay_mask='all'"),
         ("sgd", {"decay_mask": "kernels"}, "decay_mask='kernels' is not known; one of kernel, all"),
     ],
 )

@@ -22,6 +22,8 @@ def test_functions_get_what_they_ask_for(monkeypatch):
     assert schedules.build(f"{module.__name__}:rate", **given)(5) == 0.4 * 0.75
     assert [schedules.build("step", **given)(seen) for seen in (9, 10)] == [0.4, 0.4 * 0.1]
     assert schedules.build("constant", **given)(10**9) == 0.4
+    module.warm = lambda learning_rate, warmup_epochs: lambda seen: learning_rate * min(seen / warmup_epochs / 10, 1.0)
+    assert schedules.build(f"{module.__name__}:warm", **given, warmup_epochs=1.0)(5) == 0.2  # and not once more
 
 
 GIVEN = {"learning_rate": 0.4, "drop_epochs": (1,), "drop_factor": 0.1, "examples_per_epoch": 100, "num_epochs": 4.0}

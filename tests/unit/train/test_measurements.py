@@ -140,6 +140,10 @@ def test_a_resumed_run_goes_on_where_its_checkpoint_was(clock):
     again = begin(clock, kept)
     assert again.to_json() == kept
     assert again.early_stopping.patience == 3 and again.early_stopping.evaluations_since_best == 1
+    other = Measurements(
+        24, EarlyStopping(3, higher_is_better=True, metric="accuracy"), kept, PhaseTimer(), Classification()
+    )
+    assert other.early_stopping.best == float("inf")  # that of a loss says nothing of an accuracy
     step(again, 36, loss=7.0)
     again.take_late()
     assert again.last_epoch.loss == 6.0 and again.window.loss == 4.0

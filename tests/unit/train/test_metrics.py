@@ -88,3 +88,9 @@ def test_what_an_older_checkpoint_does_not_say_is_other(clock):
     timer = PhaseTimer(clock.now)
     timer.go_on({"read": 2.0, "compile": 3.0, "train": 10.0, "evaluate": 0.0, "checkpoint": 1.0}, {}, 20.0)
     assert named(timer) == {"read": 2.0, "compile": 3.0, "train": 10.0, "checkpoint": 1.0, "other": 4.0}
+
+
+def test_what_was_summed_of_other_metrics_does_not_count():
+    kept = {"loss_sum": 3.0, "correct": 2, "count": 3}
+    assert Sums(Classification(), kept).values()["accuracy"] == 2 / 3
+    assert Sums(Classification(("top5_accuracy",), 10), kept).totals == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from helpers.outcomes import tiny_task
 
@@ -35,6 +37,24 @@ def test_phases_that_cannot_work_are_refused(schedule, processes, words):
     resources = {"global_batch_size": 12, "num_processes": processes, "num_devices": processes, "num_servers": 0}
     with pytest.raises(UsageError, match=words):
         phase_needs.check(schedule_of(strategy), strategy, task, **resources)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values", "words"),
+    [
+        ("model_parallel", {"mesh": "data:2,model:4"}, None),
+        ("model_parallel", {"mesh": "model:2,data:4"}, "data.partition='iid' gives each worker data of its own"),
+        ("pipeline", {}, "Use one of allreduce, parameter_server"),
+        ("parameter_server:0.5,allreduce", {"switch_when": "plateau"}, "^Phase 1 .*'plateau': an asynchronous phase"),
+    ],
+)
+def test_data_that_are_distributed_need_workers_with_examples_of_their_own(schedule, values, words):
+    task, _ = tiny_task()
+    strategy = _strategy(schedule)
+    strategy.update(values)
+    resources = {"global_batch_size": 16, "num_processes": 2, "num_devices": 8, "num_servers": 1}
+    with contextlib.nullcontext() if words is None else pytest.raises(UsageError, match=words):
+        phase_needs.check(schedule_of(strategy), strategy, task, partition="iid", **resources)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,9 @@ def test_the_rule_goes_on_where_its_checkpoint_left_it():
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert [second.look(row) for row in train[4:]] == expected[4:]
     assert expected[-1] is not None
+    other = phase_triggers.Plateau(20, 0.1, metric="accuracy")
+    other.load_state_dict(first.state_dict())
+    assert other.begun == first.begun and not other.seen  # losses are no accuracies
 
 
 def test_a_rate_that_never_stays_is_refused_with_plateau():

@@ -50,6 +50,15 @@ def test_data_that_are_too_few_are_refused(values, words):
         setup.load_examples(tiny(**values))
 
 
+def test_features_reach_the_source_and_classes_may_be_estimated_as_numbers():
+    with pytest.raises(UsageError, match=r"data\.features"):  # 'synthetic' has none to choose from
+        setup.load_examples(tiny(data__features=("image",)))
+    config = tiny(objective__name="regression", objective__loss="squared")
+    examples = setup.load_examples(config)
+    task = setup.make_task(config, examples)
+    assert task.objective.num_outputs(examples.train.target, examples.num_classes) == 1
+
+
 def test_what_is_no_image_is_not_augmented():
     config = tiny(data__augment=True)
     config.data.options.shape = (8,)

@@ -71,3 +71,14 @@ def test_shares_keep_a_chain_as_it_is_and_train_alike(x64, how):
     for state in (task.init(), expected):
         assert_same(strategy.export_state(strategy.import_state(state)), state, 0.0)
     assert_same(run_strategy(task, batches, devices=3, strategy=strategy), expected, 1e-9)
+
+
+@pytest.mark.parametrize("how", ["fsdp", long("zero1")])
+def test_an_average_of_parameters_some_of_which_are_too_small_to_divide(x64, how):
+    task, batches = three_layers(STATEFUL), make_batches(2, 15)
+    task = dataclasses.replace(task, optimizer=dataclasses.replace(task.optimizer, ema_decay=0.5))
+    biggest = max(np.prod(leaf.shape) for leaf in jax.tree.leaves(task.init().params))
+    for threshold in (biggest, biggest + 1):  # blocks with nothing to divide, among others and alone
+        strategy = strategy_on(3, task, 15, **SHARDED | {"shard_params": how, "shard_threshold": int(threshold)})
+        found = run_strategy(task, batches, devices=3, strategy=strategy)
+        assert_same(found, train_reference(task, batches, replicas=1), 1e-9)

@@ -9,6 +9,7 @@ import optax
 import pytest
 from sklearn import metrics as reference
 
+from jaxdist.errors import UsageError
 from jaxdist.task.objectives import Classification
 
 NAMES = ("accuracy", "top5_accuracy", "per_class_accuracy", "average_accuracy", "kappa", "confusion_matrix")
@@ -101,3 +102,18 @@ def test_elements_of_sequences_that_do_not_count():
 def test_what_cannot_be(values, words):
     with pytest.raises(ValueError, match=words):
         Classification(**{"num_classes": CLASSES} | values)
+
+
+def test_of_a_sequence_what_is_ignored_may_be_any_number():
+    outputs = np.random.default_rng(1).normal(size=(3, 4, CLASSES)).astype(np.float32)
+    target = np.random.default_rng(2).integers(CLASSES, size=(3, 4)).astype(np.int32)
+    found = []
+    for ignored in (-1, 255):
+        objective = Classification(NAMES, CLASSES, sequence=True, ignored=ignored)
+        marked = np.where(np.arange(4) == 2, ignored, target).astype(np.int32)
+        assert objective.check_target("targets", marked, CLASSES) is not None
+        found.append(objective.values(summed(objective, outputs, marked, 3)))
+    np.testing.assert_equal(found[0], found[1])
+    assert math.isfinite(found[0]["loss"]) and np.sum(found[0]["confusion_matrix"]) == 9
+    with pytest.raises(UsageError, match=r"must be \[n, length\], a class for each element"):
+        Classification((), CLASSES, sequence=True).check_target("The targets", target[:, 0], CLASSES)
