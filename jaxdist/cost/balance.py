@@ -156,7 +156,8 @@ def describe(plan: Plan) -> str:
     for s, names in enumerate(plan.stages):
         predicted = plan.predicted
         where = f" on process {plan.processes[s]}" if plan.processes else ""
-        line = f"stage {s}{where}: {len(names)} blocks, {names[0]} to {names[-1]}; "
+        blocks = f"{len(names)} blocks, {names[0]} to {names[-1]}" if len(names) > 1 else f"block {names[0]}"
+        line = f"stage {s}{where}: {blocks}; "
         if "forward_ms" in predicted:
             line += f"{predicted['forward_ms'][s]:.1f} + {predicted['backward_ms'][s]:.1f} ms a microbatch; "
         line += f"parameters {predicted['param_bytes'][s] / 1e6:.2f} MB"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdist.data import number_words, redshift
+from jaxdist.data import land_cover, number_words, redshift
 from jaxdist.data.dataset import Dataset, Split
 from jaxdist.data.tfds_reader import TFDS_NAMES, prepared_names, read_tfds
 from jaxdist.data.tfds_source import Chosen
@@ -137,6 +137,10 @@ _EMBEDDED: dict[str, Callable[..., Dataset]] = {
     "digits": _digits,
     "synthetic": _synthetic,
     "number_words": number_words.load,
+    "synthetic_pair": land_cover.synthetic_pair,
 }
-_PREPARED: dict[str, Callable[..., Dataset]] = {"redshift": redshift.load}  # from files of `tools/prepare_data.py`
+_PREPARED: dict[str, Callable[..., Dataset]] = {  # from files of `tools/prepare_data.py`
+    "redshift": redshift.load,
+    "landsat": land_cover.landsat,
+}
 NAMES = (*TFDS_NAMES, *_PREPARED, *_EMBEDDED)

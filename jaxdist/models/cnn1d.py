@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxdist import ops
 from jaxdist.models.context import Context
-from jaxdist.models.layers import BatchNorm, Dropout, he_normal
+from jaxdist.models.layers import BatchNorm, Dropout, Outputs, he_normal
 
 KERNELS = ((11, 4), (7, 3), (5, 3), (3, 2))  # (width, stride)
 
@@ -46,15 +46,6 @@ class DenseRelu(nn.Module):
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         x = ops.relu(nn.Dense(self.features, dtype=x.dtype, name="dense")(x.reshape(x.shape[0], -1)))
         return Dropout(self.dropout, name="dropout")(x, context)
-
-
-class Outputs(nn.Module):
-    count: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        del context
-        return nn.Dense(self.count, dtype=x.dtype, name="dense")(x)
 
 
 def build(num_outputs: int, *, width: int = 16, dropout: float = 0.0) -> list[tuple[str, nn.Module]]:

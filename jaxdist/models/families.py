@@ -16,6 +16,7 @@ FAMILIES: dict[str, str] = {
     "resnet": "jaxdist.models.resnet:build",
     "cnn1d": "jaxdist.models.cnn1d:build",
     "densenet": "jaxdist.models.densenet:build",
+    "branches": "jaxdist.models.branches:build",
     "transformer": "jaxdist.models.transformer:build",
 }
 
@@ -58,7 +59,10 @@ def build(
 
     where = FAMILIES.get(name, name)
     family = function_of(where, "model.name")
-    arguments = (asked_for(family, settings) if name in FAMILIES else {}) | dict(options)
+    if not isinstance(inputs, Mapping):
+        inputs = {IMAGE: jax.ShapeDtypeStruct(tuple(inputs), jnp.float32)}
+    given = {**settings, "inputs": tuple(inputs)}  # a family may ask for their names
+    arguments = (asked_for(family, given) if name in FAMILIES else {}) | dict(options)
     try:
         blocks = family(num_outputs, **arguments)
     except TypeError as e:
@@ -68,8 +72,6 @@ def build(
     except ValueError as e:
         raise ValueError(f"what model.name={name!r} returns is not a model: {e}.") from e
     rules = getattr(sys.modules[where.partition(":")[0]], "partition_rules", lambda **_: ())
-    if not isinstance(inputs, Mapping):
-        inputs = {IMAGE: jax.ShapeDtypeStruct(tuple(inputs), jnp.float32)}
     try:
         blocks, sources = contract.in_order(blocks, list(inputs))
     except ValueError as e:

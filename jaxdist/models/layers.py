@@ -115,3 +115,14 @@ class Classifier(nn.Module):
         with ops.kind(POOLING):
             x = jnp.mean(x, axis=(1, 2))
         return nn.Dense(self.num_classes, dtype=None, name="dense")(x)
+
+
+class Outputs(nn.Module):
+    """A dense layer: [batch, features] -> [batch, count]."""
+
+    count: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        del context
+        return nn.Dense(self.count, dtype=x.dtype, name="dense")(x)

