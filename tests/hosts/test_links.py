@@ -21,6 +21,7 @@ from jaxdist.state import flatten
 pytestmark = [pytest.mark.hosts, pytest.mark.long]
 
 SLOWLY = "delay@process=0,seconds=0.2"
+BOTH_SLOWLY = f"{SLOWLY};delay@process=1,seconds=0.2"
 TIMEOUT = 12.0
 BUSY = 15.0  # seconds that a machine which runs other tests, too, may be late; alone it takes at most 17 s
 
@@ -31,9 +32,9 @@ def test_a_link_that_comes_back_costs_time_alone(tmp_path):
     strategies = ("allreduce", "pipeline", "servers")
     with lab_of(2, names="debian") as lab:
         running = {
-            strategy: train(lab, tmp_path / strategy, strategy, 9000 + 10 * k, fault=SLOWLY, **_of(strategy, settings))
-            for k, strategy in enumerate(strategies)
-        }  # the servers' run is longer: worker 0 trains on, and must not come to the end alone
+            strategy: train(lab, tmp_path / strategy, strategy, 9000 + 10 * k, fault=fault, **_of(strategy, settings))
+            for k, (strategy, fault) in enumerate(zip(strategies, (SLOWLY, SLOWLY, BOTH_SLOWLY), strict=True))
+        }  # the servers' run is longer, 40 s for both: they must not end it before the cut, nor worker 0 alone after it
         for strategy in strategies:
             wait_for_update(tmp_path / strategy, 3)
         lab.cut(1)
