@@ -60,7 +60,9 @@ def all_get_sigterm(folder, after: int, **settings) -> TrainState:
         for p in [*run.processes, *run.servers]:
             p.send_signal(signal.SIGTERM)
         ended = run.wait(60)
-    assert [e.code for e in ended] == [75] * 4, [e.output[-1500:] for e in ended]
+    # Worker 1 may have done no step of its own yet: then it has nothing to save, and ends at once.
+    chief, worker, *servers = (e.code for e in ended)
+    assert [chief, *servers] == [75] * 3 and worker in (75, 143), [e.output[-1500:] for e in ended]
     stored = final_state(folder)
     assert stored.updates > after
     return stored
