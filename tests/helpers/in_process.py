@@ -15,6 +15,18 @@ BATCH = 16
 DEFAULTS = default_config().strategy.to_dict()
 SHARDED = DEFAULTS | {"name": "model_parallel", "shard_threshold": 16}
 PIPELINE = DEFAULTS | {"name": "pipeline", "replicas": 1, "balance_by": "bytes"}
+TWO_STAGES = PIPELINE | {"num_stages": 2, "num_microbatches": 2}
+TIMEOUTS = {"compile_timeout_seconds": 60, "connect_timeout_seconds": 60}
+STRATEGIES = {  # name -> (devices, replicas over which BatchNorm is apart, settings)
+    "single": (1, 1, {"name": "single"}),
+    "allreduce": (4, 4, {}),
+    "jit": (2, 1, {"spmd": "jit"}),
+    "pmap": (2, 2, {"spmd": "pmap"}),
+    "fsdp": (2, 1, SHARDED | {"shard_params": "fsdp"}),
+    "zero1": (2, 1, SHARDED | {"shard_params": "zero1"}),
+    "mesh": (4, 1, SHARDED | {"mesh": "data:2,model:2"}),
+    "gpipe": (2, 2, TWO_STAGES),
+}
 ALONE = ProcessGroup.alone(Cluster(), default_config().cluster)
 
 
@@ -29,7 +41,13 @@ def only(devices: int):
 def strategy_on(devices: int, task, batch: int = BATCH, **settings):
     with only(devices):
         return strategies.build(
-            DEFAULTS | settings, task, global_batch_size=batch, process_id=0, num_processes=1, group=ALONE
+            DEFAULTS | settings,
+            task,
+            global_batch_size=batch,
+            process_id=0,
+            num_processes=1,
+            group=ALONE,
+            timeouts=TIMEOUTS,
         )
 
 
@@ -45,16 +63,7 @@ def run_strategy(task, batches, *, devices: int, strategy=None, **settings):
 
 
 def build_pipeline(task, *, devices: int, **options):
-    with only(devices):
-        return strategies.build(
-            PIPELINE | options,
-            task,
-            global_batch_size=BATCH,
-            process_id=0,
-            num_processes=1,
-            group=ALONE,
-            timeouts={"compile_timeout_seconds": 60, "connect_timeout_seconds": 60},
-        )
+    return strategy_on(devices, task, **PIPELINE | options)
 
 
 def run_pipeline(task, batches, *, devices: int, **options):

@@ -9,14 +9,13 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.in_process import BATCH, SHARDED, build_pipeline, only, strategy_on
+from helpers.in_process import BATCH, SHARDED, TWO_STAGES, build_pipeline, only, strategy_on
 from helpers.processes import long
 from helpers.reference import make_batches, make_task, train_reference
 
 from jaxdist.state import flatten
 
 FSDP, ZERO1 = SHARDED | {"shard_params": "fsdp"}, SHARDED | {"shard_params": "zero1"}
-PIPELINE = {"num_stages": 2, "num_microbatches": 2}
 STRATEGIES = {
     "single": (1, 1, {"name": "single"}),
     "allreduce": (2, 2, {}),
@@ -25,15 +24,9 @@ STRATEGIES = {
     "fsdp": (2, 1, FSDP),
     "zero1": (2, 1, ZERO1),
     "mesh": (2, 1, SHARDED | {"mesh": "data:1,model:2"}),
-    "pipeline": (2, 2, PIPELINE),
-    "pipeline, two replicas": (4, 4, PIPELINE | {"replicas": 2}),
+    "pipeline": (2, 2, TWO_STAGES),
+    "pipeline, two replicas": (4, 4, TWO_STAGES | {"replicas": 2}),
 }
-
-
-def build(task, devices, settings):
-    if "num_stages" in settings:
-        return build_pipeline(task, devices=devices, **settings)
-    return strategy_on(devices, task, **settings)
 
 
 def spoilt(batch, value: float):
@@ -53,7 +46,7 @@ def test_a_skipped_update_leaves_no_trace(x64, name):
     batches = make_batches(5, BATCH)
     expected = train_reference(task, [batches[0], batches[2], batches[4]], replicas=replicas)
     given = [batches[0], spoilt(batches[1], np.nan), batches[2], spoilt(batches[3], np.inf), batches[4]]
-    strategy = build(task, devices, settings)
+    strategy = strategy_on(devices, task, **settings)
     skipped, counts = [], []
     with only(devices):
         state = strategy.import_state(task.init())
@@ -91,7 +84,7 @@ def test_the_default_step_has_nothing_of_it(name):
     texts = {}
     for policy in ("stop", "warn", "skip"):
         task = dataclasses.replace(make_task("chain", np.float32), nonfinite=policy)
-        strategy = build(task, devices, settings)
+        strategy = strategy_on(devices, task, **settings)
         with only(devices):
             state = strategy.import_state(task.init())
             batch = strategy.place(make_batches(1, BATCH, np.float32)[0])

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from helpers.in_process import BATCH, SHARDED, build_pipeline, only, strategy_on
+from helpers.in_process import BATCH, SHARDED, STRATEGIES, TWO_STAGES, only, run_strategy, strategy_on
 from helpers.processes import long
 from helpers.reference import assert_same, make_batches, make_task, train_reference
 
@@ -18,22 +18,12 @@ from jaxdist.optim.optimizers import AVERAGE, AVERAGE_WEIGHT
 from jaxdist.state import flatten, unflatten
 from jaxdist.task.task import sum_of_squares
 
-PIPELINE = {"num_stages": 2, "num_microbatches": 2}
-STRATEGIES = {
-    "single": (1, 1, {"name": "single"}),
-    "allreduce": (4, 4, {}),
-    "jit": (2, 1, {"spmd": "jit"}),
-    "pmap": (2, 2, {"spmd": "pmap"}),
-    "fsdp": (2, 1, SHARDED | {"shard_params": "fsdp"}),
-    "zero1": (2, 1, SHARDED | {"shard_params": "zero1"}),
-    "mesh": (4, 1, SHARDED | {"mesh": "data:2,model:2"}),
-    "gpipe": (2, 2, PIPELINE),
-    "1f1b, three stages, two replicas": (
-        6, 4, {"num_stages": 3, "num_microbatches": 2, "replicas": 2, "pipeline_schedule": "1f1b"},
-    ),
-}  # fmt: skip
+THREE_STAGES = "1f1b, three stages, two replicas"
+CASES = STRATEGIES | {
+    THREE_STAGES: (6, 4, TWO_STAGES | {"num_stages": 3, "replicas": 2, "pipeline_schedule": "1f1b"}),
+}
 CLIP = 0.46
-DEFAULT = ("allreduce", "fsdp", "zero1", "1f1b, three stages, two replicas")
+DEFAULT = ("allreduce", "fsdp", "zero1", THREE_STAGES)
 SCHEDULES = {
     "warmup_cosine": {"warmup_epochs": 0.1, "final_factor": 0.1},
     "one_cycle": {},
@@ -56,16 +46,13 @@ def tasks():
     return {}
 
 
-@pytest.mark.parametrize("name", [name if name in DEFAULT else long(name) for name in STRATEGIES])
+@pytest.mark.parametrize("name", [name if name in DEFAULT else long(name) for name in CASES])
 def test_a_recipe_equals_the_single_device_run(x64, tasks, name):
-    devices, replicas, settings = STRATEGIES[name]
+    devices, replicas, settings = CASES[name]
     task = tasks.setdefault("adamw", recipe())
     batches = make_batches(6, BATCH)
     expected = train_reference(task, batches, replicas=replicas)
-    if "num_stages" in settings:
-        strategy = build_pipeline(task, devices=devices, **settings)
-    else:
-        strategy = strategy_on(devices, task, BATCH, **settings)
+    strategy = strategy_on(devices, task, BATCH, **settings)
     with only(devices):
         state = strategy.import_state(task.init())
         evaluation = {key: value for key, value in batches[0].items() if key != "position"} | {"mask": np.ones(BATCH)}
@@ -108,10 +95,4 @@ def test_some_updates_of_the_recipe_are_clipped_and_some_are_not(x64):
 def test_other_rules_and_schedules(x64, optimizer, schedule):
     task, batches = recipe(optimizer, schedule, 0.0), make_batches(4, BATCH)
     expected = train_reference(task, batches, replicas=1)
-    strategy = strategy_on(2, task, BATCH, **SHARDED | {"shard_params": "fsdp"})
-    with only(2):
-        state = strategy.import_state(task.init())
-        for batch in batches:
-            state, _ = strategy.train_step(state, strategy.place(batch))
-        assert_same(strategy.export_state(state), expected, 1e-9)
-    strategy.close()
+    assert_same(run_strategy(task, batches, devices=2, **SHARDED | {"shard_params": "fsdp"}), expected, 1e-9)
