@@ -10,7 +10,7 @@ from typing import Any
 from jaxdist.cost.blocks import BlockCost
 from jaxdist.models import Graph
 from jaxdist.parallel.partition import partition
-from jaxdist.parallel.schedules import SCHEDULES_OF, Schedule, bubble, simulate_graph
+from jaxdist.parallel.schedules import SCHEDULES_OF, Schedule, bubble, predicted_bubble, simulate_graph
 
 BYTES_PER_SECOND = 1e9  # over a cut, both ends' work on it included: loopback's is near it, a network's is lower
 
@@ -102,6 +102,18 @@ def cut_bytes(costs: Sequence[BlockCost], model: Graph) -> list[int]:
     return [sum(size[n] for n in model.names[: i + 1] if last[n] > i) for i in range(len(costs) - 1)]
 
 
+def given_bytes(costs: Sequence[BlockCost], model: Graph, names: Sequence[str]) -> int:
+    """Of what a stage of these blocks is given by others, for a microbatch."""
+    size = {cost.name: cost.output_bytes for cost in costs}
+    return sum(size[name] for name in model.between(names)[0])
+
+
+def edge_bytes(costs: Sequence[BlockCost], model: Graph, stages: Sequence[Sequence[str]]) -> dict[tuple[int, int], int]:
+    """Of what crosses each edge between stages, for a microbatch."""
+    size = {cost.name: cost.output_bytes for cost in costs}
+    return {edge: sum(size[name] for name in names) for edge, names in edges_of(model, stages).items()}
+
+
 def described(
     costs: Sequence[BlockCost],
     model: Graph,
@@ -115,18 +127,14 @@ def described(
     """A plan of these stages, with what is to be expected of it."""
     by_name = {cost.name: cost for cost in costs}
     of_stages = [[by_name[name] for name in names] for names in stages]
-    edges = edges_of(model, stages)
-    crossing = [sum(by_name[name].output_bytes for name in names) for names in edges.values()]
-    table = SCHEDULES_OF[schedule](depths(edges, len(stages)), num_microbatches)
-    given = [sum(by_name[name].output_bytes for name in model.between(names)[0]) for names in stages]
-    kept = [
-        max(own[0].input_bytes, came) if remat else sum(cost.saved_bytes for cost in own)
-        for own, came in zip(of_stages, given, strict=True)
-    ]
-    sent = [sum(size for edge, size in zip(edges, crossing, strict=True) if edge[0] == s) for s in range(len(stages))]
+    crossing = edge_bytes(costs, model, stages)
+    if remat:
+        kept = [given_bytes(costs, model, names) for names in stages]
+    else:
+        kept = [sum(cost.saved_bytes for cost in own) for own in of_stages]
     predicted: dict[str, Any] = {
-        "cut_bytes": crossing,
-        "sent_bytes": sent,
+        "cut_bytes": [*crossing.values()],
+        "sent_bytes": [sum(size for (a, _), size in crossing.items() if a == s) for s in range(len(stages))],
         "param_bytes": [sum(c.param_bytes for c in stage) for stage in of_stages],
         "kept_bytes_per_microbatch": kept,
         "bubble_of_equal_stages": round(bubble(len(stages), num_microbatches), 4),
@@ -135,16 +143,13 @@ def described(
         forward, backward = (
             [sum(getattr(c, kind) or 0.0 for c in stage) for stage in of_stages] for kind in ("forward", "backward")
         )
-        seconds = {edge: size / BYTES_PER_SECOND for edge, size in zip(edges, crossing, strict=True)}
+        table = SCHEDULES_OF[schedule](depths(crossing, len(stages)), num_microbatches)
+        seconds = {edge: size / BYTES_PER_SECOND for edge, size in crossing.items()}
         spans = simulate_graph(table, forward, backward, seconds, processes)
-        busy = [0.0] * (max(processes) + 1 if processes else len(stages))
-        for stage, (f, b) in enumerate(zip(forward, backward, strict=True)):
-            busy[processes[stage] if processes else stage] += num_microbatches * (f + b)
-        whole = max(span.end for row in spans for span in row)
         predicted |= {
             "forward_ms": [round(1000 * s, 3) for s in forward],
             "backward_ms": [round(1000 * s, 3) for s in backward],
-            "bubble": round(1 - sum(busy) / (len(busy) * whole), 4),
+            "bubble": round(predicted_bubble(spans, max(processes, default=-1) + 1), 4),
         }
     dtypes = {cost.name: cost.output_dtype for cost in costs}
     return Plan(tuple(map(tuple, stages)), predicted, dtypes, tuple(processes))

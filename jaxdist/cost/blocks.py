@@ -70,17 +70,13 @@ def block_costs(task: Task, examples: int) -> list[BlockCost]:
 
 def _shapes_of(task: Task, name: str) -> Any:
     params, stats = task.model.shapes[name]
-    shaped = lambda tree: jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, task.dtype), tree)  # noqa: E731
-    return {"params": {name: shaped(params)}, "model_state": {name: shaped(stats)} if stats else {}, "opt_state": {}}
+    stats = {name: task.typed(stats)} if stats else {}
+    return {"params": {name: task.typed(params)}, "model_state": stats, "opt_state": {}}
 
 
 def _batch_shapes(task: Task, examples: int) -> Batch:
-    dtype_of = lambda like: like.dtype if np.dtype(like.dtype).kind in "iu" else task.dtype  # noqa: E731
     return {
-        "inputs": {
-            name: jax.ShapeDtypeStruct((examples, *like.shape), dtype_of(like))
-            for name, like in task.model.inputs.items()
-        },
+        "inputs": task.model.examples(task.dtype, examples),
         "target": jax.ShapeDtypeStruct((examples, *task.target.shape), task.target.dtype),
         "position": jax.ShapeDtypeStruct((examples,), np.uint32),
     }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from jaxdist.cost.balance import BYTES_PER_SECOND, Plan, depths, described, edges_of
+from jaxdist.cost.balance import BYTES_PER_SECOND, Plan, depths, described, edge_bytes
 from jaxdist.cost.blocks import BlockCost
 from jaxdist.models import Graph
 from jaxdist.parallel.partition import partition
@@ -123,12 +123,10 @@ def step_seconds(
     schedule: str,
 ) -> tuple[float, int]:
     """(what a step takes by simulation, bytes of a microbatch that cross between processes, one way)."""
-    edges = edges_of(model, stages)
-    size = {cost.name: cost.output_bytes for cost in costs}
-    bytes_of = {edge: sum(size[name] for name in names) for edge, names in edges.items()}
+    bytes_of = edge_bytes(costs, model, stages)
     times = {cost.name: _seconds(cost) for cost in costs}
     forward, backward = ([sum(times[name][k] for name in names) for names in stages] for k in (0, 1))
-    table = SCHEDULES_OF[schedule](depths(edges, len(stages)), min(num_microbatches, _MOST_MICROBATCHES))
+    table = SCHEDULES_OF[schedule](depths(bytes_of, len(stages)), min(num_microbatches, _MOST_MICROBATCHES))
     transfer = {edge: count / BYTES_PER_SECOND for edge, count in bytes_of.items()}
     spans = simulate_graph(table, forward, backward, transfer, processes)
     crossing = sum(count for (a, b), count in bytes_of.items() if processes[a] != processes[b])

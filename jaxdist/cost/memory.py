@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdist.cost.balance import Plan
+from jaxdist.cost.balance import Plan, given_bytes
 from jaxdist.cost.blocks import BlockCost, block_costs
 from jaxdist.errors import UsageError
 from jaxdist.parallel.schedules import most_in_flight
@@ -102,8 +102,7 @@ def of_stages(
         params = sum(cost.param_bytes for cost in own)
         kept = in_flight[s] * (whole := sum(cost.saved_bytes for cost in own))
         if remat:  # inputs wait; one microbatch at a time is computed again
-            given = sum(by_name[name].output_bytes for name in task.model.between(names)[0])
-            kept = in_flight[s] * max(own[0].input_bytes, given) + whole
+            kept = in_flight[s] * given_bytes(costs, task.model, names) + whole
         found.append(_need(task, params, kept))
     return found
 

@@ -70,9 +70,7 @@ class Loader:
         target = self._answers(split, np.array([0]))["target"]
         return Like(target.shape[1:], target.dtype)
 
-    def train_batch(
-        self, split: Split, stream: ExampleStream | PartitionedStream, positions: Sequence[int] | np.ndarray
-    ) -> HostBatch:
+    def train_batch(self, split: Split, stream: Stream, positions: Sequence[int] | np.ndarray) -> HostBatch:
         """The examples at the positions [b] of the stream."""
         where = np.asarray(positions, np.int64)
         rows = stream.rows(where)

@@ -17,13 +17,13 @@ import dataclasses
 import hashlib
 import inspect
 import re
-import threading
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from jaxdist.data.stream import ExampleStream
 from jaxdist.errors import UsageError, nearest
 
 Parts = list[np.ndarray]  # rows, of each worker
@@ -251,11 +251,10 @@ class PartitionedStream:
     """
 
     def __init__(self, partition: Partition, share: int, seed: int) -> None:
-        self._parts, self.share, self._seed = partition.parts, share, seed
+        self._parts, self.share = partition.parts, share
+        self._own = [ExampleStream(len(part), seed, worker) for worker, part in enumerate(self._parts)]
         self.num_examples = sum(map(len, self._parts))
         self.examples_per_epoch = len(self._parts) * max(map(len, self._parts))
-        self._orders: dict[tuple[int, int], np.ndarray] = {}
-        self._lock = threading.Lock()
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """Rows at `positions` (int64 [b]): int64 [b]. Called from any thread."""
@@ -264,23 +263,6 @@ class PartitionedStream:
         own = rounds * self.share + inside
         rows = np.empty_like(own)
         for worker in np.unique(workers):
-            part = self._parts[worker]
             mine = workers == worker
-            epochs, offsets = np.divmod(own[mine], len(part))
-            taken = np.empty_like(offsets)
-            for epoch in np.unique(epochs):
-                here = epochs == epoch
-                taken[here] = part[self._order(int(worker), int(epoch))[offsets[here]]]
-            rows[mine] = taken
+            rows[mine] = self._parts[worker][self._own[worker].rows(own[mine])]
         return rows
-
-    def _order(self, worker: int, epoch: int) -> np.ndarray:
-        with self._lock:
-            found = self._orders.get((worker, epoch))
-            if found is None:
-                words = np.random.SeedSequence([self._seed, worker, epoch, 23])
-                found = np.random.Generator(np.random.PCG64(words)).permutation(len(self._parts[worker]))
-                for old in [key for key in self._orders if key[0] == worker][:-1]:  # the one before is still asked for
-                    del self._orders[old]
-                self._orders[worker, epoch] = found
-            return found

@@ -15,11 +15,15 @@ import numpy as np
 
 
 class ExampleStream:
-    """Maps positions in the stream to rows of the training set."""
+    """Maps positions in the stream to rows of the training set, or of a worker's own part of it."""
 
-    def __init__(self, num_examples: int, seed: int) -> None:
+    def __init__(self, num_examples: int, seed: int, worker: int | None = None) -> None:
+        def permutation(epoch: int) -> np.ndarray:
+            words = [seed, epoch] if worker is None else [seed, worker, epoch, 23]
+            return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words))).permutation(num_examples)
+
         self.num_examples = self.examples_per_epoch = num_examples
-        self._permutation = lru_cache(maxsize=2)(lambda epoch: _permutation(num_examples, seed, epoch))
+        self._permutation = lru_cache(maxsize=2)(permutation)
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """Rows at `positions` (int64 [b]): int64 [b]."""
@@ -29,7 +33,3 @@ class ExampleStream:
             here = epochs == epoch
             rows[here] = self._permutation(int(epoch))[offsets[here]]
         return rows
-
-
-def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(num_examples)

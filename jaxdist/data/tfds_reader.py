@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -53,13 +54,15 @@ def read_tfds(
         pool = Decoders(str(folder), chosen, workers)
         stack.callback(pool.close)
 
+        naming_the_damaged = functools.partial(_naming_the_damaged, folder, _remedy(name, data_dir))
+
         def decode(split: str) -> Split:
-            with decoding():
-                return Split(*_decode(folder, split, pool, workers))
+            with decoding(), naming_the_damaged(split):
+                return Split(*_decode(split, pool, workers))
 
         num_classes = pool.splits[TRAIN].num_classes
         if cache == "none":
-            splits = {split: _undecoded(folder, split, pool) for split in pool.splits}
+            splits = {split: _undecoded(split, pool, naming_the_damaged) for split in pool.splits}
             train, evaluation = splits.values()
             return Dataset(name, train, evaluation, num_classes, close=stack.pop_all().close)
         if cache == "file":
@@ -77,7 +80,7 @@ def whole_version(name: str, data_dir: pathlib.Path) -> pathlib.Path:
       UsageError: it is missing or half prepared.
     """
     folder = _find_version(name, data_dir)
-    _check_complete(name, folder)
+    _check_complete(name, folder, data_dir)
     return folder
 
 
@@ -103,15 +106,14 @@ def _find_version(name: str, data_dir: pathlib.Path) -> pathlib.Path:
     return max(versions, key=lambda p: tuple(map(int, p.name.split("."))))
 
 
-def _check_complete(name: str, folder: pathlib.Path) -> None:
+def _check_complete(name: str, folder: pathlib.Path, data_dir: pathlib.Path) -> None:
     missing = [f for f in ("dataset_info.json", "features.json") if not (folder / f).is_file()]
-    root = folder.parents[name.count("/") + 1]
     if not missing:
         info = json.loads((folder / "dataset_info.json").read_text())
         if info.get("fileFormat", "tfrecord") != "array_record":
             raise UsageError(
                 f"The data set {name!r} under {folder} is in the format {info.get('fileFormat', 'tfrecord')!r}, which "
-                f"only TensorFlow reads; jaxdist reads array_record. {_remedy(name, root)}"
+                f"only TensorFlow reads; jaxdist reads array_record. {_remedy(name, data_dir)}"
             )
         wanted = split_names(str(folder), [split["name"] for split in info["splits"]])
         for split in info["splits"]:
@@ -123,69 +125,61 @@ def _check_complete(name: str, folder: pathlib.Path) -> None:
     if missing:
         raise UsageError(
             f"The data set {name!r} under {folder} is only half prepared: {', '.join(missing)} missing. "
-            f"{_remedy(name, root)}"
+            f"{_remedy(name, data_dir)}"
         )
 
 
-def _name_and_root(folder: pathlib.Path) -> tuple[str, pathlib.Path]:
-    """('NAME' or 'NAME/CONFIG', data_dir) of the folder of a version."""
-    config = json.loads((folder / "dataset_info.json").read_text()).get("configName", "")
-    above = folder.parent.parent
-    if config and config == folder.parent.name:
-        return f"{above.name}/{config}", above.parent
-    return folder.parent.name, above
-
-
-def _damaged(folder: pathlib.Path, split: str, error: Exception) -> UsageError:
+def _damaged(folder: pathlib.Path, remedy: str, split: str, error: Exception) -> UsageError:
     files = ", ".join(sorted(p.name for p in folder.glob(f"*-{split}.array_record-*")))
     return UsageError(
         f"The record file {folder / files} is damaged: {' '.join(str(error).split())[:200]}. "
-        f"Delete the folder and prepare the data set again. {_remedy(*_name_and_root(folder))}"
+        f"Delete the folder and prepare the data set again. {remedy}"
     )
 
 
-def _decode(folder: pathlib.Path, split: str, pool: Decoders, workers: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _decode(split: str, pool: Decoders, workers: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """({input: array [n, ...]}, targets [n, ...]) of a whole split."""
     source = pool.splits[split]
-    with _naming_the_damaged(folder, split):
-        first, answer = source.first
-        inputs = {name: np.empty((len(source), *one.shape), one.dtype) for name, one in first.items()}
-        targets = np.empty((len(source), *answer.shape), answer.dtype)
+    first, answer = source.first
+    inputs = {name: np.empty((len(source), *one.shape), one.dtype) for name, one in first.items()}
+    targets = np.empty((len(source), *answer.shape), answer.dtype)
 
-        def put(rows: np.ndarray) -> None:
-            decoded, targets[rows] = pool.decode(split, rows)
-            for name, array in decoded.items():
-                inputs[name][rows] = array
+    def put(rows: np.ndarray) -> None:
+        decoded, targets[rows] = pool.decode(split, rows)
+        for name, array in decoded.items():
+            inputs[name][rows] = array
 
-        with ThreadPoolExecutor(max(workers, 1), "decode") as threads:
-            every = np.arange(len(source))
-            parts = [threads.submit(put, every[start : start + _CHUNK]) for start in range(0, len(every), _CHUNK)]
-            try:
-                for part in parts:
-                    part.result()
-            finally:
-                threads.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(max(workers, 1), "decode") as threads:
+        every = np.arange(len(source))
+        parts = [threads.submit(put, every[start : start + _CHUNK]) for start in range(0, len(every), _CHUNK)]
+        try:
+            for part in parts:
+                part.result()
+        finally:
+            threads.shutdown(cancel_futures=True)
     return inputs, targets
 
 
-def _undecoded(folder: pathlib.Path, split: str, pool: Decoders) -> Split:
+def _undecoded(
+    split: str, pool: Decoders, naming_the_damaged: Callable[[str], contextlib.AbstractContextManager[None]]
+) -> Split:
     def read_many(rows: np.ndarray) -> dict[str, np.ndarray]:
-        with _naming_the_damaged(folder, split):
+        with naming_the_damaged(split):
             return pool.decode(split, rows)[0]
 
-    with _naming_the_damaged(folder, split):
+    with naming_the_damaged(split):
         targets = pool.splits[split].targets()
     return Split(None, targets, read_many=read_many)
 
 
 @contextlib.contextmanager
-def _naming_the_damaged(folder: pathlib.Path, split: str) -> Iterator[None]:
+def _naming_the_damaged(folder: pathlib.Path, remedy: str, split: str) -> Iterator[None]:
     try:
         yield
     except (DecoderLost, MemoryError, UsageError):  # the files are not to blame
         raise
     except Exception as e:  # array_record, Pillow and TFDS each raise their own kinds
-        raise _damaged(folder, split, e) from e
+        raise _damaged(folder, remedy, split, e) from e
 
 
 def _cached(

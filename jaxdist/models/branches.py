@@ -8,15 +8,12 @@ input b --> b_conv1 --> b_conv2 --> b_dense --+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxdist import ops
 from jaxdist.models.context import Context
-from jaxdist.models.layers import BatchNorm, Dropout, Outputs, conv
+from jaxdist.models.layers import BatchNorm, DenseRelu, Outputs, conv
 
 
 class ConvNorm(nn.Module):
@@ -28,19 +25,6 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         return BatchNorm(relu=True, name="norm")(conv(self.features, 3, self.stride, name="conv")(x), context)
-
-
-class Joined(nn.Module):
-    """What it is given, flat and side by side; dense, ReLU, dropout."""
-
-    features: int
-    dropout: float = 0.0
-
-    @nn.compact
-    def __call__(self, x: Any, context: Context) -> jax.Array:
-        flat = jnp.concatenate([one.reshape(one.shape[0], -1) for one in jax.tree.leaves(x)], axis=-1)
-        x = ops.relu(nn.Dense(self.features, dtype=flat.dtype, name="dense")(flat))
-        return Dropout(self.dropout, name="dropout")(x, context) if self.dropout else x
 
 
 def build(
@@ -74,9 +58,9 @@ def build(
     for name in inputs:
         blocks.append((f"{name}_conv1", ConvNorm(each[name], stride), name))
         blocks.append((f"{name}_conv2", ConvNorm(2 * each[name], stride), f"{name}_conv1"))
-        blocks.append((f"{name}_dense", Joined(features), f"{name}_conv2"))
+        blocks.append((f"{name}_dense", DenseRelu(features), f"{name}_conv2"))
     merged = tuple(f"{name}_dense" for name in inputs)
-    return [*blocks, ("merge", Joined(features, dropout), merged), ("head", Outputs(num_outputs), "merge")]
+    return [*blocks, ("merge", DenseRelu(features, dropout), merged), ("head", Outputs(num_outputs), "merge")]
 
 
 def partition_rules(**_: object) -> tuple[str, ...]:

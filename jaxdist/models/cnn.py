@@ -14,7 +14,7 @@ import jax
 
 from jaxdist import ops
 from jaxdist.models.context import Context
-from jaxdist.models.layers import Conv, Dropout
+from jaxdist.models.layers import Conv, DenseRelu, Dropout
 
 
 class ConvRelu(nn.Module):
@@ -29,18 +29,6 @@ class ConvRelu(nn.Module):
         x = ops.relu(Conv(self.features, (3, 3), kernel_init=nn.linear.default_kernel_init, name="conv")(x))
         if self.pool:
             x = ops.max_pool(x)
-        return Dropout(self.dropout, name="dropout")(x, context)
-
-
-class DenseRelu(nn.Module):
-    """Flatten, dense, ReLU, dropout."""
-
-    features: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = ops.relu(nn.Dense(self.features, dtype=x.dtype, name="dense")(x.reshape(x.shape[0], -1)))
         return Dropout(self.dropout, name="dropout")(x, context)
 
 

@@ -9,9 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdist import ops
 from jaxdist.models.context import Context
-from jaxdist.models.layers import BatchNorm, Dropout, Outputs, he_normal
+from jaxdist.models.layers import BatchNorm, DenseRelu, Outputs, he_normal
 
 KERNELS = ((11, 4), (7, 3), (5, 3), (3, 2))  # (width, stride)
 
@@ -34,18 +33,6 @@ class ConvNorm(nn.Module):
             self.features, width, stride, use_bias=False, kernel_init=he_normal, dtype=x.dtype, name="conv"
         )
         return BatchNorm(relu=True, name="norm")(convolve(x), context)
-
-
-class DenseRelu(nn.Module):
-    """Flatten, dense, ReLU, dropout."""
-
-    features: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        x = ops.relu(nn.Dense(self.features, dtype=x.dtype, name="dense")(x.reshape(x.shape[0], -1)))
-        return Dropout(self.dropout, name="dropout")(x, context)
 
 
 def build(num_outputs: int, *, width: int = 16, dropout: float = 0.0) -> list[tuple[str, nn.Module]]:

@@ -51,17 +51,13 @@ def build(
     Raises:
       ValueError: unknown name, or the family refuses the values.
     """
-    import jax
-    import jax.numpy as jnp
-
     from jaxdist.models import contract
     from jaxdist.models.graph import IMAGE, Graph
 
     where = FAMILIES.get(name, name)
     family = function_of(where, "model.name")
-    if not isinstance(inputs, Mapping):
-        inputs = {IMAGE: jax.ShapeDtypeStruct(tuple(inputs), jnp.float32)}
-    given = {**settings, "inputs": tuple(inputs)}  # a family may ask for their names
+    names = tuple(inputs) if isinstance(inputs, Mapping) else (IMAGE,)
+    given = {**settings, "inputs": names}  # a family may ask for them
     arguments = (asked_for(family, given) if name in FAMILIES else {}) | dict(options)
     try:
         blocks = family(num_outputs, **arguments)
@@ -69,11 +65,8 @@ def build(
         raise ValueError(f"model.name={name!r} does not accept these options: {e}.") from e
     try:
         contract.check_blocks(blocks)
+        blocks, sources = contract.in_order(blocks, names)
     except ValueError as e:
         raise ValueError(f"what model.name={name!r} returns is not a model: {e}.") from e
     rules = getattr(sys.modules[where.partition(":")[0]], "partition_rules", lambda **_: ())
-    try:
-        blocks, sources = contract.in_order(blocks, list(inputs))
-    except ValueError as e:
-        raise ValueError(f"what model.name={name!r} returns is not a model: {e}.") from e
     return Graph(blocks, inputs, tuple(rules(**arguments)), sources)

@@ -117,6 +117,20 @@ class Classifier(nn.Module):
         return nn.Dense(self.num_classes, dtype=None, name="dense")(x)
 
 
+class DenseRelu(nn.Module):
+    """Flatten, dense, ReLU, dropout; several arrays are put side by side first, in the order of their names."""
+
+    features: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array | dict[str, jax.Array], context: Context) -> jax.Array:
+        flat = [one.reshape(one.shape[0], -1) for one in jax.tree.leaves(x)]
+        joined = jnp.concatenate(flat, axis=-1) if len(flat) > 1 else flat[0]
+        hidden = ops.relu(nn.Dense(self.features, dtype=joined.dtype, name="dense")(joined))
+        return Dropout(self.dropout, name="dropout")(hidden, context)
+
+
 class Outputs(nn.Module):
     """A dense layer: [batch, features] -> [batch, count]."""
 

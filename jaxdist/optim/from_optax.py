@@ -51,13 +51,14 @@ def _check_linear(name: str, whole: optax.GradientTransformation, half: optax.Gr
     """Three steps of both on the same gradients and parameters: one's must be half as long."""
     rng = np.random.default_rng(0)
     params = {"a": {"kernel": rng.normal(size=(3, 4)).astype(np.float32)}, "b": {"bias": np.ones(2, np.float32)}}
-    states = [rule.init(params) for rule in (whole, half)]
+    steps_of = [jax.jit(rule.update) for rule in (whole, half)]
+    states = [jax.jit(rule.init)(params) for rule in (whole, half)]
     for _ in range(3):
         grads = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), params)
         steps = []
-        for k, rule in enumerate((whole, half)):
+        for k, step_of in enumerate(steps_of):
             try:
-                step, states[k] = rule.update(grads, states[k], params)
+                step, states[k] = step_of(grads, states[k], params)
             except TypeError as e:
                 words = " ".join(str(e).split())
                 raise ValueError(f"optim.name={name!r} needs more than gradients and parameters: {words}.") from e

@@ -166,11 +166,12 @@ def bubble(num_stages: int, num_microbatches: int) -> float:
     return (num_stages - 1) / (num_microbatches + num_stages - 1)
 
 
-def predicted_bubble(spans: Sequence[Sequence[Span]]) -> float:
-    """The idle share of what `simulate` gives, unequal stages and transfers included."""
+def predicted_bubble(spans: Sequence[Sequence[Span]], num_workers: int = 0) -> float:
+    """The idle share of what `simulate` gives, unequal stages and transfers included; of so many workers, or of one a
+    stage."""
     whole = max(span.end for row in spans for span in row)
     busy = sum(span.end - span.begin for row in spans for span in row)
-    return 1.0 - busy / (whole * len(spans))
+    return 1.0 - busy / (whole * (num_workers or len(spans)))
 
 
 def most_in_flight(schedule: Schedule) -> list[int]:

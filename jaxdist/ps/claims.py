@@ -122,7 +122,7 @@ class ClaimTable:
                 rest = tuple(other for other in cursor.pending if other != one)
                 return (one,), Position(cursor.seen + size((one,)), rest)
         passed: list[tuple[int, int]] = []
-        for start in range(cursor.next, self._end - self.share + 1, self.share):
+        for start in range(cursor.next, self.budget - self.share + 1, self.share):
             one = start, start + self.share
             if start // self.share % self._parts in wanted:
                 return (one,), Position(cursor.seen + self.share, (*cursor.pending, *passed))
@@ -130,11 +130,6 @@ class ClaimTable:
             if len(passed) > self._parts:  # nobody's share is farther away
                 return None
         return None
-
-    @property
-    def _end(self) -> int:
-        """The position at which the budget ends: all before it are taken once."""
-        return self.budget
 
     def _new(self, worker: int, session: int, number: int, live: Collection[int]) -> Claim | None:
         found = self._next(worker, live)

@@ -119,7 +119,7 @@ def run(config: ConfigDict, workdir: str, cluster: Cluster, callbacks: Sequence[
             row = {"updates": updates, "examples_seen": seen} | evaluation_row(observer, state, examples, config)
             observer.post(row)
             done += 1
-            logging.info("Version %d: validation %s", updates, in_words(row))
+            logging.info("Version %d: validation %s", updates, in_words(row, task.objective.metric_names))
             listeners.call("evaluated", row | {"epoch": seen / num_train})
     except (RunFinished, Preempted) as e:
         logging.info("The run has ended: %s", e)

@@ -41,7 +41,6 @@ class Stage:
         sources = {source for name in self.names for source in task.model.sources_of[name]}
         self.reads_inputs = bool(sources & set(task.model.inputs))
         self.coming, self.going = task.model.between(self.names)
-        self.coming = tuple(name for name in self.coming if name not in task.model.inputs)
         self.is_last = task.model.head in self.names
         self._batch_axis = batch_axis
         self.passes = TwoPass(self._run, recompute=remat)
@@ -133,10 +132,7 @@ class Stage:
 
         `squares`: of the mean gradient of the whole model, where it may be clipped.
         """
-        params, opt_state = self.task.optimizer.update(
-            self.task.clipped(_mean(grads, count), squares), arrays["opt_state"], arrays["params"], learning_rate
-        )
-        return {"params": params, "model_state": _mean(stats, count), "opt_state": opt_state}
+        return self.task.updated(arrays, _mean(grads, count), _mean(stats, count), learning_rate, squares)
 
 
 def _mean(sums: Tree, count: jax.Array) -> Tree:

@@ -218,6 +218,14 @@ class Task:
         scale = self.clip_global_norm / jnp.maximum(norm, self.clip_global_norm)
         return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), grads)
 
+    def updated(
+        self, arrays: Tree, grads: Tree, stats: Tree, learning_rate: jax.Array, squares: jax.Array | None = None
+    ) -> Tree:
+        """New arrays from a mean gradient, which is clipped first; `squares` as for `clipped`. Traceable."""
+        clipped = self.clipped(grads, squares)
+        params, opt_state = self.optimizer.update(clipped, arrays["opt_state"], arrays["params"], learning_rate)
+        return {"params": params, "model_state": stats, "opt_state": opt_state}
+
     def evaluated(self, arrays: Tree) -> Tree:
         """The parameters that evaluations are of."""
         return self.optimizer.evaluated(arrays["opt_state"], arrays["params"])

@@ -17,8 +17,7 @@ SKIPPED = "skipped"
 def update(task: Task, arrays: Tree, batch: Batch, learning_rate: jax.Array) -> tuple[Tree, Metrics]:
     """One optimizer update with the gradient of the whole batch: (new arrays, metrics). Pure."""
     grads, stats, metrics = task.gradient(arrays["params"], arrays["model_state"], batch)
-    params, opt_state = task.optimizer.update(task.clipped(grads), arrays["opt_state"], arrays["params"], learning_rate)
-    new = {"params": params, "model_state": stats, "opt_state": opt_state}
+    new = task.updated(arrays, grads, stats, learning_rate)
     return unless_not_finite(task, new, arrays, grads, metrics)
 
 

@@ -20,7 +20,6 @@ from jaxdist.train.setup import num_params
 from jaxdist.train.writer import Writer
 
 _PHASE_EVENT = "switched"
-_NO_METRICS = ("kind", "time", "updates", "examples_seen", "epoch")
 
 
 class Recorder:
@@ -77,7 +76,7 @@ class Recorder:
             kept = {k: v for k, v in row.items() if k not in ("examples_seen", "epoch")}
             self.measured.last_evaluation = kept
         self._writer.write("eval", **row)
-        logging.info("epoch %.2f: validation %s", row["epoch"], in_words(row))
+        logging.info("epoch %.2f: validation %s", row["epoch"], in_words(row, self._metric_names))
         self._callbacks.call("evaluated", row)
         self._health.evaluated(row)
 
@@ -132,11 +131,11 @@ class Recorder:
         }
 
 
-def in_words(row: Mapping[str, Any]) -> str:
+def in_words(row: Mapping[str, Any], metrics: Sequence[str]) -> str:
     """Of an evaluation: its loss, and every metric that is one number."""
     words = []
-    for name, value in row.items():
-        if isinstance(value, float | int) and name not in _NO_METRICS and not name.startswith("holdout_"):
+    for name in metrics:
+        if isinstance(value := row.get(name), float | int):
             shown = f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4f}"
             words.append(f"{name.replace('_', ' ')} {shown}")
     return ", ".join(words)

@@ -106,10 +106,7 @@ class AllReduce(Strategy):
         """One device's part of an update. Everything that crosses the network goes in one fused sum."""
         grads, stats, metrics = self.task.gradient(arrays["params"], arrays["model_state"], batch, self._batch_axis)
         grads, stats, metrics = self._reducer.step(grads, stats, metrics, stop)
-        params, opt_state = self.task.optimizer.update(
-            self.task.clipped(grads), arrays["opt_state"], arrays["params"], learning_rate
-        )
-        new = {"params": params, "model_state": stats, "opt_state": opt_state}
+        new = self.task.updated(arrays, grads, stats, learning_rate)
         return unless_not_finite(self.task, new, arrays, grads, metrics)
 
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:

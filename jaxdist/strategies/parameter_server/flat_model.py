@@ -94,5 +94,4 @@ class FlatModel:
 
 
 def _shapes(task: Task, which: int) -> Tree:
-    shapes = {name: pair[which] for name, pair in task.model.shapes.items() if pair[which]}
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, task.dtype), shapes)
+    return task.typed({name: pair[which] for name, pair in task.model.shapes.items() if pair[which]})

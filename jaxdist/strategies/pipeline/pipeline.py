@@ -282,14 +282,14 @@ class Pipeline(Strategy):
 
     def _collected(self, jobs: Sequence[Future[Metrics | None]], number: int) -> dict[str, np.ndarray]:
         """An evaluation batch's metrics, over all replicas; passed on to other processes."""
-        results = _own_metrics(results_of(jobs))
+        results = [result for result in results_of(jobs) if result is not None]
         found: Any = None
         if results:  # of last stages
             last = max(self._sums)
             found = {name: np.asarray(total) for name, total in self._sums[last](results)[0].items()}
             self._pass_on(number, found)
-        # Those nearer to the last stage hear of it before: no two processes wait for each other.
-        for worker in sorted(self._workers, key=lambda worker: self._distance(worker.number)):
+        # Later stages hear of it first, and each from a still later one: no two processes wait for each other.
+        for worker in reversed(self._workers):
             if worker.hears_metrics:
                 heard = worker.receive_metrics(number)
                 if found is None:
@@ -300,14 +300,6 @@ class Pipeline(Strategy):
     def _pass_on(self, number: int, metrics: dict[str, np.ndarray]) -> None:
         for worker in self._workers:
             worker.return_metrics(number, metrics)
-
-    def _distance(self, stage: int) -> int:
-        """Stages on the way to the last."""
-        assert self._plan is not None
-        parents, steps = self._plan.parents(self.task.model), 0
-        while stage in parents:
-            stage, steps = parents[stage], steps + 1
-        return steps
 
     def close(self, error: BaseException | None = None, *, run_goes_on: bool = False) -> None:
         if self._closed:
@@ -325,7 +317,3 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
     """A batch in equal parts, in order."""
     parts = jax.tree.map(lambda value: value.reshape(count, -1, *value.shape[1:]), batch)
     return [jax.tree.map(lambda value, i=i: value[i], parts) for i in range(count)]
-
-
-def _own_metrics(results: Sequence[Any]) -> list[Any]:
-    return [result for result in results if result is not None]

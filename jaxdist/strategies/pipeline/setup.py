@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -147,9 +148,7 @@ def build(settings: Settings, task: Task, context: BuildContext) -> Pipeline:
         num_processes=num_processes,
         replicas=replicas,
         plan=plan,
-        num_microbatches=settings["num_microbatches"],
-        schedule=settings["pipeline_schedule"],
-        remat=settings["remat"],
+        **_timetable(settings),
         connector=connector if num_processes > 1 else None,
     )
 
@@ -167,14 +166,19 @@ def _kept_stages(remembered: Remembered, num_processes: int) -> Stages | None:
 def _branches(
     settings: Settings, task: Task, costs: Sequence[blocks.BlockCost], num_processes: int, kept: Stages | None
 ) -> balancing.Plan:
-    options = {
+    options = _timetable(settings)
+    if kept is not None:
+        return balancing.described(costs, task.model, *kept, **options)
+    return branches.plan_branches(costs, task.model, num_processes=num_processes, **options)
+
+
+def _timetable(settings: Settings) -> dict[str, Any]:
+    """What is done when, and what is kept until then."""
+    return {
         "num_microbatches": settings["num_microbatches"],
         "schedule": settings["pipeline_schedule"],
         "remat": settings["remat"],
     }
-    if kept is not None:
-        return balancing.described(costs, task.model, *kept, **options)
-    return branches.plan_branches(costs, task.model, num_processes=num_processes, **options)
 
 
 def _examples(settings: Settings, global_batch_size: int, replicas: int) -> int:
@@ -190,9 +194,7 @@ def _plan(
         task.model,
         balance=balance,
         num_stages=stages,
-        num_microbatches=settings["num_microbatches"],
-        schedule=settings["pipeline_schedule"],
-        remat=settings["remat"],
+        **_timetable(settings),
     )
 
 
@@ -208,9 +210,7 @@ def _check_memory(
         task,
         costs,
         plan,
-        num_microbatches=settings["num_microbatches"],
-        schedule=settings["pipeline_schedule"],
-        remat=settings["remat"],
+        **_timetable(settings),
     )
     here = where(plan, replicas, num_processes, len(jax.local_devices()))
     for process in range(num_processes):

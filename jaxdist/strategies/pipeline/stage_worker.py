@@ -167,7 +167,7 @@ class StageWorker:
                 behind |= more
                 later |= _spent(more.get("spent"))
                 for name, one in came.items():
-                    cotangent[name] = self._added(cotangent[name], one) if name in cotangent else one
+                    cotangent[name] = cotangent[name] + one if name in cotangent else one
             x, saved = kept.pop(m)
             with self._turn:
                 begin = time.time()
@@ -195,11 +195,6 @@ class StageWorker:
         if waited is not None:
             waited = (self._waited() or 0.0) - waited
         return Step(grads, sums, metrics, stop, finite, spans, spent, most * self._kept_bytes, waited)
-
-    @staticmethod
-    def _added(one: jax.Array, other: jax.Array) -> jax.Array:
-        """Gradients by an output that two stages were given."""
-        return one + other
 
     def _waited(self) -> float | None:
         """Of the links to other processes, since they were opened."""

@@ -115,13 +115,13 @@ class ShardedState(DividedState):
         box = Box(((self._held[0] * share, self._held[1] * share),))
         return put_from_box(held, box, self._by_share, (self._layout.count * share,))
 
-    def _clipped(self, grads: Tree) -> Tree:
-        """A stored gradient: shares count on the device that has them, small tensors once."""
+    def _squares(self, grads: Tree) -> jax.Array | None:
+        """Of a stored gradient, where it may be clipped: shares count on the device that has them, small tensors
+        once."""
         if not self.task.clip_global_norm:
-            return grads
+            return None
         shares, small = ({block: own[kind] for block, own in grads.items()} for kind in (SHARDED, WHOLE))
-        squares = self._reducer.sum_here(sum_of_squares(shares)) + sum_of_squares(small)
-        return self.task.clipped(grads, squares)
+        return self._reducer.sum_here(sum_of_squares(shares)) + sum_of_squares(small)
 
     def _canonical(self, arrays: Tree) -> Tree:
         return self._map_stored(arrays, self._restored, lambda tree: tree)
@@ -179,10 +179,7 @@ class FullySharded(ShardedState):
         grads = {
             block: {SHARDED: self._reducer.mean(own[SHARDED]), WHOLE: small[block]} for block, own in grads.items()
         }
-        params, opt_state = self.task.optimizer.update(
-            self._clipped(grads), arrays["opt_state"], arrays["params"], learning_rate
-        )
-        new = {"params": params, "model_state": stats, "opt_state": opt_state}
+        new = self.task.updated(arrays, grads, stats, learning_rate, self._squares(grads))
         return unless_not_finite(self.task, new, arrays, grads, metrics, self._reducer.all_true)
 
     def _gradient(self, params: Tree, stats: Tree, batch: Batch) -> tuple[Tree, Tree, Metrics]:
@@ -260,10 +257,9 @@ class ShardedOptimizer(ShardedState):
         small, stats, metrics = self._reducer.step(small, stats, metrics, stop)
         shares = self._reducer.shares_of_sum({block: tree[SHARDED] for block, tree in stored.items()})
         grads = {b: {SHARDED: self._reducer.mean(shares[b]), WHOLE: small[b]} for b in stored}
-        own, opt_state = self.task.optimizer.update(
-            self._clipped(grads), arrays["opt_state"], self._shares(arrays["params"]), learning_rate
-        )
-        new = {"params": self._gathered(own), "model_state": stats, "opt_state": opt_state}
+        own = arrays | {"params": self._shares(arrays["params"])}
+        new = self.task.updated(own, grads, stats, learning_rate, self._squares(grads))
+        new["params"] = self._gathered(new["params"])
         return unless_not_finite(self.task, new, arrays, grads, metrics, self._reducer.all_true)
 
     def _replica_evaluate(self, arrays: Tree, batch: Batch) -> Metrics:

@@ -46,9 +46,7 @@ class Single(Strategy):
         self.examples_per_update = global_batch_size
         self._device = jax.local_devices()[0]
         self._update = jax.jit(partial(update, task), donate_argnums=0)
-        self._evaluate = jax.jit(
-            lambda arrays, batch: task.evaluate(task.evaluated(arrays), arrays["model_state"], batch)
-        )
+        self._evaluate = jax.jit(lambda arrays, batch: task.evaluate_state(arrays, batch))
 
     def import_state(self, canonical: TrainState, total_examples: int = 0) -> PlacedState:
         put = lambda leaf: jax.device_put(np.array(leaf), self._device)  # noqa: E731 - a copy: the step donates it

@@ -77,43 +77,34 @@ def _error(outputs: jax.Array, target: jax.Array) -> jax.Array:
     return outputs - target.reshape(outputs.shape).astype(outputs.dtype)
 
 
-def _of_error(name: str, of: Callable[[jax.Array], jax.Array], *, better: bool | None, root: bool = False) -> Any:
-    """A metric that is the mean over examples (and outputs) of a function of the error; `root`: its square root."""
-
-    def make(objective: Regression) -> Metric:
-        del objective
-        total = f"{name}_sum"
-
-        def sums(outputs: jax.Array, target: jax.Array, counts: jax.Array) -> dict[str, jax.Array]:
-            return {total: jnp.sum(jnp.mean(of(_error(outputs, target)), axis=1) * counts)}
-
-        mean = mean_of(total)
-        value = (lambda found: math.sqrt(mean(found))) if root else mean
-        return Metric(name, (total,), sums, value, better, training=True)
-
-    return make
-
-
 def _deviation(outputs: jax.Array, target: jax.Array) -> jax.Array:
     """(prediction - target) / (1 + target), [b, outputs]: what the errors of redshifts are counted in."""
     return _error(outputs, target) / (1 + target.reshape(outputs.shape).astype(outputs.dtype))
 
 
-def _redshift_bias(objective: Regression) -> Metric:
-    del objective
+def _mean(
+    name: str,
+    of: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    total: str = "",
+    better: bool | None = None,
+    training: bool = False,
+    root: bool = False,
+) -> Metric:
+    """The mean over examples and outputs of a function of (outputs, target), from the sum `total`; `root`: its square
+    root."""
+    total = total or f"{name}_sum"
 
     def sums(outputs: jax.Array, target: jax.Array, counts: jax.Array) -> dict[str, jax.Array]:
-        return {"deviation_sum": jnp.sum(jnp.mean(_deviation(outputs, target), axis=1) * counts)}
+        return {total: jnp.sum(jnp.mean(of(outputs, target).astype(counts.dtype), axis=1) * counts)}
 
-    return Metric("redshift_bias", ("deviation_sum",), sums, mean_of("deviation_sum"))
+    mean = mean_of(total)
+    value = (lambda found: math.sqrt(mean(found))) if root else mean
+    return Metric(name, (total,), sums, value, better, training=training)
 
 
 def _outliers(name: str, threshold: float) -> Metric:
-    def sums(outputs: jax.Array, target: jax.Array, counts: jax.Array) -> dict[str, jax.Array]:
-        far = (jnp.abs(_deviation(outputs, target)) > threshold).astype(counts.dtype)
-        return {name: jnp.sum(jnp.mean(far, axis=1) * counts)}
-
-    return Metric(name, (name,), sums, mean_of(name), higher_is_better=False)
+    return _mean(name, lambda o, t: jnp.abs(_deviation(o, t)) > threshold, total=name, better=False)
 
 
 def _sigma_nmad(objective: Regression) -> Metric:
@@ -161,10 +152,14 @@ def _median(values: np.ndarray, counts: np.ndarray) -> float:
 
 
 METRICS: dict[str, Callable[[Regression], Metric]] = {
-    "mean_absolute_error": _of_error("mean_absolute_error", jnp.abs, better=False),
-    "root_mean_squared_error": _of_error("root_mean_squared_error", jnp.square, better=False, root=True),
-    "bias": _of_error("bias", lambda error: error, better=None),
-    "redshift_bias": _redshift_bias,
+    "mean_absolute_error": lambda _: _mean(
+        "mean_absolute_error", lambda o, t: jnp.abs(_error(o, t)), better=False, training=True
+    ),
+    "root_mean_squared_error": lambda _: _mean(
+        "root_mean_squared_error", lambda o, t: jnp.square(_error(o, t)), better=False, training=True, root=True
+    ),
+    "bias": lambda _: _mean("bias", _error, training=True),
+    "redshift_bias": lambda _: _mean("redshift_bias", _deviation, total="deviation_sum"),
     "sigma_nmad": _sigma_nmad,
 }
 
